@@ -1,0 +1,105 @@
+// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias.
+//
+// A workgroup of 16 x 16 threads computes a tile of 64 tokens by 64 outputs, 16 inputs at a time through workgroup memory;
+// a thread keeps 4 x 4 sums in registers. Every sum runs over the inputs in order, whatever the number of tokens: a row of
+// the result does not depend on the batch it is in.
+//#include shared/weight.wgsl
+struct Params {
+    tokens: u32,
+    inputs: u32,
+    // Rows of this panel of the weight, and where its outputs lie in a row of y.
+    panel_rows: u32,
+    first_output: u32,
+    outputs: u32,
+    has_bias: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+const TILE = 64u;
+const DEPTH = 16u;
+// One more than the tile keeps the threads that fill a column in different memory banks.
+const STRIDE = 65u;
+
+var<workgroup> x_tile: array<f32, 1040>; // DEPTH * STRIDE
+var<workgroup> weight_tile: array<f32, 1040>;
+
+fn x_quad(token: u32, input: u32) -> vec4<f32> {
+    if (token >= params.tokens) {
+        return vec4<f32>();
+    }
+    let index = token * params.inputs + input;
+    if (input + 4u <= params.inputs) {
+        return vec4<f32>(x[index], x[index + 1u], x[index + 2u], x[index + 3u]);
+    }
+    var values = vec4<f32>();
+    for (var i = 0u; input + i < params.inputs; i++) {
+        values[i] = x[index + i];
+    }
+    return values;
+}
+
+fn weight_row_quad(row: u32, input: u32) -> vec4<f32> {
+    if (row >= params.panel_rows) {
+        return vec4<f32>();
+    }
+    let index = row * params.inputs + input;
+    if (input + 4u <= params.inputs) {
+        return weight_quad(index);
+    }
+    var values = vec4<f32>();
+    for (var i = 0u; input + i < params.inputs; i++) {
+        values[i] = weight_at(index + i);
+    }
+    return values;
+}
+
+@compute @workgroup_size(16, 16)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let first_row = group.x * TILE;
+    let first_token = group.y * TILE;
+    // Each thread stages four consecutive inputs of one token and of one weight row.
+    let staged_row = thread / 4u;
+    let staged_input = thread % 4u * 4u;
+    var sums: array<vec4<f32>, 4>;
+    for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
+        let x_values = x_quad(first_token + staged_row, depth + staged_input);
+        let weight_values = weight_row_quad(first_row + staged_row, depth + staged_input);
+        for (var i = 0u; i < 4u; i++) {
+            x_tile[(staged_input + i) * STRIDE + staged_row] = x_values[i];
+            weight_tile[(staged_input + i) * STRIDE + staged_row] = weight_values[i];
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k++) {
+            let w = k * STRIDE + local.x * 4u;
+            let weights = vec4<f32>(weight_tile[w], weight_tile[w + 1u], weight_tile[w + 2u], weight_tile[w + 3u]);
+            let t = k * STRIDE + local.y * 4u;
+            sums[0] += x_tile[t] * weights;
+            sums[1] += x_tile[t + 1u] * weights;
+            sums[2] += x_tile[t + 2u] * weights;
+            sums[3] += x_tile[t + 3u] * weights;
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let token = first_token + local.y * 4u + i;
+        for (var j = 0u; j < 4u; j++) {
+            let row = first_row + local.x * 4u + j;
+            if (token < params.tokens && row < params.panel_rows) {
+                let output = params.first_output + row;
+                var value = sums[i][j];
+                if (params.has_bias != 0u) {
+                    value += bias[output];
+                }
+                y[token * params.outputs + output] = value;
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+// Multiplies every row of x[rows, columns] by mask[columns].
+//#include shared/workgroup.wgsl
+struct Params {
+    count: u32,
+    columns: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> mask: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = linear_workgroup(group, groups) * 256u + thread;
+    if (i < params.count) {
+        x[i] *= mask[i % params.columns];
+    }
+}

@@ -1,0 +1,107 @@
+//! What the families share: the LLaMA-shaped configuration, and the sizes that pruning has changed.
+
+use super::{Architecture, LayerShape, Rope};
+use crate::checkpoint::Config;
+use crate::error::Result;
+use serde_json::{Value, json};
+
+/// The key of `config.json` under which a pruned model keeps its per-layer sizes.
+pub const PRUNED_KEY: &str = "flap_gpu";
+
+/// An architecture whose layers are all alike and have neither biases nor head norms nor a sliding window.
+pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
+    let hidden_size = config.size("hidden_size")?;
+    let heads = config.size("num_attention_heads")?;
+    let key_value_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
+    if heads % key_value_heads != 0 {
+        return Err(config.error(format_args!("{heads} attention heads cannot be shared by {key_value_heads} key-value heads")));
+    }
+    let head_dim = match config.optional_size("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden_size % heads == 0 => hidden_size / heads,
+        None => return Err(config.error(format_args!("`hidden_size` {hidden_size} is not a multiple of {heads} heads, and `head_dim` is missing"))),
+    };
+    if head_dim % 2 != 0 {
+        return Err(config.error(format_args!("`head_dim` {head_dim} is odd; rotary embedding needs pairs of channels")));
+    }
+    let layer = LayerShape {
+        heads,
+        key_value_heads,
+        intermediate_size: config.size("intermediate_size")?,
+        sliding_window: None,
+        qkv_bias: false,
+        o_bias: false,
+        gate_up_bias: false,
+        down_bias: false,
+        qk_norm: false,
+    };
+    let layers = config.size("num_hidden_layers")?;
+    if layers > 10_000 {
+        return Err(config.error(format_args!("`num_hidden_layers` is {layers}; no such model exists")));
+    }
+    Ok(Architecture {
+        family,
+        hidden_size,
+        vocabulary_size: config.size("vocab_size")?,
+        head_dim,
+        rms_norm_eps: config.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        rope: Rope::read(config)?,
+        tied_embeddings: config.flag("tie_word_embeddings", false)?,
+        layers: vec![layer; layers],
+    })
+}
+
+/// Gives the layers that `layer_types` calls sliding, or from `max_window_layers` on where it is missing, their window.
+pub fn apply_layer_windows(config: &Config, architecture: &mut Architecture) -> Result<()> {
+    let window = config.optional_size("sliding_window")?;
+    if !config.flag("use_sliding_window", false)? || window.is_none() {
+        return Ok(());
+    }
+    let types = config.get("layer_types").and_then(Value::as_array);
+    let first = config.get("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
+    for (index, layer) in architecture.layers.iter_mut().enumerate() {
+        let slides = match types {
+            Some(types) => types.get(index).and_then(Value::as_str) == Some("sliding_attention"),
+            None => index >= first,
+        };
+        if slides {
+            layer.sliding_window = window;
+        }
+    }
+    Ok(())
+}
+
+/// The per-layer sizes of a pruned model, as its `config.json` keeps them.
+#[must_use]
+pub fn pruned_layers(architecture: &Architecture) -> Value {
+    let layer = |shape: &LayerShape| {
+        json!({
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.key_value_heads,
+            "intermediate_size": shape.intermediate_size,
+            "o_proj_bias": shape.o_bias,
+            "down_proj_bias": shape.down_bias,
+        })
+    };
+    json!({ "layers": architecture.layers.iter().map(layer).collect::<Vec<_>>() })
+}
+
+/// Takes over the sizes that [`pruned_layers`] wrote.
+pub fn apply_pruned_sizes(config: &Config, architecture: &mut Architecture) -> Result<()> {
+    let Some(pruned) = config.optional_object(PRUNED_KEY)? else { return Ok(()) };
+    let layers = pruned.optional_objects("layers")?.unwrap_or_default();
+    if layers.len() != architecture.layers.len() {
+        return Err(config.error(format_args!("`{PRUNED_KEY}` lists {} layers, the model has {}", layers.len(), architecture.layers.len())));
+    }
+    for (shape, sizes) in architecture.layers.iter_mut().zip(&layers) {
+        shape.heads = sizes.size("num_attention_heads")?;
+        shape.key_value_heads = sizes.size("num_key_value_heads")?;
+        shape.intermediate_size = sizes.size("intermediate_size")?;
+        shape.o_bias = sizes.flag("o_proj_bias", shape.o_bias)?;
+        shape.down_bias = sizes.flag("down_proj_bias", shape.down_bias)?;
+        if shape.heads % shape.key_value_heads != 0 {
+            return Err(config.error(format_args!("`{PRUNED_KEY}`: {} heads cannot share {} key-value heads", shape.heads, shape.key_value_heads)));
+        }
+    }
+    Ok(())
+}

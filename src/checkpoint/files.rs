@@ -1,0 +1,42 @@
+//! File operations whose errors carry the path.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File};
+use std::path::Path;
+
+/// Configurations, indices, plans and tokenizer settings are far smaller; anything larger is not one.
+const MAXIMUM_JSON_BYTES: u64 = 256 << 20;
+
+/// Reads a whole UTF-8 text file.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
+    String::from_utf8(bytes).map_err(|e| Error::file(path, format!("is not UTF-8 text (byte {})", e.utf8_error().valid_up_to())))
+}
+
+/// Reads and parses a JSON file.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let size = fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len();
+    if size > MAXIMUM_JSON_BYTES {
+        return Err(Error::file(path, format!("is {size} bytes long, too much for a JSON file of a model")));
+    }
+    serde_json::from_str(&read_text(path)?).map_err(|e| Error::file(path, format!("is not the JSON expected here: {e}")))
+}
+
+/// Writes a whole file.
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content).map_err(Error::io(path, "cannot write"))
+}
+
+/// Writes `value` as indented JSON.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, format!("cannot be written as JSON: {e}")))?;
+    text.push('\n');
+    write(path, text)
+}
+
+/// Memory-maps a file for reading.
+pub fn map(path: &Path) -> Result<memmap2::Mmap> {
+    let file = File::open(path).map_err(Error::io(path, "cannot open"))?;
+    // SAFETY: the map is only read. As with every mapped file, it must not be truncated while the program runs.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path, "cannot map"))
+}

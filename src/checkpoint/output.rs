@@ -1,0 +1,150 @@
+//! Output that appears whole or not at all: written beside its place under a temporary name, renamed when complete.
+
+use super::files;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Refuses an output that exists, unless `force`, or that lies in `source`, which is never written to.
+fn check(output: &Path, source: Option<&Path>, force: bool) -> Result<PathBuf> {
+    if output.file_name().is_none() {
+        return Err(Error::file(output, "is not a name that an output can have"));
+    }
+    let parent = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent = fs::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
+    if let Some(source) = source {
+        let source = fs::canonicalize(source).map_err(Error::io(source, "cannot open"))?;
+        let place = parent.join(output.file_name().unwrap_or_default());
+        let place = fs::canonicalize(&place).unwrap_or(place);
+        if place.starts_with(&source) {
+            return Err(Error::file(output, "lies inside the model folder, which is never written to; choose another --output"));
+        }
+        if source.starts_with(&place) {
+            return Err(Error::file(output, "contains the model folder and cannot be replaced; choose another --output"));
+        }
+    }
+    if output.symlink_metadata().is_ok() && !force {
+        return Err(Error::file(output, "exists already; give another --output, or --force to replace it"));
+    }
+    Ok(parent)
+}
+
+/// A temporary sibling's prefix; it tells the user which output it belongs to.
+fn prefix(output: &Path) -> String {
+    format!(".{}.partial-", output.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// A folder in the making. Dropped before [`OutputFolder::commit`], it leaves nothing behind.
+pub struct OutputFolder {
+    temporary: tempfile::TempDir,
+    output: PathBuf,
+}
+
+impl OutputFolder {
+    /// Starts an output folder. With `force`, a folder that holds a model (or nothing) may be replaced, nothing else.
+    pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
+        let parent = check(output, Some(source), force)?;
+        if output.symlink_metadata().is_ok() {
+            let replaceable = output.is_dir()
+                && (output.join("config.json").is_file() || fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()));
+            if !replaceable {
+                return Err(Error::file(output, "exists and is not a model folder, so --force does not replace it; remove it yourself"));
+            }
+        }
+        let temporary = tempfile::Builder::new()
+            .prefix(&prefix(output))
+            .tempdir_in(&parent)
+            .map_err(Error::io(&parent, "cannot create a folder in"))?;
+        Ok(Self { temporary, output: output.to_owned() })
+    }
+
+    /// Where files are written until the commit.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Moves the finished folder to its name; an earlier one is removed only after that.
+    pub fn commit(self) -> Result<()> {
+        let failed = || Error::io(&self.output, "cannot move the finished folder to");
+        make_readable(self.temporary.path()).map_err(failed())?;
+        let mut aside = None;
+        if self.output.symlink_metadata().is_ok() {
+            let place = tempfile::Builder::new()
+                .prefix(&prefix(&self.output))
+                .tempdir_in(self.temporary.path().parent().unwrap_or(Path::new(".")))
+                .map_err(failed())?;
+            fs::rename(&self.output, place.path().join("replaced")).map_err(failed())?;
+            aside = Some(place);
+        }
+        if let Err(error) = fs::rename(self.temporary.path(), &self.output) {
+            if let Some(place) = &aside {
+                // Put the earlier output back; if even that fails, the first error says what happened.
+                let _ = fs::rename(place.path().join("replaced"), &self.output);
+            }
+            return Err(failed()(error));
+        }
+        // The folder has moved; there is nothing left for the guard to remove.
+        let _ = self.temporary.keep();
+        Ok(())
+    }
+}
+
+/// Temporary folders are private to the user; a finished model gets the permissions that a new folder has.
+#[cfg(unix)]
+fn make_readable(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let fresh = folder.join(".permissions");
+    fs::create_dir(&fresh)?;
+    let mode = fs::metadata(&fresh)?.permissions().mode();
+    fs::remove_dir(&fresh)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+}
+
+/// Folders inherit their access rights here.
+#[cfg(not(unix))]
+fn make_readable(_folder: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// A file in the making. Dropped before [`OutputFile::commit`], it leaves nothing behind.
+pub struct OutputFile {
+    folder: tempfile::TempDir,
+    output: PathBuf,
+}
+
+impl OutputFile {
+    /// Starts an output file; `source` is a folder that is never written to.
+    pub fn create(output: &Path, source: Option<&Path>, force: bool) -> Result<Self> {
+        let parent = check(output, source, force)?;
+        if output.is_dir() {
+            return Err(Error::file(output, "is a folder; the output is a file"));
+        }
+        // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
+        let folder = tempfile::Builder::new()
+            .prefix(&prefix(output))
+            .tempdir_in(&parent)
+            .map_err(Error::io(&parent, "cannot create a file in"))?;
+        Ok(Self { folder, output: output.to_owned() })
+    }
+
+    /// Where the file is written until the commit.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("file")
+    }
+
+    /// Moves the finished file to its name, replacing an earlier one in one step.
+    pub fn commit(self) -> Result<()> {
+        fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))
+    }
+
+    /// Writes `value` as JSON and commits.
+    pub fn commit_json(self, value: &impl serde::Serialize) -> Result<()> {
+        files::write_json(&self.path(), value)?;
+        self.commit()
+    }
+}

@@ -1,0 +1,82 @@
+//! Norms, rotations, activations and reductions: one or two passes over the data, in parallel over rows.
+
+use rayon::prelude::*;
+
+/// Elements per parallel task of a flat pass.
+const CHUNK: usize = 1 << 14;
+
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut y = vec![0.0f32; x.len()];
+    let rows = (CHUNK / width).max(1) * width;
+    y.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let square: f32 = sum_of_squares(x) / width as f32;
+            let scale = 1.0 / (square + eps).sqrt();
+            for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * scale * w;
+            }
+        }
+    });
+    y
+}
+
+/// Sum of squares with eight partial sums, which vectorises and rounds less than one running sum.
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<8>();
+    let mut partial = [0.0f32; 8];
+    for chunk in chunks {
+        for (p, &v) in partial.iter_mut().zip(chunk) {
+            *p += v * v;
+        }
+    }
+    partial.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>()
+}
+
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "tensors of different sizes");
+    x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+}
+
+pub fn rope(x: &mut [f32], columns: usize, table: &[f32], head_dim: usize, window_tokens: usize) {
+    let half = head_dim / 2;
+    x.par_chunks_mut(columns).enumerate().for_each(|(token, row)| {
+        let position = token % window_tokens;
+        let (cos, sin) = table[position * head_dim..(position + 1) * head_dim].split_at(half);
+        for head in row.chunks_exact_mut(head_dim) {
+            let (first, second) = head.split_at_mut(half);
+            for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+    });
+}
+
+pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            *g = *g / (1.0 + (-*g).exp()) * u;
+        }
+    });
+}
+
+pub fn scale_columns(x: &mut [f32], mask: &[f32]) {
+    x.par_chunks_mut(mask.len()).for_each(|row| row.iter_mut().zip(mask).for_each(|(x, m)| *x *= m));
+}
+
+pub fn is_finite(x: &[f32]) -> bool {
+    !x.par_chunks(CHUNK).any(|chunk| chunk.iter().fold(false, |bad, v| bad | !v.is_finite()))
+}
+
+pub fn cross_entropy_panel(state: &mut [f32], targets: &[f32], logits: &[f32], first_entry: usize) {
+    let width = logits.len() / targets.len();
+    state.par_chunks_exact_mut(3).zip(targets).zip(logits.par_chunks_exact(width)).for_each(|((state, &target), logits)| {
+        let maximum = logits.iter().copied().fold(state[0], f32::max);
+        let sum: f32 = logits.iter().map(|l| (l - maximum).exp()).sum();
+        state[1] = state[1] * (state[0] - maximum).exp() + sum;
+        state[0] = maximum;
+        if let Some(logit) = (target as usize).checked_sub(first_entry).and_then(|i| logits.get(i)) {
+            state[2] = *logit;
+        }
+    });
+}

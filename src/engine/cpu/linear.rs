@@ -1,0 +1,91 @@
+//! Matrix products and column norms over weights in their checkpoint format.
+
+use crate::engine::{ColumnNorms, Dtype, HostTensor, widen};
+use faer::linalg::matmul::matmul;
+use faer::mat::{MatMut, MatRef};
+use faer::reborrow::ReborrowMut;
+use faer::{Accum, Par};
+use rayon::prelude::*;
+
+/// Weight rows widened at a time: 128 rows of 4096 inputs are 2 MiB of f32, the size of a core's L2 cache.
+const PANEL_ROWS: usize = 128;
+/// Narrower panels are used for small matrices so that every thread has work; below this the product itself slows down.
+const MINIMUM_PANEL_ROWS: usize = 16;
+
+/// A pointer that threads may share because each writes its own columns.
+#[derive(Clone, Copy)]
+pub(super) struct SharedOutput(pub *mut f32);
+// SAFETY: every user hands disjoint elements to each thread and outlives the parallel loop.
+unsafe impl Send for SharedOutput {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOutput {}
+
+impl SharedOutput {
+    pub(super) fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+    let (inputs, outputs) = (weight.columns, weight.rows);
+    let tokens = x.len() / inputs;
+    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
+    let mut y = vec![0.0f32; tokens * outputs];
+    let out = SharedOutput(y.as_mut_ptr());
+    let x = MatRef::from_row_major_slice(x, tokens, inputs);
+    let panel = (outputs / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
+    (0..outputs.div_ceil(panel)).into_par_iter().for_each_init(Vec::new, |scratch: &mut Vec<f32>, index| {
+        let rows = index * panel..((index + 1) * panel).min(outputs);
+        let bytes = &weight.bytes.as_ref()[rows.start * weight.row_bytes()..rows.end * weight.row_bytes()];
+        let values = match bytemuck::try_cast_slice::<u8, f32>(bytes) {
+            Ok(values) if weight.dtype == Dtype::F32 => values,
+            _ => {
+                scratch.resize(rows.len() * inputs, 0.0);
+                widen(weight.dtype, bytes, scratch);
+                scratch
+            }
+        };
+        let w = MatRef::from_row_major_slice(values, rows.len(), inputs);
+        // SAFETY: the columns `rows` of the row-major output belong to this panel alone; `y` outlives the loop.
+        let mut y = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start), tokens, rows.len(), outputs as isize, 1) };
+        let accumulate = if let Some(bias) = bias {
+            for (column, &value) in bias[rows.clone()].iter().enumerate() {
+                y.rb_mut().col_mut(column).fill(value);
+            }
+            Accum::Add
+        } else {
+            Accum::Replace
+        };
+        matmul(y, accumulate, x, w.transpose(), 1.0f32, Par::Seq);
+    });
+    y
+}
+
+/// Squared and absolute column sums, in f64.
+pub fn column_norms(matrix: &HostTensor) -> ColumnNorms {
+    const COLUMNS: usize = 512;
+    let parts: Vec<(Vec<f64>, Vec<f64>)> = (0..matrix.columns.div_ceil(COLUMNS))
+        .into_par_iter()
+        .map(|part| {
+            let columns = part * COLUMNS..((part + 1) * COLUMNS).min(matrix.columns);
+            let (mut square, mut absolute) = (vec![0.0f64; columns.len()], vec![0.0f64; columns.len()]);
+            let mut values = vec![0.0f32; columns.len()];
+            let size = matrix.dtype.size();
+            for row in matrix.bytes.as_ref().chunks_exact(matrix.row_bytes()) {
+                widen(matrix.dtype, &row[columns.start * size..columns.end * size], &mut values);
+                for ((s, a), &value) in square.iter_mut().zip(&mut absolute).zip(&values) {
+                    let value = f64::from(value);
+                    *s += value * value;
+                    *a += value.abs();
+                }
+            }
+            (square, absolute)
+        })
+        .collect();
+    let rows = matrix.rows as f64;
+    ColumnNorms {
+        square_sum: parts.iter().flat_map(|p| p.0.iter().map(|&v| v as f32)).collect(),
+        absolute_mean: parts.iter().flat_map(|p| p.1.iter().map(|&v| (v / rows) as f32)).collect(),
+    }
+}

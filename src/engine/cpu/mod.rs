@@ -1,0 +1,134 @@
+//! The native engine: multi-threaded, matrix products on faer. It needs no driver, and it is the oracle of the GPU kernels.
+
+mod attention;
+mod elementwise;
+mod linear;
+mod moments;
+
+pub use moments::Moments;
+
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
+use crate::error::Result;
+
+/// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
+pub struct CpuEngine {
+    info: DeviceInfo,
+}
+
+/// Row-major f32 `[data.len() / columns, columns]` in host memory.
+pub struct Tensor {
+    data: Vec<f32>,
+    columns: usize,
+}
+
+impl Tensor {
+    fn rows(&self) -> usize {
+        self.data.len() / self.columns
+    }
+}
+
+impl Default for CpuEngine {
+    fn default() -> Self {
+        let threads = rayon::current_num_threads();
+        Self {
+            info: DeviceInfo {
+                kind: "cpu",
+                name: format!("{threads} threads, {}", std::env::consts::ARCH),
+                backend: "native".into(),
+                // Enough rows for the matrix product to run at full speed; the MLP's activations stay near the cache.
+                default_batch_tokens: 512,
+                max_binding_bytes: u64::MAX,
+            },
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    type Tensor = Tensor;
+    /// Borrowed from the map: nothing is copied, 16-bit numbers widen in cache-sized panels inside the product.
+    type Matrix = HostTensor;
+    type Moments = Moments;
+
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
+        Ok(Tensor { data: data.to_vec(), columns })
+    }
+
+    fn upload_matrix(&self, matrix: &HostTensor) -> Result<HostTensor> {
+        Ok(matrix.clone())
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(tensor.data.clone())
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        Ok(Tensor { data: elementwise::rms_norm(&x.data, &weight.data, eps), columns: x.columns })
+    }
+
+    fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let data = linear::linear(&x.data, weight, bias.map(|b| b.data.as_slice()));
+        Ok(Tensor { data, columns: weight.rows })
+    }
+
+    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        elementwise::add(&mut x.data, &y.data);
+        Ok(())
+    }
+
+    fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
+        elementwise::rope(&mut x.data, x.columns, &table.data, table.columns, window_tokens);
+        Ok(())
+    }
+
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape), columns: q.columns })
+    }
+
+    fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
+        elementwise::swiglu(&mut gate.data, &up.data);
+        Ok(())
+    }
+
+    fn scale_columns(&self, x: &mut Tensor, mask: &Tensor) -> Result<()> {
+        elementwise::scale_columns(&mut x.data, &mask.data);
+        Ok(())
+    }
+
+    fn all_finite(&self, tensors: &[&Tensor]) -> Result<bool> {
+        Ok(tensors.iter().all(|t| elementwise::is_finite(&t.data)))
+    }
+
+    fn moments(&self, shape: MomentsShape) -> Result<Moments> {
+        Ok(Moments::new(shape))
+    }
+
+    fn accumulate(&self, moments: &mut Moments, x: &Tensor, first_window: usize) -> Result<()> {
+        moments.accumulate(&x.data, first_window);
+        Ok(())
+    }
+
+    fn read_moments(&self, moments: &Moments) -> Result<Vec<SlotMoments>> {
+        Ok(moments.slots())
+    }
+
+    fn column_norms(&self, matrix: &HostTensor) -> Result<ColumnNorms> {
+        Ok(linear::column_norms(matrix))
+    }
+
+    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
+        Ok(CrossEntropy {
+            targets: Tensor { data: targets.iter().map(|&t| t as f32).collect(), columns: 1 },
+            state: Tensor { data: CROSS_ENTROPY_START.repeat(targets.len()), columns: 3 },
+        })
+    }
+
+    fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {
+        debug_assert_eq!(logits.rows(), state.targets.rows());
+        elementwise::cross_entropy_panel(&mut state.state.data, &state.targets.data, &logits.data, first_entry);
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! A device with its queue: buffers that are reused, pipelines that are built once, commands gathered into submissions,
+//! and the driver's errors as values. Only this module and its siblings speak wgpu.
+
+use super::shaders::Kernel;
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use wgpu::util::DeviceExt;
+
+/// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the
+/// device to start early and for watchdogs of desktop systems to stay calm.
+const DISPATCHES_PER_SUBMISSION: usize = 16;
+
+type PipelineKey = (Kernel, Vec<(&'static str, u32)>);
+
+/// See the module's text.
+pub(super) struct Context {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    failure: Arc<Mutex<Option<String>>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pool: Arc<Mutex<Pool>>,
+    pending: Mutex<Option<Pending>>,
+}
+
+/// Free buffers by size.
+type Pool = HashMap<u64, Vec<wgpu::Buffer>>;
+
+struct Pending {
+    encoder: wgpu::CommandEncoder,
+    dispatches: usize,
+}
+
+/// A device buffer that returns to the pool when dropped. The queue runs in order, so the next user's commands come after the
+/// last user's.
+pub(super) struct Buffer {
+    buffer: wgpu::Buffer,
+    pool: Arc<Mutex<Pool>>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        lock(&self.pool).entry(self.buffer.size()).or_default().push(self.buffer.clone());
+    }
+}
+
+/// The mutexes guard plain data that no panic leaves half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits) -> Self {
+        let failure = Arc::new(Mutex::new(None));
+        let note = failure.clone();
+        // The first failure is the cause; later ones follow from it.
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&note).get_or_insert_with(|| error.to_string());
+        }));
+        let note = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lock(&note).get_or_insert_with(|| format!("device lost: {message}"));
+            }
+        });
+        Self {
+            device,
+            queue,
+            limits,
+            failure,
+            pipelines: Mutex::default(),
+            pool: Arc::default(),
+            pending: Mutex::default(),
+        }
+    }
+
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    /// Fails if the driver reported an error; `operation` says what was asked for, with sizes.
+    pub fn check(&self, operation: impl FnOnce() -> String) -> Result<()> {
+        match lock(&self.failure).clone() {
+            Some(message) => Err(Error::Device { operation: operation(), message }),
+            None => Ok(()),
+        }
+    }
+
+    /// A buffer of at least `bytes`; its content is undefined.
+    pub fn buffer(&self, bytes: u64) -> Result<Buffer> {
+        let size = size_class(bytes);
+        let operation = || format!("allocating {bytes} bytes");
+        if bytes > self.limits.max_buffer_size {
+            return Err(Error::Device {
+                operation: operation(),
+                message: format!("the adapter's largest buffer has {} bytes; use a smaller --batch-tokens", self.limits.max_buffer_size),
+            });
+        }
+        let pooled = lock(&self.pool).get_mut(&size).and_then(Vec::pop);
+        let buffer = pooled.unwrap_or_else(|| {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: size.min(self.limits.max_buffer_size & !3),
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            })
+        });
+        self.check(operation)?;
+        Ok(Buffer { buffer, pool: self.pool.clone() })
+    }
+
+    /// A buffer holding `bytes`, padded to whole words.
+    pub fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.buffer(bytes.len().next_multiple_of(4) as u64)?;
+        // A write is carried out before the next submission: commands gathered so far may still read this pooled buffer.
+        self.flush();
+        let whole = bytes.len() & !3;
+        self.queue.write_buffer(&buffer.buffer, 0, &bytes[..whole]);
+        if whole < bytes.len() {
+            let mut word = [0u8; 4];
+            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.queue.write_buffer(&buffer.buffer, whole as u64, &word);
+        }
+        // Hand the copy to the driver now, so that it proceeds while the host goes on.
+        self.queue.submit([]);
+        self.check(|| format!("uploading {} bytes", bytes.len()))?;
+        Ok(buffer)
+    }
+
+    /// Fills the buffer with zeros.
+    pub fn clear(&self, buffer: &Buffer) {
+        self.encode(|encoder| encoder.clear_buffer(&buffer.buffer, 0, None));
+    }
+
+    /// Queues a kernel. Binding 0 is `params`, `buffers` follow at their binding numbers.
+    pub fn dispatch(
+        &self,
+        kernel: Kernel,
+        constants: &[(&'static str, u32)],
+        params: &[u8],
+        buffers: &[(u32, &Buffer)],
+        workgroups: [u32; 3],
+        operation: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let pipeline = self.pipeline(kernel, constants);
+        let mut padded = params.to_vec();
+        padded.resize(params.len().next_multiple_of(16), 0);
+        let uniform = self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            label: Some(kernel.name()),
+            contents: &padded,
+            usage: wgpu::BufferUsages::UNIFORM,
+        });
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
+        entries.extend(buffers.iter().map(|&(binding, buffer)| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &buffer.buffer,
+                offset: 0,
+                size: std::num::NonZeroU64::new(buffer.buffer.size().min(self.limits.max_storage_buffer_binding_size & !3)),
+            }),
+        }));
+        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(kernel.name()),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        self.encode(|encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(kernel.name()), timestamp_writes: None });
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            let [x, y, z] = workgroups;
+            pass.dispatch_workgroups(x, y, z);
+        });
+        self.check(|| format!("{}: {}", kernel.name(), operation()))
+    }
+
+    fn pipeline(&self, kernel: Kernel, constants: &[(&'static str, u32)]) -> wgpu::ComputePipeline {
+        let mut pipelines = lock(&self.pipelines);
+        let build = || {
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(kernel.name()),
+                source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+            });
+            let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+            self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(kernel.name()),
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Every kernel writes its workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            })
+        };
+        pipelines.entry((kernel, constants.to_vec())).or_insert_with(build).clone()
+    }
+
+    fn encode(&self, commands: impl FnOnce(&mut wgpu::CommandEncoder)) {
+        let mut pending = lock(&self.pending);
+        let gathered = pending.get_or_insert_with(|| Pending {
+            encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
+            dispatches: 0,
+        });
+        commands(&mut gathered.encoder);
+        gathered.dispatches += 1;
+        if gathered.dispatches >= DISPATCHES_PER_SUBMISSION {
+            drop(pending);
+            self.flush();
+        }
+    }
+
+    /// Hands gathered commands to the driver.
+    fn flush(&self) {
+        if let Some(pending) = lock(&self.pending).take() {
+            self.queue.submit([pending.encoder.finish()]);
+        }
+    }
+
+    /// Reads the first `bytes` of a buffer; waits for all work queued before.
+    pub fn download(&self, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let operation = || format!("reading back {bytes} bytes");
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size: bytes.next_multiple_of(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.encode(|encoder| encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, bytes.next_multiple_of(4)));
+        self.flush();
+        self.check(operation)?;
+        let failed = |message: String| Error::Device { operation: operation(), message };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver lives until the result arrived, or nobody waits for it any more.
+            let _ = sender.send(result);
+        });
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(e.to_string()))?;
+        receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        self.check(operation)?;
+        let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        Ok(view[..bytes as usize].to_vec())
+    }
+}
+
+/// Sizes are rounded up by at most an eighth, so that buffers of nearly equal layers serve each other.
+fn size_class(bytes: u64) -> u64 {
+    let bytes = bytes.max(16);
+    let step = (bytes.next_power_of_two() / 16).max(16);
+    bytes.next_multiple_of(step)
+}

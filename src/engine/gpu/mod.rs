@@ -1,0 +1,283 @@
+//! The GPU engine: wgpu on Vulkan, Metal, DX12 or GL, with the WGSL kernels of `shaders/`.
+//!
+//! Operations are queued and return at once; reading back waits. Buffers return to a pool when their tensor is dropped, so a
+//! layer's activations use the same memory for every batch.
+
+mod adapter;
+mod context;
+mod shaders;
+
+pub use adapter::{AdapterChoice, AdapterReport, list};
+pub use shaders::Kernel;
+
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments};
+use crate::error::{Error, Result};
+use bytemuck::{Pod, bytes_of, cast_slice};
+use context::{Buffer, Context};
+
+/// Threads of an elementwise workgroup, and rows and columns of a matrix product's tile, as the kernels have them.
+const THREADS: usize = 256;
+const MATMUL_TILE: usize = 64;
+const COLUMN_THREADS: usize = 64;
+const ATTENTION_QUERIES: usize = 16;
+const FINITE_PER_THREAD: usize = 16;
+/// Head channels that attention's registers hold.
+const MAXIMUM_HEAD_DIM: usize = 256;
+/// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
+const MOMENTS_TILE_TOKENS: usize = 128;
+
+/// The GPU engine.
+pub struct GpuEngine {
+    context: Context,
+    info: DeviceInfo,
+    /// Stands in where a kernel's binding is not used.
+    unused: Buffer,
+}
+
+/// Row-major f32 `[rows, columns]` on the device.
+pub struct Tensor {
+    buffer: Buffer,
+    rows: usize,
+    columns: usize,
+}
+
+impl Tensor {
+    fn count(&self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+/// A matrix in its checkpoint format, split by rows where it exceeds the largest binding.
+pub struct Matrix {
+    /// First row, rows and numbers of each panel.
+    panels: Vec<(usize, usize, Buffer)>,
+    dtype: Dtype,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    fn format(&self) -> (&'static str, u32) {
+        ("WEIGHT_FORMAT", match self.dtype {
+            Dtype::F32 => 0,
+            Dtype::F16 => 1,
+            Dtype::Bf16 => 2,
+        })
+    }
+}
+
+/// Running moments of a site: `[slots, channels]` of pivot, mean relative to it, and sum of squared deviations.
+pub struct Moments {
+    shape: MomentsShape,
+    slots: Buffer,
+}
+
+/// Workgroups for `count` tasks of one workgroup each, folded below 65 536 a dimension.
+fn fold(count: usize) -> [u32; 3] {
+    const WIDTH: usize = 65_535;
+    if count <= WIDTH { [count as u32, 1, 1] } else { [WIDTH as u32, count.div_ceil(WIDTH) as u32, 1] }
+}
+
+/// A kernel's parameter struct: 32-bit words in the order of the WGSL struct.
+fn words<const N: usize>(values: [usize; N]) -> [u32; N] {
+    values.map(|v| u32::try_from(v).expect("sizes are below 2^32: no binding holds more numbers"))
+}
+
+impl GpuEngine {
+    /// Opens the chosen adapter, or `None` if there is none.
+    pub fn open(choice: AdapterChoice<'_>) -> Result<Option<Self>> {
+        let Some((context, info)) = adapter::open(choice)? else { return Ok(None) };
+        let unused = context.buffer(16)?;
+        Ok(Some(Self { context, info, unused }))
+    }
+
+    /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.
+    #[must_use]
+    pub fn with_binding_limit(mut self, bytes: u64) -> Self {
+        self.info.max_binding_bytes = self.info.max_binding_bytes.min(bytes);
+        self
+    }
+
+    fn tensor(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        let bytes = 4 * (rows * columns) as u64;
+        let limit = self.context.limits().max_storage_buffer_binding_size;
+        if bytes > limit {
+            return Err(Error::Device {
+                operation: format!("allocating activations [{rows}, {columns}]"),
+                message: format!("the adapter binds at most {limit} bytes; use a smaller --batch-tokens"),
+            });
+        }
+        Ok(Tensor { buffer: self.context.buffer(bytes)?, rows, columns })
+    }
+
+    /// A pass over `count` elements, or over `count` tasks of one workgroup where `per_workgroup` is 1.
+    fn over(&self, kernel: Kernel, params: &impl Pod, buffers: &[(u32, &Buffer)], count: usize, per_workgroup: usize) -> Result<()> {
+        let groups = fold(count.div_ceil(per_workgroup));
+        self.context.dispatch(kernel, &[], bytes_of(params), buffers, groups, || format!("{count} elements"))
+    }
+}
+
+impl Engine for GpuEngine {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Moments = Moments;
+
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
+        Ok(Tensor { buffer: self.context.upload(cast_slice(data))?, rows: data.len() / columns, columns })
+    }
+
+    fn upload_matrix(&self, matrix: &HostTensor) -> Result<Matrix> {
+        let panel_rows = (self.info.max_binding_bytes as usize / matrix.row_bytes()).clamp(1, matrix.rows);
+        let panels = (0..matrix.rows)
+            .step_by(panel_rows)
+            .map(|first| {
+                let panel = matrix.row_panel(first..(first + panel_rows).min(matrix.rows));
+                Ok((first, panel.rows, self.context.upload(panel.bytes.as_ref())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Matrix { panels, dtype: matrix.dtype, rows: matrix.rows, columns: matrix.columns })
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let bytes = self.context.download(&tensor.buffer, 4 * tensor.count() as u64)?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let y = self.tensor(x.rows, x.columns)?;
+        let runs = x.count() / weight.count();
+        let [runs_word, width] = words([runs, weight.count()]);
+        let params = [runs_word, width, eps.to_bits()];
+        self.over(Kernel::RmsNorm, &params, &[(1, &x.buffer), (2, &weight.buffer), (3, &y.buffer)], runs, 1)?;
+        Ok(y)
+    }
+
+    fn linear(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+        let y = self.tensor(x.rows, weight.rows)?;
+        for &(first, rows, ref panel) in &weight.panels {
+            let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
+            let bias = bias.map_or(&self.unused, |b| &b.buffer);
+            let buffers = [(1, panel), (2, &x.buffer), (3, bias), (4, &y.buffer)];
+            let [x_groups, y_groups] = words([rows.div_ceil(MATMUL_TILE), x.rows.div_ceil(MATMUL_TILE)]);
+            let operation = || format!("[{}, {}] by [{rows}, {}] {:?}", x.rows, x.columns, weight.columns, weight.dtype);
+            self.context.dispatch(Kernel::Matmul, &[weight.format()], bytes_of(&params), &buffers, [x_groups, y_groups, 1], operation)?;
+        }
+        Ok(y)
+    }
+
+    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        self.over(Kernel::Add, &words([x.count()]), &[(1, &y.buffer), (2, &x.buffer)], x.count(), THREADS)
+    }
+
+    fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
+        let pairs = x.count() / 2;
+        let params = words([pairs, x.columns / 2, table.columns / 2, window_tokens]);
+        self.over(Kernel::Rope, &params, &[(1, &table.buffer), (2, &x.buffer)], pairs, THREADS)
+    }
+
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+        let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
+        if head_dim > MAXIMUM_HEAD_DIM {
+            return Err(Error::Unsupported(format!(
+                "head_dim {head_dim} is larger than the GPU attention kernel holds ({MAXIMUM_HEAD_DIM}); use --device cpu"
+            )));
+        }
+        let output = self.tensor(q.rows, q.columns)?;
+        let blocks = window_tokens.div_ceil(ATTENTION_QUERIES);
+        let workgroups = q.rows / window_tokens * heads * blocks;
+        let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
+        let sizes = words([window_tokens, heads, key_value_heads, reach, blocks, workgroups]);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let [a, b, c, d, e, f] = sizes;
+        let params = [a, b, c, d, e, f, scale.to_bits()];
+        let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
+        let constants = [("HEAD_DIM", head_dim as u32)];
+        self.context.dispatch(Kernel::Attention, &constants, bytes_of(&params), &buffers, fold(workgroups), || format!("{shape:?}"))?;
+        Ok(output)
+    }
+
+    fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
+        self.over(Kernel::Swiglu, &words([gate.count()]), &[(1, &up.buffer), (2, &gate.buffer)], gate.count(), THREADS)
+    }
+
+    fn scale_columns(&self, x: &mut Tensor, mask: &Tensor) -> Result<()> {
+        let params = words([x.count(), x.columns]);
+        self.over(Kernel::ScaleColumns, &params, &[(1, &mask.buffer), (2, &x.buffer)], x.count(), THREADS)
+    }
+
+    fn all_finite(&self, tensors: &[&Tensor]) -> Result<bool> {
+        let found = self.context.upload(bytes_of(&0u32))?;
+        for x in tensors {
+            let params = words([x.count()]);
+            self.over(Kernel::NonFinite, &params, &[(1, &x.buffer), (2, &found)], x.count(), THREADS * FINITE_PER_THREAD)?;
+        }
+        Ok(self.context.download(&found, 4)?.iter().all(|&byte| byte == 0))
+    }
+
+    fn moments(&self, shape: MomentsShape) -> Result<Moments> {
+        let slots = self.context.buffer(16 * (shape.slots() * shape.channels) as u64)?;
+        self.context.clear(&slots);
+        Ok(Moments { shape, slots })
+    }
+
+    fn accumulate(&self, moments: &mut Moments, x: &Tensor, first_window: usize) -> Result<()> {
+        let MomentsShape { channels, window_tokens, windows_per_slot, .. } = moments.shape;
+        let windows = x.rows / window_tokens;
+        let tiles_per_window = window_tokens.div_ceil(MOMENTS_TILE_TOKENS);
+        let tiles = windows * tiles_per_window;
+        let tile_moments = self.tensor(tiles, 2 * channels)?;
+        let columns = channels.div_ceil(COLUMN_THREADS) as u32;
+        let [_, tile_groups] = [columns, tiles as u32];
+        let params = words([channels, window_tokens, MOMENTS_TILE_TOKENS, tiles_per_window, tiles]);
+        let buffers = [(1, &x.buffer), (2, &tile_moments.buffer)];
+        let operation = || format!("[{}, {channels}]", x.rows);
+        let groups = [columns, tile_groups.min(65_535), tile_groups.div_ceil(65_535)];
+        self.context.dispatch(Kernel::MomentsTile, &[], bytes_of(&params), &buffers, groups, operation)?;
+        let params = words([channels, window_tokens, MOMENTS_TILE_TOKENS, tiles_per_window, windows, first_window, windows_per_slot]);
+        let buffers = [(1, &tile_moments.buffer), (2, &moments.slots)];
+        self.context.dispatch(Kernel::MomentsMerge, &[], bytes_of(&params), &buffers, [columns, 1, 1], operation)
+    }
+
+    fn read_moments(&self, moments: &Moments) -> Result<Vec<SlotMoments>> {
+        let MomentsShape { channels, .. } = moments.shape;
+        let bytes = self.context.download(&moments.slots, 16 * (moments.shape.slots() * channels) as u64)?;
+        let state: Vec<[f32; 4]> = bytemuck::pod_collect_to_vec(&bytes);
+        let slot = |(slot, state): (usize, &[[f32; 4]])| SlotMoments {
+            count: moments.shape.slot_tokens(slot) as u64,
+            mean: state.iter().map(|s| f64::from(s[0]) + f64::from(s[1])).collect(),
+            m2: state.iter().map(|s| f64::from(s[2])).collect(),
+        };
+        Ok(state.chunks_exact(channels).enumerate().map(slot).collect())
+    }
+
+    fn column_norms(&self, matrix: &Matrix) -> Result<ColumnNorms> {
+        let norms = self.tensor(matrix.columns, 2)?;
+        self.context.clear(&norms.buffer);
+        for &(_, rows, ref panel) in &matrix.panels {
+            let params = words([rows, matrix.columns]);
+            let groups = [matrix.columns.div_ceil(COLUMN_THREADS) as u32, 1, 1];
+            let operation = || format!("[{rows}, {}] {:?}", matrix.columns, matrix.dtype);
+            self.context.dispatch(Kernel::ColumnNorms, &[matrix.format()], bytes_of(&params), &[(1, panel), (2, &norms.buffer)], groups, operation)?;
+        }
+        let norms = self.download(&norms)?;
+        Ok(ColumnNorms {
+            square_sum: norms.chunks_exact(2).map(|n| n[0]).collect(),
+            absolute_mean: norms.chunks_exact(2).map(|n| n[1] / matrix.rows as f32).collect(),
+        })
+    }
+
+    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
+        let targets: Vec<f32> = targets.iter().map(|&t| t as f32).collect();
+        Ok(CrossEntropy { state: self.upload(&CROSS_ENTROPY_START.repeat(targets.len()), 3)?, targets: self.upload(&targets, 1)? })
+    }
+
+    fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {
+        let params = words([logits.rows, logits.columns, first_entry]);
+        let buffers = [(1, &logits.buffer), (2, &state.targets.buffer), (3, &state.state.buffer)];
+        self.over(Kernel::CrossEntropy, &params, &buffers, logits.rows, 1)
+    }
+}

@@ -1,0 +1,174 @@
+//! Tensors in host memory as engines receive them: borrowed bytes in a checkpoint's number format.
+
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Number formats of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// Brain floating point.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    #[must_use]
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The name in a safetensors header.
+    #[must_use]
+    pub fn safetensors_name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+
+    /// Appends `value` in this format, rounded to nearest even, little endian.
+    pub fn push(self, value: f32, bytes: &mut Vec<u8>) {
+        match self {
+            Self::F32 => bytes.extend(value.to_le_bytes()),
+            Self::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
+            Self::Bf16 => bytes.extend(half::bf16::from_f32(value).to_le_bytes()),
+        }
+    }
+}
+
+/// A range of bytes kept alive by its owner, such as a memory map.
+#[derive(Clone)]
+pub struct SharedBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl SharedBytes {
+    /// The bytes `range` of `owner`.
+    ///
+    /// # Panics
+    /// If the range lies outside the owner's bytes.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= (*owner).as_ref().len(), "byte range outside its owner");
+        Self { owner, range }
+    }
+
+    /// Part of these bytes.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self::new(self.owner.clone(), self.range.start + range.start..self.range.start + range.end)
+    }
+}
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+/// A row-major tensor of one or two dimensions in host memory.
+#[derive(Clone)]
+pub struct HostTensor {
+    /// Little-endian numbers; no alignment is promised.
+    pub bytes: SharedBytes,
+    /// Their format.
+    pub dtype: Dtype,
+    /// Rows; 1 for a vector.
+    pub rows: usize,
+    /// Numbers in a row.
+    pub columns: usize,
+}
+
+impl HostTensor {
+    /// A tensor over `bytes`.
+    ///
+    /// # Panics
+    /// If the size does not fit the shape.
+    pub fn new(bytes: SharedBytes, dtype: Dtype, rows: usize, columns: usize) -> Self {
+        assert_eq!(bytes.as_ref().len(), rows * columns * dtype.size(), "bytes do not fit the shape");
+        Self { bytes, dtype, rows, columns }
+    }
+
+    /// A copy of `values` as an f32 tensor.
+    pub fn from_f32(values: &[f32], columns: usize) -> Self {
+        let bytes: Vec<u8> = bytemuck::cast_slice(values).to_vec();
+        let length = bytes.len();
+        Self::new(SharedBytes::new(Arc::new(bytes), 0..length), Dtype::F32, values.len() / columns, columns)
+    }
+
+    /// Bytes of one row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.columns * self.dtype.size()
+    }
+
+    /// The rows `range`, sharing the bytes.
+    #[must_use]
+    pub fn row_panel(&self, range: Range<usize>) -> Self {
+        let bytes = self.bytes.slice(range.start * self.row_bytes()..range.end * self.row_bytes());
+        Self::new(bytes, self.dtype, range.len(), self.columns)
+    }
+
+    /// All numbers as f32.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.columns];
+        widen(self.dtype, self.bytes.as_ref(), &mut values);
+        values
+    }
+
+    /// Whether no number is NaN or infinite. Reads every byte once, in parallel.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        // A number is not finite exactly when all exponent bits are set. Folding instead of stopping early lets the loop vectorise.
+        fn any_16(bytes: &[u8], mask: u16) -> bool {
+            bytes.as_chunks::<2>().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & mask == mask))
+        }
+        fn any_32(bytes: &[u8]) -> bool {
+            const MASK: u32 = 0x7f80_0000;
+            bytes.as_chunks::<4>().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & MASK == MASK))
+        }
+        !self.bytes.as_ref().par_chunks(1 << 18).any(|chunk| match self.dtype {
+            Dtype::F32 => any_32(chunk),
+            Dtype::F16 => any_16(chunk, 0x7c00),
+            Dtype::Bf16 => any_16(chunk, 0x7f80),
+        })
+    }
+}
+
+/// Widens little-endian numbers to f32; `out.len()` numbers are read.
+///
+/// # Panics
+/// If `bytes` is not exactly that long.
+pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), out.len() * dtype.size(), "bytes do not fit the output");
+    match dtype {
+        Dtype::F32 => {
+            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *o = f32::from_le_bytes(*b);
+            }
+        }
+        Dtype::F16 => {
+            use half::slice::HalfFloatSliceExt;
+            // The conversion of whole slices uses the processor's instructions; unaligned bytes go through a small aligned buffer.
+            let mut aligned = [half::f16::ZERO; 256];
+            for (o, b) in out.chunks_mut(256).zip(bytes.chunks(512)) {
+                let part = &mut aligned[..o.len()];
+                bytemuck::cast_slice_mut::<_, u8>(part).copy_from_slice(b);
+                part.convert_to_f32_slice(o);
+            }
+        }
+        Dtype::Bf16 => {
+            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+    }
+}

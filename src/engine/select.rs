@@ -1,0 +1,97 @@
+//! Choosing an engine by name.
+
+use super::cpu::CpuEngine;
+use super::gpu::{self, AdapterChoice, GpuEngine};
+use super::{DeviceInfo, Engine};
+use crate::error::{Error, Result};
+
+/// What `--device` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The most capable real GPU, else the CPU.
+    Auto,
+    /// The native engine.
+    Cpu,
+    /// `gpu` or `gpu:N`: an adapter by its place in `flap-gpu devices`.
+    Gpu(usize),
+    /// Part of an adapter's name.
+    Name(String),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Ok(match text {
+            "" => return Err("the device name is empty".into()),
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "gpu" => Self::Gpu(0),
+            _ => match text.strip_prefix("gpu:") {
+                Some(index) => Self::Gpu(index.parse().map_err(|_| format!("`{index}` is not an adapter's number"))?),
+                None => Self::Name(text.to_string()),
+            },
+        })
+    }
+}
+
+/// What `--precision` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// f16 on real GPUs with cooperative matrices, f32 otherwise. The f16 tier is not built yet, so this is f32.
+    #[default]
+    Auto,
+    /// Products of f32 numbers.
+    F32,
+    /// Products of f16 numbers with f32 sums.
+    F16,
+}
+
+/// One of the two engines.
+pub enum AnyEngine {
+    /// Native.
+    Cpu(CpuEngine),
+    /// On wgpu.
+    Gpu(GpuEngine),
+}
+
+impl AnyEngine {
+    /// What it runs on.
+    #[must_use]
+    pub fn info(&self) -> &DeviceInfo {
+        match self {
+            Self::Cpu(engine) => engine.info(),
+            Self::Gpu(engine) => engine.info(),
+        }
+    }
+}
+
+/// Opens the chosen engine.
+///
+/// # Errors
+/// If the name fits no adapter (the message lists what there is), the device cannot be opened, or the precision is not offered.
+pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> {
+    if precision == Precision::F16 {
+        return Err(Error::Unsupported("--precision f16 is not available in this version; use f32 or auto".into()));
+    }
+    let adapter = match choice {
+        DeviceChoice::Cpu => return Ok(AnyEngine::Cpu(CpuEngine::default())),
+        DeviceChoice::Auto => AdapterChoice::RealGpu,
+        DeviceChoice::Gpu(index) => AdapterChoice::Index(*index),
+        DeviceChoice::Name(part) => AdapterChoice::Name(part),
+    };
+    match GpuEngine::open(adapter)? {
+        Some(engine) => Ok(AnyEngine::Gpu(engine)),
+        None if *choice == DeviceChoice::Auto => Ok(AnyEngine::Cpu(CpuEngine::default())),
+        None => {
+            let wanted = match choice {
+                DeviceChoice::Name(part) => format!("`{part}`"),
+                DeviceChoice::Gpu(index) => format!("gpu:{index}"),
+                DeviceChoice::Auto | DeviceChoice::Cpu => unreachable!("handled above"),
+            };
+            let mut there: Vec<String> = vec!["cpu".into()];
+            there.extend(gpu::list().iter().enumerate().map(|(i, a)| format!("gpu:{i} ({}, {})", a.name, a.backend)));
+            Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
+        }
+    }
+}

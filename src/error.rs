@@ -1,0 +1,67 @@
+//! The library's error type. Every message says what was wrong, where (path, tensor or layer) and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible operation in this library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file operation. Check that the path exists, is readable, and that the disk is not full.
+    #[error("{}: {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, such as `cannot open`.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file was read but what it says is wrong. Check that the download or copy is complete.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The model is of a kind this program does not handle.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A request that cannot be met: an option, or a combination of inputs.
+    #[error("{0}")]
+    Input(String),
+    /// NaN or infinity where numbers were expected.
+    #[error("{0}")]
+    NotFinite(String),
+    /// The compute device failed: out of memory, lost, or a request it refused. Try a smaller `--batch-tokens`, or `--device cpu`.
+    #[error("device failed in {operation}: {message}")]
+    Device {
+        /// The engine operation with its sizes.
+        operation: String,
+        /// What the driver said.
+        message: String,
+    },
+    /// The user pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// Wraps an I/O error with the path it is about.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// A file whose content is wrong.
+    pub fn file(path: &Path, message: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), message: message.into() }
+    }
+
+    /// A request that cannot be met.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::Input(message.into())
+    }
+}

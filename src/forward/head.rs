@@ -1,0 +1,49 @@
+//! The final norm and the language-model head, in panels of vocabulary rows: the logits of a whole vocabulary never exist at once.
+
+use crate::engine::{Engine, HostTensor};
+use crate::error::Result;
+use std::ops::Range;
+
+/// Bytes of f32 logits one panel may produce for a batch.
+const PANEL_BYTES: usize = 64 << 20;
+
+/// The final norm and the head's matrix, which stays in host memory.
+pub struct Head<E: Engine> {
+    /// Weight of the final norm `[hidden]`.
+    pub norm: E::Tensor,
+    /// Epsilon of the norm.
+    pub eps: f32,
+    /// `[vocabulary, hidden]`.
+    pub matrix: HostTensor,
+}
+
+/// Some rows of the head on the device.
+pub struct HeadPanel<E: Engine> {
+    /// Vocabulary entries of the panel.
+    pub entries: Range<usize>,
+    weight: E::Matrix,
+}
+
+impl<E: Engine> Head<E> {
+    /// Normalised hidden states, ready for the panels.
+    pub fn normalise(&self, engine: &E, hidden_states: &E::Tensor) -> Result<E::Tensor> {
+        engine.rms_norm(hidden_states, &self.norm, self.eps)
+    }
+
+    /// Brings the head to the device panel by panel; a panel's logits for `tokens` tokens stay within a fixed size.
+    pub fn panels<'a>(&'a self, engine: &'a E, tokens: usize) -> impl Iterator<Item = Result<HeadPanel<E>>> + 'a {
+        let rows = (PANEL_BYTES / 4 / tokens.max(1)).clamp(64, 1 << 16);
+        (0..self.matrix.rows).step_by(rows).map(move |first| {
+            let entries = first..(first + rows).min(self.matrix.rows);
+            let weight = engine.upload_matrix(&self.matrix.row_panel(entries.clone()))?;
+            Ok(HeadPanel { entries, weight })
+        })
+    }
+}
+
+impl<E: Engine> HeadPanel<E> {
+    /// Logits `[tokens, panel entries]` of normalised hidden states.
+    pub fn logits(&self, engine: &E, normalised: &E::Tensor) -> Result<E::Tensor> {
+        engine.linear(normalised, &self.weight, None)
+    }
+}

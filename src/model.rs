@@ -1,0 +1,181 @@
+//! A model folder as the engines see it: the checkpoint's tensors in the parts that the architecture gives them.
+
+use crate::architecture::{Architecture, LayerTensor, Part};
+use crate::checkpoint::{Config, Tensors};
+use crate::engine::{Engine, HostTensor, widen};
+use crate::error::{Error, Result};
+use crate::forward::{Head, LayerWeights, Linear};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const FINAL_NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// An opened model folder. Nothing but headers has been read.
+pub struct Model {
+    /// The folder.
+    pub path: PathBuf,
+    /// `config.json`.
+    pub config: Config,
+    /// Structure and sizes.
+    pub architecture: Architecture,
+    /// The mapped weights.
+    pub tensors: Tensors,
+}
+
+impl Model {
+    /// Opens a folder and checks that every tensor is there in the right shape and format.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Err(Error::file(path, "is not a folder; give the folder that holds the model's config.json"));
+        }
+        let config = Config::read(path)?;
+        let architecture = Architecture::describe(&config)?;
+        let tensors = Tensors::open(path)?;
+        let model = Self { path: path.to_owned(), config, architecture, tensors };
+        for layer in 0..model.architecture.layers.len() {
+            for tensor in model.architecture.layer_tensors(layer) {
+                model.layer_tensor(layer, tensor)?;
+            }
+        }
+        model.embedding()?;
+        model.head_matrix()?;
+        model.final_norm()?;
+        Ok(model)
+    }
+
+    /// A layer's tensor, still in the map.
+    pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Result<HostTensor> {
+        self.tensors.get(&tensor.part.name(layer), tensor.rows, tensor.columns)
+    }
+
+    fn embedding(&self) -> Result<HostTensor> {
+        self.tensors.get(EMBEDDING, self.architecture.vocabulary_size, self.architecture.hidden_size)
+    }
+
+    fn final_norm(&self) -> Result<HostTensor> {
+        self.tensors.get(FINAL_NORM, 1, self.architecture.hidden_size)
+    }
+
+    fn head_matrix(&self) -> Result<HostTensor> {
+        let name = if self.architecture.tied_embeddings { EMBEDDING } else { HEAD };
+        self.tensors.get(name, self.architecture.vocabulary_size, self.architecture.hidden_size)
+    }
+
+    /// Embedding rows of `ids` as f32 `[ids, hidden]`, gathered from the map.
+    pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let embedding = self.embedding()?;
+        let mut hidden_states = vec![0.0; ids.len() * embedding.columns];
+        for (&id, out) in ids.iter().zip(hidden_states.chunks_exact_mut(embedding.columns)) {
+            let id = id as usize;
+            if id >= embedding.rows {
+                return Err(Error::input(format!(
+                    "token id {id} is beyond the vocabulary of {} entries; do tokenizer.json and the weights of {} belong together?",
+                    embedding.rows,
+                    self.path.display()
+                )));
+            }
+            let row = &embedding.bytes.as_ref()[id * embedding.row_bytes()..(id + 1) * embedding.row_bytes()];
+            widen(embedding.dtype, row, out);
+        }
+        if let Some(bad) = hidden_states.iter().position(|v| !v.is_finite()) {
+            return Err(not_finite(EMBEDDING, &format!("row {}", ids[bad / embedding.columns])));
+        }
+        Ok(hidden_states)
+    }
+
+    /// Brings a layer's weights to the device; fails if one of them holds NaN or infinity.
+    pub fn layer<E: Engine>(&self, engine: &E, layer: usize) -> Result<LayerWeights<E>> {
+        let tensors = self.architecture.layer_tensors(layer);
+        let find = |part: Part| tensors.iter().find(|t| t.part == part).copied();
+        let host = |part: Part| -> Result<Option<HostTensor>> {
+            let Some(tensor) = find(part) else { return Ok(None) };
+            let host = self.layer_tensor(layer, tensor)?;
+            if !host.is_finite() {
+                return Err(not_finite(&part.name(layer), &format!("layer {layer}")));
+            }
+            Ok(Some(host))
+        };
+        let vector = |part: Part| -> Result<Option<E::Tensor>> { host(part)?.map(|t| engine.upload(&t.to_f32(), t.columns)).transpose() };
+        let required = |part: Part| -> Result<E::Tensor> { Ok(vector(part)?.expect("every layer has its norms")) };
+        let linear = |part: Part, bias: Part| -> Result<Linear<E>> {
+            let weight = host(part)?.expect("every layer has its projections");
+            Ok(Linear { weight: engine.upload_matrix(&weight)?, bias: vector(bias)? })
+        };
+        Ok(LayerWeights {
+            shape: self.architecture.layers[layer].clone(),
+            head_dim: self.architecture.head_dim,
+            eps: self.architecture.rms_norm_eps,
+            input_norm: required(Part::InputNorm)?,
+            q_proj: linear(Part::QueryProjection, Part::QueryBias)?,
+            k_proj: linear(Part::KeyProjection, Part::KeyBias)?,
+            v_proj: linear(Part::ValueProjection, Part::ValueBias)?,
+            q_norm: vector(Part::QueryNorm)?,
+            k_norm: vector(Part::KeyNorm)?,
+            o_proj: linear(Part::OutputProjection, Part::OutputBias)?,
+            post_attention_norm: required(Part::PostAttentionNorm)?,
+            gate_proj: linear(Part::GateProjection, Part::GateBias)?,
+            up_proj: linear(Part::UpProjection, Part::UpBias)?,
+            down_proj: linear(Part::DownProjection, Part::DownBias)?,
+        })
+    }
+
+    /// Touches a layer's pages, so that the system reads them from the disk while something else computes.
+    pub fn read_ahead(&self, layer: usize) {
+        const PAGE: usize = 4096;
+        for tensor in self.architecture.layer_tensors(layer) {
+            if let Ok(host) = self.layer_tensor(layer, tensor) {
+                let touched = host.bytes.as_ref().iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte);
+                std::hint::black_box(touched);
+            }
+        }
+    }
+
+    /// The final norm and the head.
+    pub fn head<E: Engine>(&self, engine: &E) -> Result<Head<E>> {
+        let norm = self.final_norm()?;
+        if !norm.is_finite() {
+            return Err(not_finite(FINAL_NORM, "the final norm"));
+        }
+        Ok(Head { norm: engine.upload(&norm.to_f32(), norm.columns)?, eps: self.architecture.rms_norm_eps, matrix: self.head_matrix()? })
+    }
+
+    /// Parameters of the whole model.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let count = |file: &crate::checkpoint::TensorFile| -> u64 {
+            file.names().iter().filter_map(|name| file.info(name)).map(|info| info.shape.iter().product::<usize>() as u64).sum()
+        };
+        self.tensors.files().iter().map(count).sum()
+    }
+
+    /// Identifies the weights: a hash of every tensor's name, format, shape and of two samples of its bytes. Reading the whole
+    /// model for a hash would double the time of planning.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        const SAMPLE: usize = 4096;
+        let mut hash = Sha256::new();
+        for file in self.tensors.files() {
+            for name in file.names() {
+                let (Some(info), Ok(bytes)) = (file.info(name), file.bytes(name)) else { continue };
+                let bytes = bytes.as_ref();
+                let middle = bytes.len() / 2;
+                hash.update(format!("{name} {:?} {:?}\n", info.dtype, info.shape));
+                hash.update(&bytes[..bytes.len().min(SAMPLE)]);
+                hash.update(&bytes[middle..bytes.len().min(middle + SAMPLE)]);
+            }
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// The first 16 bytes of a digest in hexadecimal: enough to tell models and texts apart.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn not_finite(tensor: &str, place: &str) -> Error {
+    Error::NotFinite(format!("tensor `{tensor}` holds NaN or infinity ({place}); the checkpoint is damaged or was saved after training diverged"))
+}

@@ -1,0 +1,20 @@
+//! How long work reports its progress, without knowing who looks.
+
+/// Receives progress. All calls come from one thread.
+pub trait Progress {
+    /// Long work of `total` units begins, such as `calibrating` in `tokens`.
+    fn start(&self, what: &str, unit: &str, total: u64);
+    /// `units` more are done.
+    fn advance(&self, units: u64);
+    /// The work is over.
+    fn finish(&self);
+}
+
+/// Shows nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: &str, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}

@@ -1,0 +1,174 @@
+//! The statistics file: safetensors with f64 vectors, and a header in its metadata that says what was measured on what.
+
+use super::{CompatMoments, LayerStatistics, Moments, SiteStatistics, Spread, Statistics};
+use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
+use crate::error::{Error, Result};
+use crate::forward::Site;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+const FORMAT: &str = "flap-gpu-statistics";
+const VERSION: u32 = 1;
+const HEADER_KEY: &str = "header";
+
+/// What the numbers of a statistics file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Exact moments over all tokens.
+    Exact,
+    /// As the authors' code computes them.
+    Compat,
+}
+
+/// Says which model, text and windows the statistics belong to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Header {
+    /// Fingerprint of the model's weights.
+    pub model: String,
+    /// Fingerprint of the calibration text's token ids.
+    pub text: String,
+    /// Seed of the window starts.
+    pub seed: u64,
+    /// Windows drawn in all.
+    pub samples: usize,
+    /// Tokens of a window.
+    pub sequence_length: usize,
+    /// Exact or compat.
+    pub mode: Mode,
+    /// Windows measured: disjoint ranges in ascending order.
+    pub windows: Vec<Range<usize>>,
+}
+
+impl Header {
+    /// Tokens measured.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.windows.iter().map(|range| (range.len() * self.sequence_length) as u64).sum()
+    }
+
+    /// Whether all windows drawn were measured.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.windows.iter().map(ExactSizeIterator::len).sum::<usize>() == self.samples
+    }
+
+    /// Takes over another part's windows, if it belongs to the same calibration.
+    pub fn join(&mut self, other: &Self) -> Result<()> {
+        let differ = |what: &str| Err(Error::input(format!("the statistics do not belong together: they differ in {what}")));
+        if self.model != other.model {
+            return differ("the model");
+        }
+        if self.text != other.text {
+            return differ("the calibration text or its tokenizer");
+        }
+        if (self.seed, self.samples, self.sequence_length) != (other.seed, other.samples, other.sequence_length) {
+            return differ("seed, samples or sequence length");
+        }
+        if self.mode != other.mode {
+            return differ("mode (exact or --compat)");
+        }
+        let mut windows: Vec<Range<usize>> = self.windows.iter().chain(&other.windows).cloned().collect();
+        windows.sort_by_key(|range| range.start);
+        let mut joined: Vec<Range<usize>> = Vec::new();
+        for range in windows {
+            match joined.last_mut() {
+                Some(last) if range.start < last.end => {
+                    return Err(Error::input(format!("window {} was measured by two of the statistics", range.start)));
+                }
+                Some(last) if range.start == last.end => last.end = range.end,
+                _ => joined.push(range),
+            }
+        }
+        self.windows = joined;
+        Ok(())
+    }
+}
+
+/// The named vectors of a site.
+fn vectors(site: &SiteStatistics) -> Vec<(&'static str, &[f64])> {
+    let mut vectors: Vec<(&'static str, &[f64])> = vec![("mean", site.mean())];
+    match &site.spread {
+        Spread::Exact(moments) => vectors.push(("m2", &moments.m2)),
+        Spread::Compat(moments) => vectors.extend([("fluctuation", moments.fluctuation.as_slice()), ("square", &moments.square)]),
+    }
+    vectors.extend([("weight_square_sum", site.weight_square_sum.as_slice()), ("weight_absolute_mean", &site.weight_absolute_mean)]);
+    vectors
+}
+
+/// Writes statistics to a new file.
+pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (index, layer) in statistics.layers.iter().enumerate() {
+        for site in Site::BOTH {
+            tensors.extend(vectors(layer.site(site)).into_iter().map(|(name, values)| (format!("layers.{index}.{}.{name}", site.name()), values)));
+        }
+    }
+    let headers: Vec<TensorHeader> = tensors
+        .iter()
+        .map(|(name, values)| TensorHeader { name: name.clone(), dtype: "F64".into(), shape: vec![values.len()], bytes: 8 * values.len() })
+        .collect();
+    let header = serde_json::to_string(&statistics.header).map_err(|e| Error::file(path, e.to_string()))?;
+    let metadata = BTreeMap::from([
+        ("format".to_string(), FORMAT.to_string()),
+        ("version".to_string(), VERSION.to_string()),
+        ("layers".to_string(), statistics.layers.len().to_string()),
+        ("tokens".to_string(), statistics.header.tokens().to_string()),
+        (HEADER_KEY.to_string(), header),
+    ]);
+    let mut writer = SafetensorsWriter::create(path, &headers, &metadata)?;
+    for (_, values) in &tensors {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        writer.write(&bytes)?;
+    }
+    writer.finish()
+}
+
+/// Reads a statistics file.
+pub fn read(path: &Path) -> Result<Statistics> {
+    let file = TensorFile::open(path)?;
+    let metadata = file.metadata();
+    let value = |key: &str| metadata.get(key).map(String::as_str);
+    if value("format") != Some(FORMAT) {
+        return Err(Error::file(path, "is not a statistics file of `flap-gpu calibrate`"));
+    }
+    if value("version") != Some(&VERSION.to_string()) {
+        return Err(Error::file(path, format!("has format version {}; this program reads {VERSION}", value("version").unwrap_or("(none)"))));
+    }
+    let damaged = |what: &str| Error::file(path, format!("has a damaged header ({what}); run `flap-gpu calibrate` again"));
+    let header: Header = serde_json::from_str(value(HEADER_KEY).unwrap_or_default()).map_err(|e| damaged(&e.to_string()))?;
+    let layers: usize = value("layers").and_then(|n| n.parse().ok()).ok_or_else(|| damaged("layers"))?;
+    let mut result = Vec::new();
+    for layer in 0..layers {
+        let site = |site: Site| -> Result<SiteStatistics> {
+            let vector = |name: &str| -> Result<Vec<f64>> {
+                let name = format!("layers.{layer}.{}.{name}", site.name());
+                let values = file.f64_values(&name)?;
+                if values.iter().any(|v| !v.is_finite()) {
+                    return Err(Error::file(path, format!("tensor `{name}` holds NaN or infinity")));
+                }
+                Ok(values)
+            };
+            let mean = vector("mean")?;
+            let spread = match header.mode {
+                Mode::Exact => Spread::Exact(Moments { count: header.tokens(), mean, m2: vector("m2")? }),
+                Mode::Compat => {
+                    let windows = header.windows.iter().map(|r| r.len() as u64).sum();
+                    Spread::Compat(CompatMoments { windows, mean, fluctuation: vector("fluctuation")?, square: vector("square")? })
+                }
+            };
+            let site = SiteStatistics {
+                spread,
+                weight_square_sum: vector("weight_square_sum")?,
+                weight_absolute_mean: vector("weight_absolute_mean")?,
+            };
+            if vectors(&site).iter().any(|(_, values)| values.len() != site.channels()) {
+                return Err(damaged("vectors of one site differ in length"));
+            }
+            Ok(site)
+        };
+        result.push(LayerStatistics { attention: site(Site::Attention)?, mlp: site(Site::Mlp)? });
+    }
+    Ok(Statistics { header, layers: result })
+}

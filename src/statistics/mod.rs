@@ -1,0 +1,120 @@
+//! What calibration measures: per layer and site the moments of every input channel, with the column norms of the projection
+//! that reads it. Knows neither models nor engines.
+
+mod compat;
+mod file;
+mod moments;
+
+pub use compat::CompatMoments;
+pub use file::{Header, Mode, read, write};
+pub use moments::Moments;
+
+use crate::error::{Error, Result};
+use crate::forward::Site;
+
+/// How the channels of a site spread.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spread {
+    /// Exact moments over all tokens.
+    Exact(Moments),
+    /// The quantities of the authors' released code.
+    Compat(CompatMoments),
+}
+
+/// Measurements of one site of one layer; all vectors are `[channels]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteStatistics {
+    /// Of the channels.
+    pub spread: Spread,
+    /// Per column of the projection: the sum of squared weights.
+    pub weight_square_sum: Vec<f64>,
+    /// Per column of the projection: the mean absolute weight.
+    pub weight_absolute_mean: Vec<f64>,
+}
+
+impl SiteStatistics {
+    /// Channels of the site.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.mean().len()
+    }
+
+    /// Mean activation per channel.
+    #[must_use]
+    pub fn mean(&self) -> &[f64] {
+        match &self.spread {
+            Spread::Exact(moments) => &moments.mean,
+            Spread::Compat(moments) => &moments.mean,
+        }
+    }
+
+    /// The fluctuation: the variance, or the quantity that takes its place in compat mode.
+    #[must_use]
+    pub fn fluctuation(&self) -> Vec<f64> {
+        match &self.spread {
+            Spread::Exact(moments) => moments.variance(),
+            Spread::Compat(moments) => moments.fluctuation.clone(),
+        }
+    }
+
+    /// The second moment, up to a constant factor per site.
+    #[must_use]
+    pub fn square(&self) -> Vec<f64> {
+        match &self.spread {
+            Spread::Exact(moments) => moments.second_moment(),
+            Spread::Compat(moments) => moments.square.clone(),
+        }
+    }
+}
+
+/// Both sites of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerStatistics {
+    /// At `o_proj`'s input.
+    pub attention: SiteStatistics,
+    /// At `down_proj`'s input.
+    pub mlp: SiteStatistics,
+}
+
+impl LayerStatistics {
+    /// One of the sites.
+    #[must_use]
+    pub fn site(&self, site: Site) -> &SiteStatistics {
+        match site {
+            Site::Attention => &self.attention,
+            Site::Mlp => &self.mlp,
+        }
+    }
+}
+
+/// A calibration's result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statistics {
+    /// What was measured on what.
+    pub header: Header,
+    /// One per decoder layer.
+    pub layers: Vec<LayerStatistics>,
+}
+
+/// Merges the statistics of disjoint window ranges of one calibration.
+///
+/// # Errors
+/// If they do not belong together: another model, text, seed, length, number of samples, or windows counted twice.
+pub fn merge(parts: Vec<Statistics>) -> Result<Statistics> {
+    let mut parts = parts;
+    parts.sort_by_key(|part| part.header.windows.first().map(|range| range.start));
+    let mut parts = parts.into_iter();
+    let Some(mut merged) = parts.next() else { return Err(Error::input("there are no statistics to merge")) };
+    for part in parts {
+        merged.header.join(&part.header)?;
+        for (into, from) in merged.layers.iter_mut().zip(part.layers) {
+            for (into, from) in [(&mut into.attention, from.attention), (&mut into.mlp, from.mlp)] {
+                match (&mut into.spread, from.spread) {
+                    (Spread::Exact(into), Spread::Exact(from)) => into.merge(&from),
+                    _ => return Err(Error::input("statistics taken with --compat depend on the order of all windows and cannot be merged")),
+                }
+            }
+        }
+    }
+    Ok(merged)
+}
