@@ -9,3 +9,6 @@ pub mod model;
 pub mod pass;
 pub mod progress;
 pub mod statistics;
+pub mod calibration;
+pub mod importance;
+pub mod search;

@@ -116,6 +116,8 @@ pub trait Engine: Sync {
     fn upload(&self, data: &[f32], columns: usize) -> Result<Self::Tensor>;
     /// Brings a matrix to the device in its own number format.
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<Self::Matrix>;
+    /// A second tensor with the same content.
+    fn copy(&self, tensor: &Self::Tensor) -> Result<Self::Tensor>;
     /// Reads a tensor back; waits for all work queued before.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 

@@ -61,6 +61,10 @@ impl Engine for CpuEngine {
         Ok(matrix.clone())
     }
 
+    fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
+        self.upload(&tensor.data, tensor.columns)
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(tensor.data.clone())
     }

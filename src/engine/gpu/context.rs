@@ -128,6 +128,12 @@ impl Context {
         Ok(buffer)
     }
 
+    /// Copies the first `bytes`, whole words, from one buffer to another.
+    pub fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
+        self.encode(|encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes));
+        self.check(|| format!("copying {bytes} bytes"))
+    }
+
     /// Fills the buffer with zeros.
     pub fn clear(&self, buffer: &Buffer) {
         self.encode(|encoder| encoder.clear_buffer(&buffer.buffer, 0, None));

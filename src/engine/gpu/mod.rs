@@ -142,6 +142,12 @@ impl Engine for GpuEngine {
         Ok(Matrix { panels, dtype: matrix.dtype, rows: matrix.rows, columns: matrix.columns })
     }
 
+    fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
+        let copy = self.tensor(tensor.rows, tensor.columns)?;
+        self.context.copy(&tensor.buffer, &copy.buffer, 4 * tensor.count() as u64)?;
+        Ok(copy)
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let bytes = self.context.download(&tensor.buffer, 4 * tensor.count() as u64)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))

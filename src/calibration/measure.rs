@@ -1,0 +1,152 @@
+//! The visitor that measures: moments on the device at both sites of a layer, merged in f64 on the host.
+
+use super::{CalibrationSet, ResumeState};
+use crate::engine::{Engine, MomentsShape, SlotMoments};
+use crate::error::{Error, Result};
+use crate::forward::{LayerWeights, Observer, Site};
+use crate::pass::{Batch, Pass, Visitor};
+use crate::statistics::{CompatMoments, LayerStatistics, Mode, Moments, SiteStatistics, Spread};
+
+/// Running moments of a layer's two sites.
+pub struct SiteMoments<E: Engine> {
+    attention: E::Moments,
+    mlp: E::Moments,
+    /// First window of the batch that passes now.
+    first_window: usize,
+}
+
+impl<E: Engine> SiteMoments<E> {
+    /// Empty moments for a layer.
+    pub fn new(engine: &E, weights: &LayerWeights<E>, set: &CalibrationSet) -> Result<Self> {
+        let moments = |channels: usize| {
+            engine.moments(MomentsShape {
+                channels,
+                windows: set.ids.len() / set.header.sequence_length,
+                window_tokens: set.header.sequence_length,
+                windows_per_slot: set.windows_per_slot,
+            })
+        };
+        Ok(Self {
+            attention: moments(weights.shape.heads * weights.head_dim)?,
+            mlp: moments(weights.shape.intermediate_size)?,
+            first_window: 0,
+        })
+    }
+
+    /// Says which batch passes next.
+    pub fn begin(&mut self, batch: &Batch<E>) {
+        self.first_window = batch.first_window;
+    }
+
+    /// Reads the moments of both sites and the column norms of their projections.
+    pub fn read(&self, engine: &E, weights: &LayerWeights<E>, mode: Mode) -> Result<LayerStatistics> {
+        let site = |site: Site, moments: &E::Moments| -> Result<SiteStatistics> {
+            let norms = engine.column_norms(&weights.projection(site).weight)?;
+            Ok(SiteStatistics {
+                spread: merge_slots(engine.read_moments(moments)?, mode),
+                weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
+                weight_absolute_mean: norms.absolute_mean.into_iter().map(f64::from).collect(),
+            })
+        };
+        Ok(LayerStatistics { attention: site(Site::Attention, &self.attention)?, mlp: site(Site::Mlp, &self.mlp)? })
+    }
+}
+
+impl<E: Engine> Observer<E> for SiteMoments<E> {
+    fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
+        let moments = match site {
+            Site::Attention => &mut self.attention,
+            Site::Mlp => &mut self.mlp,
+        };
+        engine.accumulate(moments, x, self.first_window)
+    }
+}
+
+fn merge_slots(slots: Vec<SlotMoments>, mode: Mode) -> Spread {
+    let channels = slots.first().map_or(0, |slot| slot.mean.len());
+    let slots = slots.into_iter().map(|slot| Moments { count: slot.count, mean: slot.mean, m2: slot.m2 });
+    match mode {
+        Mode::Exact => {
+            let mut moments = Moments::empty(channels);
+            slots.for_each(|slot| moments.merge(&slot));
+            Spread::Exact(moments)
+        }
+        Mode::Compat => {
+            let mut moments = CompatMoments::empty(channels);
+            slots.for_each(|window| moments.push(&window));
+            Spread::Compat(moments)
+        }
+    }
+}
+
+/// Measures every layer.
+pub struct Measure<'a, E: Engine> {
+    set: &'a CalibrationSet,
+    resume: Option<&'a ResumeState>,
+    moments: Option<SiteMoments<E>>,
+    layers: Vec<LayerStatistics>,
+}
+
+impl<'a, E: Engine> Measure<'a, E> {
+    /// Goes on after `layers`.
+    pub fn new(set: &'a CalibrationSet, layers: Vec<LayerStatistics>, resume: Option<&'a ResumeState>) -> Self {
+        Self { set, resume, moments: None, layers }
+    }
+
+    /// What was measured.
+    pub fn into_layers(self) -> Vec<LayerStatistics> {
+        self.layers
+    }
+}
+
+impl<E: Engine> Visitor<E> for Measure<'_, E> {
+    fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
+        let mut moments = SiteMoments::new(pass.engine, weights, self.set)?;
+        for batch in batches {
+            moments.begin(batch);
+            pass.layer(weights, batch, &mut moments)?;
+        }
+        self.moments = Some(moments);
+        Ok(())
+    }
+
+    fn finish(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &[Batch<E>]) -> Result<()> {
+        let Some(moments) = self.moments.take() else { return Ok(()) };
+        let statistics = moments.read(pass.engine, weights, self.set.header.mode)?;
+        check_finite(layer, &statistics)?;
+        self.layers.push(statistics);
+        let is_last = layer + 1 == pass.model.architecture.layers.len();
+        if let Some(resume) = self.resume.filter(|_| !is_last) {
+            resume.save_if_due(&self.set.header, &self.layers, || {
+                batches.iter().map(|batch| pass.engine.download(&batch.hidden_states)).collect()
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Fails, naming the layer and site, if a moment is NaN or infinite.
+pub fn check_finite(layer: usize, statistics: &LayerStatistics) -> Result<()> {
+    for site in Site::BOTH {
+        let measured = statistics.site(site);
+        let all = [measured.mean().to_vec(), measured.fluctuation(), measured.square()];
+        if let Some(channel) = all.iter().find_map(|values| values.iter().position(|v| !v.is_finite())) {
+            return Err(Error::NotFinite(format!(
+                "NaN or infinity appeared at the {} site of layer {layer}, channel {channel}; the checkpoint is damaged, or its activations overflow f32",
+                site.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Batches from hidden states that an interrupted run left.
+pub fn restore<E: Engine>(pass: &Pass<'_, E>, hidden_states: &[f32], batch_tokens: usize) -> Result<Vec<Batch<E>>> {
+    let hidden = pass.model.architecture.hidden_size;
+    let windows = pass.windows_per_batch(batch_tokens);
+    let window = pass.window_tokens * hidden;
+    let batch = |(index, values): (usize, &[f32])| {
+        Ok(Batch { first_window: index * windows, windows: values.len() / window, hidden_states: pass.engine.upload(values, hidden)? })
+    };
+    hidden_states.chunks(windows * window).enumerate().map(batch).collect()
+}

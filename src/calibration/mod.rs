@@ -1,0 +1,113 @@
+//! Calibration: windows of text through the dense model, layer by layer, while the moments of every site's channels are taken.
+
+mod measure;
+mod resume;
+mod text;
+mod wanda;
+mod windows;
+
+pub use resume::ResumeState;
+pub use text::{TextSource, fingerprint, read_text};
+pub use wanda::wanda_sp;
+pub use windows::{Shard, sequential_windows, window_starts};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::pass::Pass;
+use crate::progress::Progress;
+use crate::statistics::{Header, Mode, Statistics};
+use measure::Measure;
+use std::ops::Range;
+
+/// Slots in which a site's moments are gathered on the device (see [`crate::engine::MomentsShape`]). Shards are cut at slot
+/// borders, so up to this many shards give the very same slots as one run.
+const SLOTS: usize = 64;
+
+/// What to calibrate on.
+#[derive(Debug, Clone)]
+pub struct CalibrationOptions {
+    /// Windows drawn from the text.
+    pub samples: usize,
+    /// Tokens of a window.
+    pub sequence_length: usize,
+    /// Seed of the windows' starts.
+    pub seed: u64,
+    /// Tokens that go through a layer together; `None` leaves it to the engine.
+    pub batch_tokens: Option<usize>,
+    /// Exact moments, or those of the authors' code.
+    pub mode: Mode,
+    /// Only part of the windows.
+    pub shard: Option<Shard>,
+}
+
+/// The windows of a calibration.
+pub struct CalibrationSet {
+    /// What the statistics will say of themselves.
+    pub header: Header,
+    /// The windows' token ids, one after the other.
+    pub ids: Vec<u32>,
+    /// Windows that share a slot.
+    windows_per_slot: usize,
+}
+
+impl CalibrationOptions {
+    /// Draws the windows from the tokens of a text.
+    pub fn draw(&self, model: &Model, tokens: &[u32]) -> Result<CalibrationSet> {
+        let length = self.sequence_length;
+        let starts = window_starts(tokens.len(), length, self.samples, self.seed)?;
+        let windows_per_slot = match self.mode {
+            Mode::Exact => self.samples.div_ceil(SLOTS),
+            // The order of windows matters: each is read back and taken in by the host.
+            Mode::Compat => 1,
+        };
+        let range: Range<usize> = match self.shard {
+            None => 0..self.samples,
+            Some(_) if self.mode == Mode::Compat => {
+                return Err(Error::input("--compat updates its statistics window by window, so their order matters and they cannot be sharded"));
+            }
+            Some(shard) => shard.windows(self.samples, windows_per_slot)?,
+        };
+        let ids = starts[range.clone()].iter().flat_map(|&start| tokens[start..start + length].iter().copied()).collect();
+        let header = Header {
+            model: model.fingerprint(),
+            text: fingerprint(tokens),
+            seed: self.seed,
+            samples: self.samples,
+            sequence_length: length,
+            mode: self.mode,
+            windows: vec![range],
+        };
+        Ok(CalibrationSet { header, ids, windows_per_slot })
+    }
+}
+
+/// Measures all layers of a model. With `resume`, finished layers are kept there, and an interrupted run goes on from them.
+pub fn calibrate<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    batch_tokens: Option<usize>,
+    resume: Option<&ResumeState>,
+    progress: &dyn Progress,
+) -> Result<Statistics> {
+    let pass = Pass::new(engine, model, set.header.sequence_length, progress)?;
+    let batch_tokens = batch_tokens.unwrap_or(engine.info().default_batch_tokens);
+    let finished = resume.and_then(|state| state.load(&set.header));
+    let (layers, mut batches) = match finished {
+        Some((layers, hidden_states)) => {
+            tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
+            let batches = measure::restore(&pass, &hidden_states, batch_tokens)?;
+            (layers, batches)
+        }
+        None => (Vec::new(), pass.embed(&set.ids, batch_tokens)?),
+    };
+    let first = layers.len();
+    let tokens = set.ids.len() as u64;
+    progress.start("calibrating", "tokens x layers", tokens * (model.architecture.layers.len() - first) as u64);
+    let mut measure = Measure::new(set, layers, resume);
+    pass.layers(first, &mut batches, &mut measure)?;
+    progress.finish();
+    let statistics = Statistics { header: set.header.clone(), layers: measure.into_layers() };
+    Ok(statistics)
+}

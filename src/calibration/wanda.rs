@@ -1,0 +1,90 @@
+//! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
+
+use super::measure::{SiteMoments, check_finite};
+use super::{CalibrationSet, Pass};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::forward::{LayerWeights, Observer, Site};
+use crate::importance;
+use crate::model::Model;
+use crate::pass::{Batch, Visitor};
+use crate::progress::Progress;
+use crate::search::{self, Kept, LayerScores};
+use crate::statistics::Mode;
+
+/// Chooses the kept units of every layer. Two passes over each layer: one to measure, one with the pruned layer.
+pub fn wanda_sp<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    ratio: f64,
+    batch_tokens: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<Vec<Kept>> {
+    let pass = Pass::new(engine, model, set.header.sequence_length, progress)?;
+    let mut batches = pass.embed(&set.ids, batch_tokens.unwrap_or(engine.info().default_batch_tokens))?;
+    progress.start("pruning layer by layer", "tokens x layers", 2 * (set.ids.len() * model.architecture.layers.len()) as u64);
+    let mut visitor = Wanda { set, ratio, kept: Vec::new() };
+    pass.layers(0, &mut batches, &mut visitor)?;
+    progress.finish();
+    Ok(visitor.kept)
+}
+
+struct Wanda<'a> {
+    set: &'a CalibrationSet,
+    ratio: f64,
+    kept: Vec<Kept>,
+}
+
+impl<E: Engine> Visitor<E> for Wanda<'_> {
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
+        let mut moments = SiteMoments::new(pass.engine, weights, self.set)?;
+        for batch in batches.iter() {
+            moments.begin(batch);
+            let hidden_states = pass.engine.copy(&batch.hidden_states)?;
+            let mut copy = Batch { first_window: batch.first_window, windows: batch.windows, hidden_states };
+            pass.layer(weights, &mut copy, &mut moments)?;
+        }
+        let statistics = moments.read(pass.engine, weights, Mode::Exact)?;
+        check_finite(layer, &statistics)?;
+        let scores = LayerScores {
+            attention: importance::wanda(&statistics.attention),
+            mlp: importance::wanda(&statistics.mlp),
+            units: weights.shape.key_value_heads,
+        };
+        let kept = search::uniform_layer(&scores, self.ratio);
+        let mut mask = Mask::<E>::new(pass.engine, weights, &kept)?;
+        for batch in batches {
+            pass.layer(weights, batch, &mut mask)?;
+        }
+        self.kept.push(kept);
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Zeroes the channels of removed units at both sites.
+struct Mask<E: Engine> {
+    attention: E::Tensor,
+    mlp: E::Tensor,
+}
+
+impl<E: Engine> Mask<E> {
+    fn new(engine: &E, weights: &LayerWeights<E>, kept: &Kept) -> Result<Self> {
+        let channels_per_unit = weights.shape.group_size() * weights.head_dim;
+        let ones = |kept: &[bool], repeat: usize| -> Vec<f32> {
+            kept.iter().flat_map(|&keep| std::iter::repeat_n(f32::from(u8::from(keep)), repeat)).collect()
+        };
+        let (attention, mlp) = (ones(&kept.attention, channels_per_unit), ones(&kept.mlp, 1));
+        Ok(Self { attention: engine.upload(&attention, attention.len())?, mlp: engine.upload(&mlp, mlp.len())? })
+    }
+}
+
+impl<E: Engine> Observer<E> for Mask<E> {
+    fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
+        engine.scale_columns(x, if site == Site::Attention { &self.attention } else { &self.mlp })
+    }
+}
