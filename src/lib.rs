@@ -12,3 +12,8 @@ pub mod statistics;
 pub mod calibration;
 pub mod importance;
 pub mod search;
+pub mod compaction;
+pub mod compensation;
+pub mod evaluation;
+pub mod plan;
+pub mod pruning;

@@ -1,0 +1,79 @@
+//! Bias compensation: the mean of what the removed channels P added to a projection's output, `b = W[:, P] mean(x_P)`.
+
+use crate::architecture::Part;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::forward::Site;
+use crate::interrupt;
+use crate::model::Model;
+use crate::plan::{Compensation, Plan};
+use crate::progress::Progress;
+use crate::pruning::site_matrix;
+use crate::statistics::Statistics;
+
+/// Biases of a layer's two projections `[hidden]`; `None` where nothing was removed.
+#[derive(Debug, Clone, Default)]
+pub struct LayerBiases {
+    /// To be added to `o_proj`'s bias.
+    pub attention: Option<Vec<f32>>,
+    /// To be added to `down_proj`'s bias.
+    pub mlp: Option<Vec<f32>>,
+}
+
+impl LayerBiases {
+    /// One of the two.
+    #[must_use]
+    pub fn site(&self, site: Site) -> Option<&[f32]> {
+        match site {
+            Site::Attention => self.attention.as_deref(),
+            Site::Mlp => self.mlp.as_deref(),
+        }
+    }
+}
+
+/// The biases that a plan's removals call for, computed by the engine. Empty where the plan has no compensation.
+pub fn biases<E: Engine>(
+    engine: &E,
+    model: &Model,
+    statistics: Option<&Statistics>,
+    plan: &Plan,
+    progress: &dyn Progress,
+) -> Result<Vec<LayerBiases>> {
+    let count = model.architecture.layers.len();
+    if plan.settings.compensation == Compensation::None {
+        return Ok(vec![LayerBiases::default(); count]);
+    }
+    let Some(statistics) = statistics else {
+        return Err(Error::input("the plan compensates with biases, which need the statistics: give --statistics"));
+    };
+    progress.start("compensating", "layers", count as u64);
+    let head_dim = model.architecture.head_dim;
+    let mut result = Vec::with_capacity(count);
+    for (layer, planned) in plan.layers.iter().enumerate() {
+        interrupt::check()?;
+        let bias = |site: Site, part: Part, kept: &[usize], channels_per_unit: usize| -> Result<Option<Vec<f32>>> {
+            let mean = statistics.layers[layer].site(site).mean();
+            if kept.len() * channels_per_unit == mean.len() {
+                return Ok(None);
+            }
+            let mut removed: Vec<f32> = mean.iter().map(|&m| m as f32).collect();
+            for &unit in kept {
+                removed[unit * channels_per_unit..(unit + 1) * channels_per_unit].fill(0.0);
+            }
+            let matrix = site_matrix(model, layer, part)?;
+            let input = engine.upload(&removed, removed.len())?;
+            let bias = engine.download(&engine.linear(&input, &engine.upload_matrix(&matrix)?, None)?)?;
+            if bias.iter().any(|b| !b.is_finite()) {
+                return Err(Error::NotFinite(format!("NaN or infinity in the compensation bias of layer {layer} ({})", site.name())));
+            }
+            Ok(Some(bias))
+        };
+        result.push(LayerBiases {
+            attention: bias(Site::Attention, Part::OutputProjection, &planned.heads, head_dim)?,
+            mlp: bias(Site::Mlp, Part::DownProjection, &planned.neurons, 1)?,
+        });
+        progress.advance(1);
+    }
+    progress.finish();
+    Ok(result)
+}

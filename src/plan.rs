@@ -1,0 +1,198 @@
+//! The pruning plan: which query heads, key-value heads and neurons of each layer stay, and how that was decided. A JSON file.
+
+use crate::architecture::Architecture;
+use crate::checkpoint::files;
+use crate::error::{Error, Result};
+use crate::importance::Metric;
+use crate::search::{Kept, Structure};
+use std::path::Path;
+
+const FORMAT: &str = "flap-gpu-plan";
+const VERSION: u32 = 1;
+
+/// What is done with the mean of what was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compensation {
+    /// It becomes a bias of the projection.
+    #[default]
+    Bias,
+    /// Nothing.
+    None,
+}
+
+/// How units are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// FLAP: a fluctuation metric, a structure search over the model, bias compensation.
+    #[default]
+    Flap,
+    /// Wanda's score, layer by layer on the pruned stream, the same share of every layer.
+    WandaSp,
+    /// Norms of the weights alone, the same share of every layer; needs no text.
+    MagnitudeSp,
+}
+
+/// How a plan was made.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Settings {
+    /// The method.
+    pub method: Method,
+    /// FLAP's metric.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub metric: Option<Metric>,
+    /// FLAP's structure; the baselines prune uniformly.
+    pub structure: Structure,
+    /// Share of the prunable parameters that was asked for.
+    pub ratio: f64,
+    /// Query heads to remove, in the manual structures.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub remove_heads: Option<usize>,
+    /// Multiple of kept neurons.
+    pub round_neurons: usize,
+    /// Compensation.
+    pub compensation: Compensation,
+    /// Zero instead of remove.
+    pub mask_only: bool,
+    /// As the authors' code decides.
+    pub compat: bool,
+}
+
+/// Sizes of the dense model, to tell whether a plan belongs to a model.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlannedModel {
+    /// Fingerprint of the weights.
+    pub fingerprint: String,
+    /// Family.
+    pub family: String,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Query heads, key-value heads and neurons of each layer.
+    pub layers: Vec<[usize; 3]>,
+}
+
+impl PlannedModel {
+    /// The sizes of a model.
+    #[must_use]
+    pub fn of(architecture: &Architecture, fingerprint: String) -> Self {
+        Self {
+            fingerprint,
+            family: architecture.family.to_string(),
+            hidden_size: architecture.hidden_size,
+            head_dim: architecture.head_dim,
+            layers: architecture.layers.iter().map(|l| [l.heads, l.key_value_heads, l.intermediate_size]).collect(),
+        }
+    }
+}
+
+/// What stays of a layer: ascending places in the dense model.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlannedLayer {
+    /// Query heads.
+    pub heads: Vec<usize>,
+    /// Key-value heads.
+    pub kv_heads: Vec<usize>,
+    /// Neurons.
+    pub neurons: Vec<usize>,
+}
+
+/// A pruning plan.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Plan {
+    format: String,
+    version: u32,
+    /// The dense model.
+    pub model: PlannedModel,
+    /// How it was made.
+    pub settings: Settings,
+    /// Share of the prunable parameters that goes.
+    pub ratio_reached: f64,
+    /// What stays.
+    pub layers: Vec<PlannedLayer>,
+}
+
+fn places(kept: &[bool]) -> Vec<usize> {
+    (0..kept.len()).filter(|&i| kept[i]).collect()
+}
+
+impl Plan {
+    /// A plan from kept units.
+    #[must_use]
+    pub fn new(architecture: &Architecture, fingerprint: String, settings: Settings, kept: &[Kept]) -> Self {
+        let layer = |(kept, shape): (&Kept, &crate::architecture::LayerShape)| {
+            let kv_heads = places(&kept.attention);
+            let group = shape.group_size();
+            PlannedLayer {
+                heads: kv_heads.iter().flat_map(|&unit| unit * group..(unit + 1) * group).collect(),
+                kv_heads,
+                neurons: places(&kept.mlp),
+            }
+        };
+        let layers: Vec<PlannedLayer> = kept.iter().zip(&architecture.layers).map(layer).collect();
+        let stays: u64 = (0..layers.len())
+            .map(|i| layers[i].kv_heads.len() as u64 * architecture.unit_parameters(i) + layers[i].neurons.len() as u64 * architecture.neuron_parameters())
+            .sum();
+        Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            model: PlannedModel::of(architecture, fingerprint),
+            settings,
+            ratio_reached: 1.0 - stays as f64 / architecture.prunable_parameters() as f64,
+            layers,
+        }
+    }
+
+    /// Reads a plan file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let value: serde_json::Value = files::read_json(path)?;
+        if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
+            return Err(Error::file(path, "is not a plan of `flap-gpu plan`"));
+        }
+        if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
+            return Err(Error::file(path, format!("has another format version; this program reads {VERSION}")));
+        }
+        serde_json::from_value(value).map_err(|e| Error::file(path, format!("is not a complete plan: {e}")))
+    }
+
+    /// Fails unless the plan was made for this model and its lists can be carried out.
+    pub fn check(&self, architecture: &Architecture, fingerprint: &str) -> Result<()> {
+        if self.model != PlannedModel::of(architecture, fingerprint.to_string()) {
+            return Err(Error::input("the plan was made for another model (sizes or weights differ)"));
+        }
+        if self.layers.len() != architecture.layers.len() {
+            return Err(Error::input(format!("the plan lists {} layers, the model has {}", self.layers.len(), architecture.layers.len())));
+        }
+        for (index, (layer, shape)) in self.layers.iter().zip(&architecture.layers).enumerate() {
+            let group = shape.group_size();
+            let valid = |list: &[usize], size: usize| !list.is_empty() && list.is_sorted_by(|a, b| a < b) && list.iter().all(|&i| i < size);
+            let whole_groups = layer.heads.iter().copied().eq(layer.kv_heads.iter().flat_map(|&unit| unit.saturating_mul(group)..unit.saturating_mul(group).saturating_add(group)));
+            if !valid(&layer.kv_heads, shape.key_value_heads) || !valid(&layer.neurons, shape.intermediate_size) || !whole_groups {
+                return Err(Error::input(format!(
+                    "the plan's layer {index} is not a list of ascending places of this model with whole groups of heads, at least one of each"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The pruned model's structure. With `mask_only` only biases are added.
+    #[must_use]
+    pub fn pruned(&self, dense: &Architecture) -> Architecture {
+        let mut pruned = dense.clone();
+        for (planned, shape) in self.layers.iter().zip(&mut pruned.layers) {
+            if self.settings.compensation == Compensation::Bias {
+                shape.o_bias |= planned.heads.len() < shape.heads;
+                shape.down_bias |= planned.neurons.len() < shape.intermediate_size;
+            }
+            if !self.settings.mask_only {
+                shape.heads = planned.heads.len();
+                shape.key_value_heads = planned.kv_heads.len();
+                shape.intermediate_size = planned.neurons.len();
+            }
+        }
+        pruned
+    }
+}

@@ -1,0 +1,152 @@
+//! From statistics, or from weights alone, to a plan.
+
+use crate::architecture::{LayerTensor, Part};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::forward::Site;
+use crate::importance::{self, Metric};
+use crate::interrupt;
+use crate::model::Model;
+use crate::plan::{Compensation, Method, Plan, Settings};
+use crate::progress::Progress;
+use crate::search::{Kept, LayerScores, Problem, Structure};
+use crate::statistics::{LayerStatistics, Mode, Statistics};
+
+/// Query heads that the authors' code removes in the manual structures when nothing else is said.
+pub const DEFAULT_REMOVE_HEADS: usize = 8;
+
+/// What the user asks of a plan.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// FLAP or a baseline.
+    pub method: Method,
+    /// FLAP's metric.
+    pub metric: Metric,
+    /// FLAP's structure.
+    pub structure: Structure,
+    /// Share of the prunable parameters to remove.
+    pub ratio: f64,
+    /// Query heads to remove in the manual structures.
+    pub remove_heads: usize,
+    /// Kept neurons become a multiple of this.
+    pub round_neurons: usize,
+    /// Compensation; the baselines have none.
+    pub compensation: Compensation,
+    /// Zero instead of remove.
+    pub mask_only: bool,
+}
+
+impl PlanOptions {
+    fn settings(&self, compat: bool) -> Settings {
+        let flap = self.method == Method::Flap;
+        let manual = flap && matches!(self.structure, Structure::AlMm | Structure::UlMm);
+        Settings {
+            method: self.method,
+            metric: flap.then_some(self.metric),
+            structure: if flap { self.structure } else { Structure::UlUm },
+            ratio: self.ratio,
+            remove_heads: manual.then_some(self.remove_heads),
+            round_neurons: self.round_neurons,
+            compensation: if flap { self.compensation } else { Compensation::None },
+            mask_only: self.mask_only,
+            compat,
+        }
+    }
+
+    fn problem(&self, model: &Model, layers: Vec<LayerScores>, strict: bool) -> Problem {
+        let architecture = &model.architecture;
+        Problem {
+            unit_parameters: (0..layers.len()).map(|i| architecture.unit_parameters(i)).collect(),
+            neuron_parameters: architecture.neuron_parameters(),
+            ratio: self.ratio,
+            remove_units: self.remove_heads / architecture.layers[0].group_size(),
+            round_neurons: self.round_neurons,
+            layers,
+            strict,
+        }
+    }
+}
+
+/// Fails unless the statistics were taken on this model, over all windows.
+pub fn check_statistics(model: &Model, statistics: &Statistics) -> Result<()> {
+    let header = &statistics.header;
+    let other = || Error::input("the statistics were taken on another model (sizes or weights differ); calibrate this one");
+    if header.model != model.fingerprint() || statistics.layers.len() != model.architecture.layers.len() {
+        return Err(other());
+    }
+    for (layer, shape) in statistics.layers.iter().zip(&model.architecture.layers) {
+        let fits = layer.attention.channels() == shape.heads * model.architecture.head_dim && layer.mlp.channels() == shape.intermediate_size;
+        if !fits {
+            return Err(other());
+        }
+    }
+    if !header.is_complete() {
+        return Err(Error::input(format!(
+            "the statistics cover {:?} of {} windows; merge the missing shards first with `flap-gpu merge`",
+            header.windows, header.samples
+        )));
+    }
+    Ok(())
+}
+
+/// Plans from the statistics of the dense model. Returns the plan and notes for the user.
+pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &PlanOptions) -> Result<(Plan, Vec<String>)> {
+    if options.method != Method::Flap {
+        return Err(Error::input(
+            "statistics of the dense model serve --method flap only: wanda-sp measures each layer behind the already pruned ones, \
+             magnitude-sp needs none; use `flap-gpu prune --method ...` for them",
+        ));
+    }
+    check_statistics(model, statistics)?;
+    let scores = |(layer, units): (&LayerStatistics, usize)| LayerScores {
+        attention: options.metric.channel_scores(Site::Attention, &layer.attention),
+        mlp: options.metric.channel_scores(Site::Mlp, &layer.mlp),
+        units,
+    };
+    let units = model.architecture.layers.iter().map(|l| l.key_value_heads);
+    let layers = statistics.layers.iter().zip(units).map(scores).collect();
+    let compat = statistics.header.mode == Mode::Compat;
+    search(model, options, layers, compat)
+}
+
+/// Plans by the norms of the weights alone.
+pub fn plan_by_magnitude<E: Engine>(engine: &E, model: &Model, options: &PlanOptions, progress: &dyn Progress) -> Result<(Plan, Vec<String>)> {
+    let count = model.architecture.layers.len();
+    progress.start("reading weights", "layers", count as u64);
+    let layer = |index: usize| -> Result<LayerScores> {
+        interrupt::check()?;
+        let scores = |part: Part| -> Result<Vec<f64>> {
+            let host = site_matrix(model, index, part)?;
+            Ok(importance::magnitude(&engine.column_norms(&engine.upload_matrix(&host)?)?.square_sum))
+        };
+        let scores = LayerScores {
+            attention: scores(Part::OutputProjection)?,
+            mlp: scores(Part::DownProjection)?,
+            units: model.architecture.layers[index].key_value_heads,
+        };
+        progress.advance(1);
+        Ok(scores)
+    };
+    let layers = (0..count).map(layer).collect::<Result<Vec<_>>>()?;
+    progress.finish();
+    search(model, options, layers, false)
+}
+
+/// The matrix that reads a site, still in the map.
+pub(crate) fn site_matrix(model: &Model, layer: usize, part: Part) -> Result<crate::engine::HostTensor> {
+    let shape = &model.architecture.layers[layer];
+    let columns = if part == Part::OutputProjection { shape.heads * model.architecture.head_dim } else { shape.intermediate_size };
+    model.layer_tensor(layer, LayerTensor { part, rows: model.architecture.hidden_size, columns })
+}
+
+/// A plan from units that were chosen elsewhere, such as layer by layer.
+#[must_use]
+pub fn plan_from_kept(model: &Model, options: &PlanOptions, kept: &[Kept], compat: bool) -> Plan {
+    Plan::new(&model.architecture, model.fingerprint(), options.settings(compat), kept)
+}
+
+fn search(model: &Model, options: &PlanOptions, layers: Vec<LayerScores>, compat: bool) -> Result<(Plan, Vec<String>)> {
+    let settings = options.settings(compat);
+    let found = options.problem(model, layers, compat).search(settings.structure)?;
+    Ok((plan_from_kept(model, options, &found.layers, compat), found.notes))
+}
