@@ -1,19 +1,26 @@
-//! flap-gpu makes decoder language models structurally smaller.
-pub mod engine;
-pub mod error;
-pub mod interrupt;
+//! flap-gpu makes decoder language models structurally smaller: it prunes whole attention heads and MLP neurons with FLAP
+//! (*Fluctuation-based Adaptive Structured Pruning*, AAAI 2024, arXiv 2312.11983), with no retraining, on any GPU or none.
+//!
+//! The way of the data: [`checkpoint`] maps a model folder; [`architecture`] says which tensor plays which part; [`calibration`]
+//! sends windows of text through the layers ([`pass`], [`forward`]) on an [`engine`] and takes [`statistics`]; [`pruning`] turns
+//! them into a [`plan`] by [`importance`] and [`search`]; [`compensation`] and [`compaction`] carry it out.
+
 pub mod architecture;
-pub mod checkpoint;
-pub mod forward;
-pub mod model;
-pub mod pass;
-pub mod progress;
-pub mod statistics;
 pub mod calibration;
-pub mod importance;
-pub mod search;
+pub mod checkpoint;
+pub mod cli;
 pub mod compaction;
 pub mod compensation;
+pub mod engine;
+pub mod error;
 pub mod evaluation;
+pub mod forward;
+pub mod importance;
+pub mod interrupt;
+pub mod model;
+pub mod pass;
 pub mod plan;
+pub mod progress;
 pub mod pruning;
+pub mod search;
+pub mod statistics;

@@ -6,6 +6,7 @@ use crate::engine::{Engine, HostTensor, widen};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights, Linear};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -39,10 +40,30 @@ impl Model {
                 model.layer_tensor(layer, tensor)?;
             }
         }
+        model.refuse_unknown_tensors()?;
         model.embedding()?;
         model.head_matrix()?;
         model.final_norm()?;
         Ok(model)
+    }
+
+    /// A tensor inside the layers that the family does not know would be ignored by the forward pass and cut by nobody.
+    fn refuse_unknown_tensors(&self) -> Result<()> {
+        let layers = 0..self.architecture.layers.len();
+        let known: HashSet<String> =
+            layers.flat_map(|layer| self.architecture.layer_tensors(layer).into_iter().map(move |t| t.part.name(layer))).collect();
+        for file in self.tensors.files() {
+            for name in file.names() {
+                // Old checkpoints carry the rotary frequencies, which follow from config.json.
+                if name.starts_with("model.layers.") && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
+                    return Err(Error::file(
+                        file.path(),
+                        format!("tensor `{name}` is not part of a {} as config.json describes it; this model cannot be pruned", self.architecture.family),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A layer's tensor, still in the map.

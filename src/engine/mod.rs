@@ -30,6 +30,14 @@ pub struct DeviceInfo {
     pub max_binding_bytes: u64,
 }
 
+impl DeviceInfo {
+    /// Name and backend in one text.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{} ({}, {})", self.kind, self.name, self.backend)
+    }
+}
+
 /// Shape of a causal attention over a batch of equally long windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {

@@ -1,0 +1,317 @@
+//! What can be typed. Names and defaults are stable: scripts depend on them.
+
+use crate::calibration::{CalibrationOptions, Shard, TextSource};
+use crate::engine::{DeviceChoice, Precision};
+use crate::importance::Metric;
+use crate::plan::{Compensation, Method};
+use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions};
+use crate::search::Structure;
+use crate::statistics::Mode;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Make a decoder language model structurally smaller: prune it with FLAP, on any GPU or none.
+#[derive(Debug, Parser)]
+#[command(name = "flap-gpu", version, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Everywhere.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// auto, cpu, gpu, gpu:N (see `flap-gpu devices`), or part of an adapter's name
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
+    pub device: DeviceChoice,
+    /// Number format of the matrix products
+    #[arg(long, global = true, value_enum, default_value_t = PrecisionArgument::Auto, help_heading = "Everywhere")]
+    pub precision: PrecisionArgument,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// No progress, no notes
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub quiet: bool,
+    /// More about what is done; twice for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
+    pub verbose: u8,
+    /// Replace an output that exists
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub force: bool,
+    /// Threads of the CPU engine and of reading [default: all cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArgument {
+    Auto,
+    F32,
+    F16,
+}
+
+impl From<PrecisionArgument> for Precision {
+    fn from(argument: PrecisionArgument) -> Self {
+        match argument {
+            PrecisionArgument::Auto => Self::Auto,
+            PrecisionArgument::F32 => Self::F32,
+            PrecisionArgument::F16 => Self::F16,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prune a model folder to a smaller folder: calibrate, plan and compact in one go
+    Prune(PruneArguments),
+    /// Measure a model's channels on a text; the result serves every ratio, metric and structure
+    Calibrate(CalibrateArguments),
+    /// Merge the statistics of the shards of one calibration
+    Merge(MergeArguments),
+    /// Decide which heads and neurons stay
+    Plan(PlanCommandArguments),
+    /// Carry out a plan
+    Compact(CompactArguments),
+    /// Perplexity of a model folder on a text, pruned folders included
+    Eval(EvalArguments),
+    /// Run token ids through a model and save its logits, to hold it against another implementation
+    Forward(ForwardArguments),
+    /// Show what a model folder, a statistics file or a plan is
+    Inspect(InspectArguments),
+    /// List the adapters of this machine
+    Devices,
+    /// Prune the small model that ships with the program, and show what it costs
+    Demo,
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrationArguments {
+    /// Text to calibrate on: .txt whole, .jsonl by --text-field
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub calibration: Option<PathBuf>,
+    /// Field of a .jsonl line that holds the document
+    #[arg(long, default_value = "text", value_name = "NAME", help_heading = "Calibration")]
+    pub text_field: String,
+    /// Windows drawn from the text [default: 1024; 128 for wanda-sp]
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub samples: Option<NonZeroUsize>,
+    /// Tokens of a window
+    #[arg(long, default_value = "128", value_name = "N", help_heading = "Calibration")]
+    pub sequence_length: NonZeroUsize,
+    /// Seed of the windows' starts
+    #[arg(long, default_value_t = 0, help_heading = "Calibration")]
+    pub seed: u64,
+    /// Tokens that go through a layer together [default: fit to the device]
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub batch_tokens: Option<NonZeroUsize>,
+    /// Reproduce the FLAP authors' released code, number for number
+    #[arg(long, help_heading = "Calibration")]
+    pub compat: bool,
+}
+
+impl CalibrationArguments {
+    /// Where the text is.
+    pub fn source(&self) -> crate::error::Result<TextSource> {
+        let Some(path) = self.calibration.clone() else {
+            return Err(crate::error::Error::input("a calibration text is needed: give --calibration FILE"));
+        };
+        Ok(TextSource { path, field: self.text_field.clone() })
+    }
+
+    /// As the library wants it; `samples` where the user did not say.
+    pub fn options(&self, samples: usize, shard: Option<Shard>) -> CalibrationOptions {
+        CalibrationOptions {
+            samples: self.samples.map_or(samples, NonZeroUsize::get),
+            sequence_length: self.sequence_length.get(),
+            seed: self.seed,
+            batch_tokens: self.batch_tokens.map(NonZeroUsize::get),
+            mode: if self.compat { Mode::Compat } else { Mode::Exact },
+            shard,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Recipe {
+    /// The paper
+    Flap,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A model folder with safetensors
+    Hf,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanningArguments {
+    /// Share of the prunable parameters to remove, between 0 and 1
+    #[arg(long, default_value_t = 0.2, help_heading = "Planning")]
+    pub ratio: f64,
+    /// How units are chosen
+    #[arg(long, value_enum, default_value_t, help_heading = "Planning")]
+    pub method: Method,
+    /// FLAP's metric
+    #[arg(long, value_enum, default_value_t, help_heading = "Planning")]
+    pub metric: Metric,
+    /// How the budget is spread: adaptive (AL) or uniform (UL) over layers; adaptive (AM), uniform (UM) or manual (MM) over attention and MLP
+    #[arg(long, value_enum, default_value_t, help_heading = "Planning")]
+    pub structure: Structure,
+    /// Query heads to remove in the -mm structures
+    #[arg(long, default_value_t = DEFAULT_REMOVE_HEADS, value_name = "N", help_heading = "Planning")]
+    pub remove_heads: usize,
+    /// What becomes of the mean of what was removed
+    #[arg(long, value_enum, default_value_t, help_heading = "Planning")]
+    pub compensation: Compensation,
+    /// flap: the paper
+    #[arg(long, value_enum, default_value_t = Recipe::Flap, help_heading = "Planning")]
+    pub recipe: Recipe,
+    /// Kept neurons of each layer become a multiple of this
+    #[arg(long, default_value = "1", value_name = "K", help_heading = "Planning")]
+    pub round_neurons: NonZeroUsize,
+    /// Zero instead of remove: the shapes stay
+    #[arg(long, help_heading = "Planning")]
+    pub mask_only: bool,
+}
+
+impl PlanningArguments {
+    /// As the library wants it; fails on a ratio outside (0, 1) before any work is done.
+    pub fn options(&self) -> crate::error::Result<PlanOptions> {
+        if !(self.ratio > 0.0 && self.ratio < 1.0) {
+            return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
+        }
+        Ok(PlanOptions {
+            method: self.method,
+            metric: self.metric,
+            structure: self.structure,
+            ratio: self.ratio,
+            remove_heads: self.remove_heads,
+            round_neurons: self.round_neurons.get(),
+            compensation: self.compensation,
+            mask_only: self.mask_only,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Folder to write
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Form of the output
+    #[arg(long, value_enum, default_values_t = [Format::Hf])]
+    pub format: Vec<Format>,
+    #[command(flatten)]
+    pub calibration: CalibrationArguments,
+    #[command(flatten)]
+    pub planning: PlanningArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics file to write
+    #[arg(long, short, value_name = "STATS")]
+    pub output: PathBuf,
+    /// Only part I of N of the windows; `merge` joins the parts
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    #[command(flatten)]
+    pub calibration: CalibrationArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// Statistics files of one calibration
+    #[arg(required = true)]
+    pub statistics: Vec<PathBuf>,
+    /// Statistics file to write
+    #[arg(long, short, value_name = "STATS")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanCommandArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics of the model
+    #[arg(long, value_name = "STATS")]
+    pub statistics: PathBuf,
+    /// Plan to write
+    #[arg(long, short, value_name = "PLAN")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub planning: PlanningArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CompactArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics of the model; not needed for a plan without compensation
+    #[arg(long, value_name = "STATS")]
+    pub statistics: Option<PathBuf>,
+    /// The plan to carry out
+    #[arg(long, value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Folder to write
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Form of the output
+    #[arg(long, value_enum, default_values_t = [Format::Hf])]
+    pub format: Vec<Format>,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Text to evaluate on: .txt whole, .jsonl by --text-field
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Field of a .jsonl line that holds the document
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub text_field: String,
+    /// Tokens of a window
+    #[arg(long, default_value = "2048", value_name = "N")]
+    pub sequence_length: NonZeroUsize,
+    /// Only the first N windows
+    #[arg(long, value_name = "N")]
+    pub windows: Option<NonZeroUsize>,
+    /// Tokens that go through a layer together [default: fit to the device]
+    #[arg(long, value_name = "N")]
+    pub batch_tokens: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Safetensors file with `input_ids` [batch, seq] as i64
+    #[arg(long, value_name = "FILE")]
+    pub tokens: PathBuf,
+    /// Safetensors file to write: `logits` [batch, seq, vocabulary] f32
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Save the inputs of o_proj and down_proj of every layer too
+    #[arg(long)]
+    pub taps: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// Model folder, statistics file or plan
+    pub path: PathBuf,
+}

@@ -1,0 +1,76 @@
+//! `flap-gpu calibrate` and `flap-gpu merge`.
+
+use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
+use super::terminal::{Terminal, grouped};
+use super::{open_engine, with_engine};
+use crate::calibration::{self, CalibrationSet, ResumeState, Shard};
+use crate::checkpoint::{OutputFile, Tokenizer};
+use crate::model::Model;
+use crate::statistics::{self, Header, Statistics};
+use anyhow::Result;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// Time between saves of the state that an interrupted run goes on from.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Windows drawn when the user does not say.
+pub const DEFAULT_SAMPLES: usize = 1024;
+
+pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
+    let engine = open_engine(common)?;
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    let begin = Instant::now();
+    let batch_tokens = args.calibration.batch_tokens.map(std::num::NonZeroUsize::get);
+    let statistics = with_engine!(engine, e => calibration::calibrate(e, &model, &set, batch_tokens, Some(&resume), terminal))?;
+    let seconds = begin.elapsed().as_secs_f64();
+    statistics::write(&output.path(), &statistics)?;
+    output.commit()?;
+    resume.remove();
+    let report = json!({
+        "output": args.output,
+        "calibration": timing(&set.header, seconds),
+        "windows": set.header.windows,
+        "device": engine.info().label(),
+    });
+    terminal.result(&report, || {
+        format!(
+            "{}: {} tokens in {seconds:.1} s ({:.0} tokens/s) on {}",
+            args.output.display(),
+            grouped(set.header.tokens()),
+            set.header.tokens() as f64 / seconds,
+            engine.info().label()
+        )
+    })
+}
+
+/// Tokens, seconds and their ratio.
+pub fn timing(header: &Header, seconds: f64) -> serde_json::Value {
+    let tokens = header.tokens();
+    json!({"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens as f64 / seconds})
+}
+
+/// Reads and tokenises the calibration text, and draws the windows.
+pub fn draw(model: &Model, args: &CalibrationArguments, samples: usize, shard: Option<Shard>) -> Result<CalibrationSet> {
+    let source = args.source()?;
+    let text = calibration::read_text(&source)?;
+    tracing::info!("tokenising {}", source.path.display());
+    let tokens = Tokenizer::open(&model.path)?.encode(&text)?;
+    Ok(args.options(samples, shard).draw(model, &tokens)?)
+}
+
+pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let output = OutputFile::create(&args.output, None, common.force)?;
+    let parts = args.statistics.iter().map(|path| statistics::read(path)).collect::<Result<Vec<Statistics>, _>>()?;
+    let merged = statistics::merge(parts)?;
+    statistics::write(&output.path(), &merged)?;
+    output.commit()?;
+    let header = &merged.header;
+    if !header.is_complete() {
+        terminal.note(&format!("of {} windows only {:?} are measured so far; merge the missing shards before planning", header.samples, header.windows));
+    }
+    let report = json!({"output": args.output, "tokens": header.tokens(), "windows": header.windows, "complete": header.is_complete()});
+    terminal.result(&report, || format!("{}: {} tokens from {} files", args.output.display(), grouped(header.tokens()), args.statistics.len()))
+}

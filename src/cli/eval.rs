@@ -1,0 +1,44 @@
+//! `flap-gpu eval`.
+
+use super::args::{Common, EvalArguments};
+use super::terminal::{Terminal, grouped};
+use super::{open_engine, with_engine};
+use crate::calibration::{TextSource, read_text, sequential_windows};
+use crate::checkpoint::Tokenizer;
+use crate::evaluation::perplexity;
+use crate::model::Model;
+use anyhow::Result;
+use serde_json::json;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let text = read_text(&TextSource { path: args.text.clone(), field: args.text_field.clone() })?;
+    let mut ids = Tokenizer::open(&args.model)?.encode(&text)?;
+    let length = args.sequence_length.get();
+    let windows = sequential_windows(ids.len(), length, args.windows.map(NonZeroUsize::get))?;
+    ids.truncate(windows * length);
+    let engine = open_engine(common)?;
+    let begin = Instant::now();
+    let batch_tokens = args.batch_tokens.map(NonZeroUsize::get);
+    let result = with_engine!(engine, e => perplexity(e, &model, &ids, length, batch_tokens, terminal))?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let report = json!({
+        "perplexity": result.perplexity,
+        "tokens": ids.len(),
+        "windows": result.windows,
+        "sequence_length": length,
+        "device": engine.info().label(),
+        "seconds": seconds,
+    });
+    terminal.result(&report, || {
+        format!(
+            "perplexity {:.4} on {} tokens ({} windows of {length}), {seconds:.1} s on {}",
+            result.perplexity,
+            grouped(ids.len() as u64),
+            result.windows,
+            engine.info().label()
+        )
+    })
+}

@@ -1,0 +1,93 @@
+//! `flap-gpu inspect`.
+
+use super::args::InspectArguments;
+use super::plan::{layers_json, layers_table, share};
+use super::terminal::{Terminal, grouped, size, table};
+use crate::forward::Site;
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::statistics;
+use anyhow::Result;
+use serde_json::json;
+use std::path::Path;
+
+pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
+    let path = args.path.as_path();
+    if path.is_dir() {
+        inspect_model(path, terminal)
+    } else if path.extension().is_some_and(|e| e == "json") {
+        inspect_plan(path, terminal)
+    } else {
+        inspect_statistics(path, terminal)
+    }
+}
+
+fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
+    let model = Model::open(path)?;
+    let a = &model.architecture;
+    let layer = |l: &crate::architecture::LayerShape| {
+        json!({"heads": l.heads, "kv_heads": l.key_value_heads, "neurons": l.intermediate_size, "sliding_window": l.sliding_window,
+               "o_proj_bias": l.o_bias, "down_proj_bias": l.down_bias})
+    };
+    let report = json!({
+        "kind": "model", "family": a.family, "parameters": model.parameters(), "prunable_parameters": a.prunable_parameters(),
+        "weight_bytes": model.tensors.total_bytes(), "hidden_size": a.hidden_size, "head_dim": a.head_dim, "vocabulary_size": a.vocabulary_size,
+        "tied_embeddings": a.tied_embeddings, "fingerprint": model.fingerprint(), "layers": a.layers.iter().map(layer).collect::<Vec<_>>(),
+    });
+    terminal.result(&report, || {
+        let rows = a.layers.iter().enumerate().map(|(index, l)| {
+            let yes = |flag: bool| if flag { "bias" } else { "" }.to_string();
+            vec![index.to_string(), l.heads.to_string(), l.key_value_heads.to_string(), l.intermediate_size.to_string(), yes(l.o_bias), yes(l.down_bias)]
+        });
+        format!(
+            "{} of {} layers, hidden size {}, head size {}, vocabulary {}\n{} parameters ({} prunable), {} on disk\n{}",
+            a.family,
+            a.layers.len(),
+            a.hidden_size,
+            a.head_dim,
+            a.vocabulary_size,
+            grouped(model.parameters()),
+            grouped(a.prunable_parameters()),
+            size(model.tensors.total_bytes()),
+            table(&["layer", "heads", "KV heads", "neurons", "o_proj", "down_proj"], rows.collect()),
+        )
+    })
+}
+
+fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
+    let plan = Plan::read(path)?;
+    let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint, "layers": layers_json(&plan)});
+    terminal.result(&report, || {
+        let settings = serde_json::to_string(&plan.settings).unwrap_or_default();
+        format!("plan for a {}: removes {}\n{settings}\n{}", plan.model.family, share(plan.ratio_reached), layers_table(&plan))
+    })
+}
+
+fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {
+    let statistics = statistics::read(path)?;
+    let header = &statistics.header;
+    let average = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let layers: Vec<_> = statistics
+        .layers
+        .iter()
+        .map(|layer| Site::BOTH.map(|site| (layer.site(site).channels(), average(&layer.site(site).fluctuation()))))
+        .collect();
+    let layer = |[a, m]: &[(usize, f64); 2]| json!({"attention_channels": a.0, "attention_fluctuation": a.1, "mlp_channels": m.0, "mlp_fluctuation": m.1});
+    let report = json!({"kind": "statistics", "header": header, "tokens": header.tokens(), "complete": header.is_complete(),
+                        "layers": layers.iter().map(layer).collect::<Vec<_>>()});
+    terminal.result(&report, || {
+        let rows = layers.iter().enumerate().map(|(index, [a, m])| {
+            vec![index.to_string(), a.0.to_string(), format!("{:.4e}", a.1), m.0.to_string(), format!("{:.4e}", m.1)]
+        });
+        format!(
+            "{:?} statistics of {} tokens: windows {:?} of {}, {} tokens each, seed {}\n{}",
+            header.mode,
+            grouped(header.tokens()),
+            header.windows,
+            header.samples,
+            header.sequence_length,
+            header.seed,
+            table(&["layer", "attention channels", "mean fluctuation", "MLP channels", "mean fluctuation"], rows.collect()),
+        )
+    })
+}

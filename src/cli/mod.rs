@@ -1,0 +1,100 @@
+//! The command line: arguments, progress, printing and exit codes. No arithmetic.
+
+mod args;
+mod calibrate;
+mod compact;
+mod demo;
+mod devices;
+mod eval;
+mod forward;
+mod inspect;
+mod plan;
+mod prune;
+mod terminal;
+
+use crate::engine::{self, AnyEngine};
+use crate::interrupt;
+use anyhow::{Context, Result};
+use args::{Arguments, Command, Common};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+use terminal::Terminal;
+
+/// Runs the body with the engine at its own type.
+macro_rules! with_engine {
+    ($any:expr, $engine:ident => $body:expr) => {
+        match &$any {
+            $crate::engine::AnyEngine::Cpu($engine) => $body,
+            $crate::engine::AnyEngine::Gpu($engine) => $body,
+        }
+    };
+}
+use with_engine;
+
+/// Parses the arguments, runs the command, prints errors as one line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let closed = error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe));
+            if closed {
+                // The reader of our output has seen enough, as with `| head`.
+                return ExitCode::SUCCESS;
+            }
+            // The error itself matters even under --quiet. Standard error may be closed; then nobody is left to tell.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let common = &arguments.common;
+    start_logging(common);
+    ctrlc::set_handler(|| {
+        if interrupt::request() {
+            // Asked twice: do not wait for the end of a long operation.
+            std::process::exit(1);
+        }
+    })
+    .context("cannot handle Ctrl-C")?;
+    if let Some(threads) = common.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().context("cannot start threads")?;
+    }
+    let terminal = Terminal::new(common);
+    match &arguments.command {
+        Command::Prune(args) => prune::run(args, common, &terminal),
+        Command::Calibrate(args) => calibrate::run(args, common, &terminal),
+        Command::Merge(args) => calibrate::merge(args, common, &terminal),
+        Command::Plan(args) => plan::run(args, common, &terminal),
+        Command::Compact(args) => compact::run(args, common, &terminal),
+        Command::Eval(args) => eval::run(args, common, &terminal),
+        Command::Forward(args) => forward::run(args, common, &terminal),
+        Command::Inspect(args) => inspect::run(args, &terminal),
+        Command::Devices => devices::run(&terminal),
+        Command::Demo => demo::run(common, &terminal),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn start_logging(common: &Common) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
+        (false, 1) => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
+        (false, 2) => "debug,wgpu_hal=info,wgpu_core=info,naga=info",
+        (false, _) => "trace",
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level).without_time().with_target(common.verbose > 1).init();
+}
+
+fn open_engine(common: &Common) -> crate::error::Result<AnyEngine> {
+    let engine = engine::select(&common.device, common.precision.into())?;
+    tracing::info!("computing on {}", engine.info().label());
+    Ok(engine)
+}

@@ -1,0 +1,54 @@
+//! `flap-gpu plan`.
+
+use super::args::{Common, PlanCommandArguments};
+use super::terminal::{Terminal, table};
+use crate::checkpoint::OutputFile;
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::{pruning, statistics};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let options = args.planning.options()?;
+    let model = Model::open(&args.model)?;
+    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let statistics = statistics::read(&args.statistics)?;
+    let (plan, notes) = pruning::plan_from_statistics(&model, &statistics, &options)?;
+    notes.iter().for_each(|note| terminal.note(note));
+    output.commit_json(&plan)?;
+    let report = json!({"output": args.output, "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
+    terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
+}
+
+/// A share of the prunable parameters in words.
+pub fn share(ratio: f64) -> String {
+    format!("{:.2} % of the prunable parameters", 100.0 * ratio)
+}
+
+/// Kept and dense sizes of every layer.
+pub fn layers_json(plan: &Plan) -> Value {
+    let layer = |(kept, dense): (&crate::plan::PlannedLayer, &[usize; 3])| {
+        json!({
+            "heads": kept.heads.len(), "heads_before": dense[0],
+            "kv_heads": kept.kv_heads.len(), "kv_heads_before": dense[1],
+            "neurons": kept.neurons.len(), "neurons_before": dense[2],
+        })
+    };
+    plan.layers.iter().zip(&plan.model.layers).map(layer).collect()
+}
+
+/// The same as a table.
+pub fn layers_table(plan: &Plan) -> String {
+    let row = |(index, (kept, dense)): (usize, (&crate::plan::PlannedLayer, &[usize; 3]))| {
+        let of = |kept: usize, dense: usize| format!("{kept} of {dense}");
+        vec![
+            index.to_string(),
+            of(kept.heads.len(), dense[0]),
+            of(kept.kv_heads.len(), dense[1]),
+            of(kept.neurons.len(), dense[2]),
+        ]
+    };
+    let rows = plan.layers.iter().zip(&plan.model.layers).enumerate().map(row).collect();
+    table(&["layer", "heads kept", "KV heads kept", "neurons kept"], rows)
+}

@@ -1,0 +1,94 @@
+//! The one place that writes to the terminal: results on standard output, progress on standard error.
+
+use super::args::Common;
+use crate::progress::Progress;
+use anyhow::Result;
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::RefCell;
+use std::io::Write;
+
+/// Knows how much to say, and in which form.
+pub struct Terminal {
+    json: bool,
+    quiet: bool,
+    bar: RefCell<Option<ProgressBar>>,
+}
+
+impl Terminal {
+    pub fn new(common: &Common) -> Self {
+        Self { json: common.json, quiet: common.quiet, bar: RefCell::default() }
+    }
+
+    /// Prints a result: the JSON document with --json, else the text.
+    pub fn result(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<()> {
+        let mut out = if self.json { serde_json::to_string_pretty(json)? } else { text() };
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+        Ok(std::io::stdout().write_all(out.as_bytes())?)
+    }
+
+    /// A note for the user, on standard error.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            // Standard error may be closed; a note is not worth failing for.
+            let _ = writeln!(std::io::stderr(), "note: {text}");
+        }
+    }
+}
+
+impl Progress for Terminal {
+    fn start(&self, what: &str, unit: &str, total: u64) {
+        // Hidden unless standard error is a terminal.
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let (position, rate) = match unit {
+            "bytes" => ("{bytes}/{total_bytes}", "{bytes_per_sec}"),
+            _ => ("{human_pos}/{human_len}", "{per_sec}"),
+        };
+        let template = format!("{{prefix}} [{{bar:30}}] {position} {{msg}}, {rate}, {{eta}} left");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
+        bar.set_prefix(what.to_string());
+        bar.set_message(if unit == "bytes" { String::new() } else { unit.to_string() });
+        self.bar.replace(Some(bar));
+    }
+
+    fn advance(&self, units: u64) {
+        if let Some(bar) = &*self.bar.borrow() {
+            bar.inc(units);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A table; all columns but the first are right-aligned.
+pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.iter().enumerate().map(|(i, text)| cell(i, (*text).to_string())));
+    for row in rows {
+        table.add_row(row.into_iter().enumerate().map(|(i, text)| cell(i, text)));
+    }
+    table.to_string()
+}
+
+fn cell(column: usize, text: String) -> Cell {
+    Cell::new(text).set_alignment(if column == 0 { CellAlignment::Left } else { CellAlignment::Right })
+}
+
+/// A count with thin grouping, such as 3 443 136.
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    groups.join(" ")
+}
+
+/// Bytes in a unit that fits.
+pub fn size(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}
