@@ -1,10 +1,10 @@
 //! Causal grouped-query attention, one window and head a task; scores exist for one block of queries at a time.
 
 use super::linear::SharedOutput;
+use super::product::product;
 use crate::engine::AttentionShape;
-use faer::linalg::matmul::matmul;
+use faer::Accum;
 use faer::mat::{MatMut, MatRef};
-use faer::{Accum, Par};
 use rayon::prelude::*;
 
 /// Queries whose scores are held at once; `[128, keys]` f32 for 4096 keys is 2 MiB.
@@ -38,7 +38,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
             let s = MatMut::from_row_major_slice_mut(&mut scores[..queries * keys], queries, keys);
             let q_view = head_view(q, q_columns, first_token + block, head, queries);
             let k_view = head_view(k, kv_columns, first_token + first_key, kv_head, keys);
-            matmul(s, Accum::Replace, q_view, k_view.transpose(), scale, Par::Seq);
+            product(s, Accum::Replace, q_view, k_view.transpose(), scale);
             for (i, row) in scores.chunks_exact_mut(keys).take(queries).enumerate() {
                 let query = block + i;
                 let visible = (query + 1).saturating_sub(reach) - first_key..query + 1 - first_key;
@@ -49,7 +49,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
             let start = (first_token + block) * q_columns + head * head_dim;
             // SAFETY: this task alone writes this head's channels of these tokens; `output` outlives the loop.
             let o = unsafe { MatMut::from_raw_parts_mut(out.at(start), queries, head_dim, q_columns as isize, 1) };
-            matmul(o, Accum::Replace, s, v_view, 1.0f32, Par::Seq);
+            product(o, Accum::Replace, s, v_view, 1.0);
         }
     });
     output

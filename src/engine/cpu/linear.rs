@@ -1,10 +1,10 @@
 //! Matrix products and column norms over weights in their checkpoint format.
 
+use super::product::product;
 use crate::engine::{ColumnNorms, Dtype, HostTensor, widen};
-use faer::linalg::matmul::matmul;
+use faer::Accum;
 use faer::mat::{MatMut, MatRef};
 use faer::reborrow::ReborrowMut;
-use faer::{Accum, Par};
 use rayon::prelude::*;
 
 /// Weight rows widened at a time: 128 rows of 4096 inputs are 2 MiB of f32, the size of a core's L2 cache.
@@ -57,7 +57,7 @@ pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> 
         } else {
             Accum::Replace
         };
-        matmul(y, accumulate, x, w.transpose(), 1.0f32, Par::Seq);
+        product(y, accumulate, x, w.transpose(), 1.0);
     });
     y
 }

@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod linear;
 mod moments;
+mod product;
 
 pub use moments::Moments;
 

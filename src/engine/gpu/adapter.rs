@@ -30,16 +30,16 @@ pub struct AdapterReport {
     pub cooperative_matrix: bool,
 }
 
-fn instance() -> wgpu::Instance {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = Backends::PRIMARY | Backends::GL;
-    wgpu::Instance::new(descriptor.with_env())
-}
-
 /// All adapters that can run compute kernels, the most capable first: discrete, integrated, virtual or unknown, software.
+///
+/// Vulkan, Metal and DX12, unless the environment variable `WGPU_BACKEND` names others; GL only where those find nothing, because
+/// some systems print messages when its library is loaded.
 fn adapters() -> Vec<wgpu::Adapter> {
-    let mut adapters = pollster::block_on(instance().enumerate_adapters(Backends::all()));
-    adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
+    let backends = Backends::from_env();
+    let mut adapters = adapters_of(backends.unwrap_or(Backends::PRIMARY));
+    if adapters.is_empty() && backends.is_none() {
+        adapters = adapters_of(Backends::GL);
+    }
     adapters.sort_by_key(|adapter| {
         let info = adapter.get_info();
         let class = match info.device_type {
@@ -48,9 +48,16 @@ fn adapters() -> Vec<wgpu::Adapter> {
             DeviceType::VirtualGpu | DeviceType::Other => 2,
             DeviceType::Cpu => 3,
         };
-        // The same card may appear through several backends; GL comes last.
-        (class, info.backend == wgpu::Backend::Gl)
+        class
     });
+    adapters
+}
+
+fn adapters_of(backends: Backends) -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    let mut adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
+    adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     adapters
 }
 
