@@ -58,7 +58,10 @@ impl Model {
                 if name.starts_with("model.layers.") && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
                     return Err(Error::file(
                         file.path(),
-                        format!("tensor `{name}` is not part of a {} as config.json describes it; this model cannot be pruned", self.architecture.family),
+                        format!(
+                            "tensor `{name}` is not part of a {} as config.json describes it; this model cannot be pruned",
+                            self.architecture.family
+                        ),
                     ));
                 }
             }
@@ -69,6 +72,14 @@ impl Model {
     /// A layer's tensor, still in the map.
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Result<HostTensor> {
         self.tensors.get(&tensor.part.name(layer), tensor.rows, tensor.columns)
+    }
+
+    /// Rounds the rotary frequencies to the weights' number format, as frameworks do when a whole model object is cast to 16 bits.
+    /// Loading a checkpoint rounds none; this serves to compare with activations of such an object.
+    pub fn cast_rope(&mut self) -> Result<()> {
+        let dtype = self.embedding()?.dtype;
+        self.architecture.rope.frequencies.iter_mut().for_each(|frequency| *frequency = f64::from(dtype.round(*frequency as f32)));
+        Ok(())
     }
 
     fn embedding(&self) -> Result<HostTensor> {
@@ -198,5 +209,7 @@ pub fn hex(digest: &[u8]) -> String {
 }
 
 fn not_finite(tensor: &str, place: &str) -> Error {
-    Error::NotFinite(format!("tensor `{tensor}` holds NaN or infinity ({place}); the checkpoint is damaged or was saved after training diverged"))
+    Error::NotFinite(format!(
+        "tensor `{tensor}` holds NaN or infinity ({place}); the checkpoint is damaged or was saved after training diverged"
+    ))
 }

@@ -44,7 +44,7 @@ impl<'a, E: Engine> Pass<'a, E> {
     /// A pass over windows of `window_tokens` tokens.
     pub fn new(engine: &'a E, model: &'a Model, window_tokens: usize, progress: &'a dyn Progress) -> Result<Self> {
         let head_dim = model.architecture.head_dim;
-        let rope = engine.upload(&model.architecture.rope.table(window_tokens, head_dim), head_dim)?;
+        let rope = engine.upload(&model.architecture.rope.table(window_tokens), head_dim)?;
         Ok(Self { engine, model, window_tokens, progress, rope })
     }
 

@@ -133,7 +133,10 @@ impl Plan {
         };
         let layers: Vec<PlannedLayer> = kept.iter().zip(&architecture.layers).map(layer).collect();
         let stays: u64 = (0..layers.len())
-            .map(|i| layers[i].kv_heads.len() as u64 * architecture.unit_parameters(i) + layers[i].neurons.len() as u64 * architecture.neuron_parameters())
+            .map(|i| {
+                layers[i].kv_heads.len() as u64 * architecture.unit_parameters(i)
+                    + layers[i].neurons.len() as u64 * architecture.neuron_parameters()
+            })
             .sum();
         Self {
             format: FORMAT.into(),
@@ -168,7 +171,11 @@ impl Plan {
         for (index, (layer, shape)) in self.layers.iter().zip(&architecture.layers).enumerate() {
             let group = shape.group_size();
             let valid = |list: &[usize], size: usize| !list.is_empty() && list.is_sorted_by(|a, b| a < b) && list.iter().all(|&i| i < size);
-            let whole_groups = layer.heads.iter().copied().eq(layer.kv_heads.iter().flat_map(|&unit| unit.saturating_mul(group)..unit.saturating_mul(group).saturating_add(group)));
+            let whole_groups = layer
+                .heads
+                .iter()
+                .copied()
+                .eq(layer.kv_heads.iter().flat_map(|&unit| unit.saturating_mul(group)..unit.saturating_mul(group).saturating_add(group)));
             if !valid(&layer.kv_heads, shape.key_value_heads) || !valid(&layer.neurons, shape.intermediate_size) || !whole_groups {
                 return Err(Error::input(format!(
                     "the plan's layer {index} is not a list of ascending places of this model with whole groups of heads, at least one of each"

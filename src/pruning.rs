@@ -75,7 +75,8 @@ pub fn check_statistics(model: &Model, statistics: &Statistics) -> Result<()> {
         return Err(other());
     }
     for (layer, shape) in statistics.layers.iter().zip(&model.architecture.layers) {
-        let fits = layer.attention.channels() == shape.heads * model.architecture.head_dim && layer.mlp.channels() == shape.intermediate_size;
+        let fits =
+            layer.attention.channels() == shape.heads * model.architecture.head_dim && layer.mlp.channels() == shape.intermediate_size;
         if !fits {
             return Err(other());
         }
@@ -110,7 +111,12 @@ pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &Pl
 }
 
 /// Plans by the norms of the weights alone.
-pub fn plan_by_magnitude<E: Engine>(engine: &E, model: &Model, options: &PlanOptions, progress: &dyn Progress) -> Result<(Plan, Vec<String>)> {
+pub fn plan_by_magnitude<E: Engine>(
+    engine: &E,
+    model: &Model,
+    options: &PlanOptions,
+    progress: &dyn Progress,
+) -> Result<(Plan, Vec<String>)> {
     let count = model.architecture.layers.len();
     progress.start("reading weights", "layers", count as u64);
     let layer = |index: usize| -> Result<LayerScores> {

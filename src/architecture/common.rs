@@ -19,7 +19,11 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
     let head_dim = match config.optional_size("head_dim")? {
         Some(head_dim) => head_dim,
         None if hidden_size % heads == 0 => hidden_size / heads,
-        None => return Err(config.error(format_args!("`hidden_size` {hidden_size} is not a multiple of {heads} heads, and `head_dim` is missing"))),
+        None => {
+            return Err(
+                config.error(format_args!("`hidden_size` {hidden_size} is not a multiple of {heads} heads, and `head_dim` is missing"))
+            );
+        }
     };
     if head_dim % 2 != 0 {
         return Err(config.error(format_args!("`head_dim` {head_dim} is odd; rotary embedding needs pairs of channels")));
@@ -45,7 +49,7 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
         vocabulary_size: config.size("vocab_size")?,
         head_dim,
         rms_norm_eps: config.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope: Rope::read(config)?,
+        rope: Rope::read(config, head_dim)?,
         tied_embeddings: config.flag("tie_word_embeddings", false)?,
         layers: vec![layer; layers],
     })
@@ -91,7 +95,11 @@ pub fn apply_pruned_sizes(config: &Config, architecture: &mut Architecture) -> R
     let Some(pruned) = config.optional_object(PRUNED_KEY)? else { return Ok(()) };
     let layers = pruned.optional_objects("layers")?.unwrap_or_default();
     if layers.len() != architecture.layers.len() {
-        return Err(config.error(format_args!("`{PRUNED_KEY}` lists {} layers, the model has {}", layers.len(), architecture.layers.len())));
+        return Err(config.error(format_args!(
+            "`{PRUNED_KEY}` lists {} layers, the model has {}",
+            layers.len(),
+            architecture.layers.len()
+        )));
     }
     for (shape, sizes) in architecture.layers.iter_mut().zip(&layers) {
         shape.heads = sizes.size("num_attention_heads")?;
@@ -100,7 +108,9 @@ pub fn apply_pruned_sizes(config: &Config, architecture: &mut Architecture) -> R
         shape.o_bias = sizes.flag("o_proj_bias", shape.o_bias)?;
         shape.down_bias = sizes.flag("down_proj_bias", shape.down_bias)?;
         if shape.heads % shape.key_value_heads != 0 {
-            return Err(config.error(format_args!("`{PRUNED_KEY}`: {} heads cannot share {} key-value heads", shape.heads, shape.key_value_heads)));
+            return Err(
+                config.error(format_args!("`{PRUNED_KEY}`: {} heads cannot share {} key-value heads", shape.heads, shape.key_value_heads))
+            );
         }
     }
     Ok(())

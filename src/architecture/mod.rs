@@ -112,7 +112,10 @@ impl Architecture {
     #[must_use]
     pub fn prunable_parameters(&self) -> u64 {
         (0..self.layers.len())
-            .map(|i| self.layers[i].key_value_heads as u64 * self.unit_parameters(i) + self.layers[i].intermediate_size as u64 * self.neuron_parameters())
+            .map(|i| {
+                self.layers[i].key_value_heads as u64 * self.unit_parameters(i)
+                    + self.layers[i].intermediate_size as u64 * self.neuron_parameters()
+            })
             .sum()
     }
 

@@ -8,22 +8,40 @@ use std::f64::consts::PI;
 /// How angles grow with the position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    theta: f64,
-    scaling: Scaling,
+    /// Angle per position of each of `head_dim / 2` pairs of channels, in radians.
+    pub frequencies: Vec<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
 enum Scaling {
     None,
     /// All frequencies divided by a factor.
     Linear(f64),
     /// Low frequencies divided, high ones kept, the band between blended (Llama 3.1).
-    Llama3 { factor: f64, low: f64, high: f64, original_positions: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original_positions: f64,
+    },
+}
+
+impl Scaling {
+    fn apply(&self, frequency: f64) -> f64 {
+        match *self {
+            Self::None => frequency,
+            Self::Linear(factor) => frequency / factor,
+            Self::Llama3 { factor, low, high, original_positions } => {
+                let turns = original_positions * frequency / (2.0 * PI);
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                kept * frequency + (1.0 - kept) * frequency / factor
+            }
+        }
+    }
 }
 
 impl Rope {
-    /// Reads the kind from a configuration.
-    pub fn read(config: &Config) -> Result<Self> {
+    /// Reads kind and base from a configuration.
+    pub fn read(config: &Config, head_dim: usize) -> Result<Self> {
         let parameters = match config.optional_object("rope_parameters")? {
             Some(parameters) => Some(parameters),
             None => config.optional_object("rope_scaling")?,
@@ -32,12 +50,17 @@ impl Rope {
             Some(theta) => theta,
             None => config.optional_number("rope_theta")?.unwrap_or(10_000.0),
         };
-        let Some(parameters) = parameters else { return Ok(Self { theta, scaling: Scaling::None }) };
+        let scaling = parameters.map_or(Ok(Scaling::None), |parameters| Self::read_scaling(config, &parameters))?;
+        let plain = (0..head_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64));
+        Ok(Self { frequencies: plain.map(|frequency| scaling.apply(frequency)).collect() })
+    }
+
+    fn read_scaling(config: &Config, parameters: &Config) -> Result<Scaling> {
         let kind = match parameters.optional_text("rope_type")? {
             Some(kind) => Some(kind),
             None => parameters.optional_text("type")?,
         };
-        let scaling = match kind.unwrap_or("default") {
+        Ok(match kind.unwrap_or("default") {
             "default" => Scaling::None,
             "linear" => Scaling::Linear(parameters.number("factor")?),
             "llama3" => Scaling::Llama3 {
@@ -46,35 +69,20 @@ impl Rope {
                 high: parameters.number("high_freq_factor")?,
                 original_positions: parameters.number("original_max_position_embeddings")?,
             },
-            other => return Err(config.error(format_args!("the RoPE kind `{other}` is not supported; supported are default, linear and llama3"))),
-        };
-        Ok(Self { theta, scaling })
-    }
-
-    /// Angle per position of each of `head_dim / 2` pairs, in radians.
-    #[must_use]
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
-        let plain = (0..head_dim / 2).map(|pair| self.theta.powf(-2.0 * pair as f64 / head_dim as f64));
-        plain
-            .map(|frequency| match self.scaling {
-                Scaling::None => frequency,
-                Scaling::Linear(factor) => frequency / factor,
-                Scaling::Llama3 { factor, low, high, original_positions } => {
-                    let turns = original_positions * frequency / (2.0 * PI);
-                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    kept * frequency + (1.0 - kept) * frequency / factor
-                }
-            })
-            .collect()
+            other => {
+                return Err(
+                    config.error(format_args!("the RoPE kind `{other}` is not supported; supported are default, linear and llama3"))
+                );
+            }
+        })
     }
 
     /// `[positions, head_dim]`: the cosines, then the sines, of each pair's angle.
     #[must_use]
-    pub fn table(&self, positions: usize, head_dim: usize) -> Vec<f32> {
-        let frequencies = self.frequencies(head_dim);
-        let mut table = Vec::with_capacity(positions * head_dim);
+    pub fn table(&self, positions: usize) -> Vec<f32> {
+        let mut table = Vec::with_capacity(positions * 2 * self.frequencies.len());
         for position in 0..positions {
-            let angles = || frequencies.iter().map(|f| position as f64 * f);
+            let angles = || self.frequencies.iter().map(|f| position as f64 * f);
             table.extend(angles().map(|a| a.cos() as f32));
             table.extend(angles().map(|a| a.sin() as f32));
         }

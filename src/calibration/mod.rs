@@ -64,7 +64,9 @@ impl CalibrationOptions {
         let range: Range<usize> = match self.shard {
             None => 0..self.samples,
             Some(_) if self.mode == Mode::Compat => {
-                return Err(Error::input("--compat updates its statistics window by window, so their order matters and they cannot be sharded"));
+                return Err(Error::input(
+                    "--compat updates its statistics window by window, so their order matters and they cannot be sharded",
+                ));
             }
             Some(shard) => shard.windows(self.samples, windows_per_slot)?,
         };

@@ -79,7 +79,12 @@ impl ResumeState {
     }
 
     /// Saves, if the last save is long enough ago for its cost. A failure to save is told, but does not stop the run.
-    pub fn save_if_due(&self, header: &Header, layers: &[LayerStatistics], hidden_states: impl FnOnce() -> Result<Vec<Vec<f32>>>) -> Result<()> {
+    pub fn save_if_due(
+        &self,
+        header: &Header,
+        layers: &[LayerStatistics],
+        hidden_states: impl FnOnce() -> Result<Vec<Vec<f32>>>,
+    ) -> Result<()> {
         let (last, cost) = self.last.get();
         if last.elapsed() < self.interval.max(cost * COST_SHARE) {
             return Ok(());

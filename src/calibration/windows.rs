@@ -63,7 +63,9 @@ pub fn window_starts(tokens: usize, length: usize, samples: usize, seed: u64) ->
 /// The number of whole windows of `length` tokens, at most `limit`.
 pub fn sequential_windows(tokens: usize, length: usize, limit: Option<usize>) -> Result<usize> {
     match tokens / length {
-        0 => Err(Error::input(format!("the text has {tokens} tokens, too few for one window of {length}; give a longer text or a smaller --sequence-length"))),
+        0 => Err(Error::input(format!(
+            "the text has {tokens} tokens, too few for one window of {length}; give a longer text or a smaller --sequence-length"
+        ))),
         windows => Ok(windows.min(limit.unwrap_or(windows))),
     }
 }

@@ -124,10 +124,8 @@ impl OutputFile {
             return Err(Error::file(output, "is a folder; the output is a file"));
         }
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
-        let folder = tempfile::Builder::new()
-            .prefix(&prefix(output))
-            .tempdir_in(&parent)
-            .map_err(Error::io(&parent, "cannot create a file in"))?;
+        let folder =
+            tempfile::Builder::new().prefix(&prefix(output)).tempdir_in(&parent).map_err(Error::io(&parent, "cannot create a file in"))?;
         Ok(Self { folder, output: output.to_owned() })
     }
 

@@ -21,9 +21,8 @@ impl TensorFile {
     /// Maps a file and reads its header.
     pub fn open(path: &Path) -> Result<Self> {
         let map = files::map(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::file(path, format!("is not a complete safetensors file ({e}); is the download or copy finished?"))
-        })?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|e| Error::file(path, format!("is not a complete safetensors file ({e}); is the download or copy finished?")))?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self {
             path: path.to_owned(),

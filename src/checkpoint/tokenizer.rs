@@ -16,7 +16,8 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(Error::file(&path, "is missing; text cannot be tokenised without it"));
         }
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::file(&path, format!("cannot be read as a tokenizer: {e}")))?;
+        let inner =
+            tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::file(&path, format!("cannot be read as a tokenizer: {e}")))?;
         Ok(Self { path, inner })
     }
 

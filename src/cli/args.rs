@@ -308,6 +308,9 @@ pub struct ForwardArguments {
     /// Save the inputs of o_proj and down_proj of every layer too
     #[arg(long)]
     pub taps: bool,
+    /// Round the rotary frequencies to the weights' format, as a model object cast to 16 bits has them (a loaded one does not)
+    #[arg(long)]
+    pub cast_rope: bool,
 }
 
 #[derive(Debug, Args)]

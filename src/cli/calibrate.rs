@@ -69,8 +69,12 @@ pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Res
     output.commit()?;
     let header = &merged.header;
     if !header.is_complete() {
-        terminal.note(&format!("of {} windows only {:?} are measured so far; merge the missing shards before planning", header.samples, header.windows));
+        terminal.note(&format!(
+            "of {} windows only {:?} are measured so far; merge the missing shards before planning",
+            header.samples, header.windows
+        ));
     }
     let report = json!({"output": args.output, "tokens": header.tokens(), "windows": header.windows, "complete": header.is_complete()});
-    terminal.result(&report, || format!("{}: {} tokens from {} files", args.output.display(), grouped(header.tokens()), args.statistics.len()))
+    terminal
+        .result(&report, || format!("{}: {} tokens from {} files", args.output.display(), grouped(header.tokens()), args.statistics.len()))
 }

@@ -1,6 +1,6 @@
 //! `flap-gpu compact`.
 
-use super::args::{CompactArguments, Common};
+use super::args::{Common, CompactArguments};
 use super::plan::{layers_json, share};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, with_engine};

@@ -10,7 +10,16 @@ pub fn run(terminal: &Terminal) -> Result<()> {
     let cpu = CpuEngine::default();
     terminal.result(&json!({"adapters": adapters, "cpu": cpu.info()}), || {
         let yes = |flag: bool| if flag { "yes" } else { "no" }.to_string();
-        let mut rows = vec![vec!["cpu".into(), cpu.info().name.clone(), "native".into(), "Cpu".into(), "-".into(), "-".into(), "-".into(), "-".into()]];
+        let mut rows = vec![vec![
+            "cpu".into(),
+            cpu.info().name.clone(),
+            "native".into(),
+            "Cpu".into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+        ]];
         rows.extend(adapters.iter().enumerate().map(|(index, a)| {
             vec![
                 format!("gpu:{index}"),

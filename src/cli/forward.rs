@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open(&args.model)?;
+    let mut model = Model::open(&args.model)?;
+    if args.cast_rope {
+        model.cast_rope()?;
+    }
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let (ids, [batch, length]) = read_ids(&args.tokens)?;
     let engine = open_engine(common)?;

@@ -37,7 +37,14 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     terminal.result(&report, || {
         let rows = a.layers.iter().enumerate().map(|(index, l)| {
             let yes = |flag: bool| if flag { "bias" } else { "" }.to_string();
-            vec![index.to_string(), l.heads.to_string(), l.key_value_heads.to_string(), l.intermediate_size.to_string(), yes(l.o_bias), yes(l.down_bias)]
+            vec![
+                index.to_string(),
+                l.heads.to_string(),
+                l.key_value_heads.to_string(),
+                l.intermediate_size.to_string(),
+                yes(l.o_bias),
+                yes(l.down_bias),
+            ]
         });
         format!(
             "{} of {} layers, hidden size {}, head size {}, vocabulary {}\n{} parameters ({} prunable), {} on disk\n{}",

@@ -38,7 +38,8 @@ pub fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let closed = error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe));
+            let closed =
+                error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe));
             if closed {
                 // The reader of our output has seen enough, as with `| head`.
                 return ExitCode::SUCCESS;
@@ -76,8 +77,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Devices => devices::run(&terminal),
         Command::Demo => demo::run(common, &terminal),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut script);
+            terminal.print(&script)
         }
     }
 }

@@ -42,12 +42,7 @@ pub fn layers_json(plan: &Plan) -> Value {
 pub fn layers_table(plan: &Plan) -> String {
     let row = |(index, (kept, dense)): (usize, (&crate::plan::PlannedLayer, &[usize; 3]))| {
         let of = |kept: usize, dense: usize| format!("{kept} of {dense}");
-        vec![
-            index.to_string(),
-            of(kept.heads.len(), dense[0]),
-            of(kept.kv_heads.len(), dense[1]),
-            of(kept.neurons.len(), dense[2]),
-        ]
+        vec![index.to_string(), of(kept.heads.len(), dense[0]), of(kept.kv_heads.len(), dense[1]), of(kept.neurons.len(), dense[2])]
     };
     let rows = plan.layers.iter().zip(&plan.model.layers).enumerate().map(row).collect();
     table(&["layer", "heads kept", "KV heads kept", "neurons kept"], rows)

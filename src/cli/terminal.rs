@@ -25,7 +25,14 @@ impl Terminal {
         let mut out = if self.json { serde_json::to_string_pretty(json)? } else { text() };
         out.truncate(out.trim_end().len());
         out.push('\n');
-        Ok(std::io::stdout().write_all(out.as_bytes())?)
+        self.print(out.as_bytes())
+    }
+
+    /// Writes to standard output as it is.
+    pub fn print(&self, bytes: &[u8]) -> Result<()> {
+        let mut stdout = std::io::stdout();
+        stdout.write_all(bytes)?;
+        Ok(stdout.flush()?)
     }
 
     /// A note for the user, on standard error.

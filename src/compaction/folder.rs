@@ -121,7 +121,14 @@ fn tensors(model: &Model, plan: &Plan, biases: &[LayerBiases]) -> Result<Vec<(Te
     Ok(result)
 }
 
-fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer, head_dim: usize, mask_only: bool) -> (TensorHeader, Source) {
+fn cut(
+    host: HostTensor,
+    layer: usize,
+    tensor: LayerTensor,
+    kept: &PlannedLayer,
+    head_dim: usize,
+    mask_only: bool,
+) -> (TensorHeader, Source) {
     use Part::*;
     let whole = Slice::whole(&host).zeroing(mask_only);
     let slice = match tensor.part {
@@ -148,10 +155,11 @@ fn bias(part: Part, layer: usize, dtype: Dtype, values: Vec<f32>) -> Result<(Ten
     let mut bytes = Vec::with_capacity(values.len() * dtype.size());
     values.iter().for_each(|&value| dtype.push(value, &mut bytes));
     let name = part.name(layer);
-    let mut written = vec![0.0; values.len()];
-    crate::engine::widen(dtype, &bytes, &mut written);
-    if written.iter().any(|v| !v.is_finite()) {
-        return Err(Error::NotFinite(format!("tensor `{name}`: a compensation bias overflows {}; use --compensation none", dtype.safetensors_name())));
+    if values.iter().any(|&v| !dtype.round(v).is_finite()) {
+        return Err(Error::NotFinite(format!(
+            "tensor `{name}`: a compensation bias overflows {}; use --compensation none",
+            dtype.safetensors_name()
+        )));
     }
     let header = TensorHeader { name, dtype: dtype.safetensors_name().into(), shape: vec![values.len()], bytes: bytes.len() };
     Ok((header, Source::Made(bytes)))

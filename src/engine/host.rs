@@ -33,6 +33,16 @@ impl Dtype {
         }
     }
 
+    /// `value` rounded to this format, to nearest even.
+    #[must_use]
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => half::f16::from_f32(value).to_f32(),
+            Self::Bf16 => half::bf16::from_f32(value).to_f32(),
+        }
+    }
+
     /// Appends `value` in this format, rounded to nearest even, little endian.
     pub fn push(self, value: f32, bytes: &mut Vec<u8>) {
         match self {

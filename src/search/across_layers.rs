@@ -82,7 +82,11 @@ pub fn adaptive(problem: &Problem) -> Vec<Kept> {
     let unit_count = candidates.len();
     for scores in &neurons {
         let best = best(scores);
-        candidates.extend(scores.iter().enumerate().map(|(i, &score)| Candidate { score, cost: 1.0, forced: i == best && !problem.strict }));
+        candidates.extend(scores.iter().enumerate().map(|(i, &score)| Candidate {
+            score,
+            cost: 1.0,
+            forced: i == best && !problem.strict,
+        }));
     }
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|&a, &b| {

@@ -102,7 +102,9 @@ pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
     let mut tensors = Vec::new();
     for (index, layer) in statistics.layers.iter().enumerate() {
         for site in Site::BOTH {
-            tensors.extend(vectors(layer.site(site)).into_iter().map(|(name, values)| (format!("layers.{index}.{}.{name}", site.name()), values)));
+            tensors.extend(
+                vectors(layer.site(site)).into_iter().map(|(name, values)| (format!("layers.{index}.{}.{name}", site.name()), values)),
+            );
         }
     }
     let headers: Vec<TensorHeader> = tensors
@@ -134,7 +136,10 @@ pub fn read(path: &Path) -> Result<Statistics> {
         return Err(Error::file(path, "is not a statistics file of `flap-gpu calibrate`"));
     }
     if value("version") != Some(&VERSION.to_string()) {
-        return Err(Error::file(path, format!("has format version {}; this program reads {VERSION}", value("version").unwrap_or("(none)"))));
+        return Err(Error::file(
+            path,
+            format!("has format version {}; this program reads {VERSION}", value("version").unwrap_or("(none)")),
+        ));
     }
     let damaged = |what: &str| Error::file(path, format!("has a damaged header ({what}); run `flap-gpu calibrate` again"));
     let header: Header = serde_json::from_str(value(HEADER_KEY).unwrap_or_default()).map_err(|e| damaged(&e.to_string()))?;

@@ -111,7 +111,9 @@ pub fn merge(parts: Vec<Statistics>) -> Result<Statistics> {
             for (into, from) in [(&mut into.attention, from.attention), (&mut into.mlp, from.mlp)] {
                 match (&mut into.spread, from.spread) {
                     (Spread::Exact(into), Spread::Exact(from)) => into.merge(&from),
-                    _ => return Err(Error::input("statistics taken with --compat depend on the order of all windows and cannot be merged")),
+                    _ => {
+                        return Err(Error::input("statistics taken with --compat depend on the order of all windows and cannot be merged"));
+                    }
                 }
             }
         }

@@ -115,8 +115,7 @@ pub(super) fn open(choice: AdapterChoice<'_>) -> Result<Option<(Context, DeviceI
     };
     let opened = pollster::block_on(adapter.request_device(&descriptor));
     let info = adapter.get_info();
-    let (device, queue) = opened
-        .map_err(|e| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() })?;
+    let (device, queue) = opened.map_err(|e| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() })?;
     let limits = adapter.limits();
     let device_info = DeviceInfo {
         kind: "gpu",

@@ -64,15 +64,7 @@ impl Context {
                 lock(&note).get_or_insert_with(|| format!("device lost: {message}"));
             }
         });
-        Self {
-            device,
-            queue,
-            limits,
-            failure,
-            pipelines: Mutex::default(),
-            pool: Arc::default(),
-            pending: Mutex::default(),
-        }
+        Self { device, queue, limits, failure, pipelines: Mutex::default(), pool: Arc::default(), pending: Mutex::default() }
     }
 
     pub fn limits(&self) -> &wgpu::Limits {

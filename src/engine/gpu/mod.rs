@@ -10,7 +10,9 @@ mod shaders;
 pub use adapter::{AdapterChoice, AdapterReport, list};
 pub use shaders::Kernel;
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments};
+use super::{
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments,
+};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, bytes_of, cast_slice};
 use context::{Buffer, Context};
@@ -58,11 +60,14 @@ pub struct Matrix {
 
 impl Matrix {
     fn format(&self) -> (&'static str, u32) {
-        ("WEIGHT_FORMAT", match self.dtype {
-            Dtype::F32 => 0,
-            Dtype::F16 => 1,
-            Dtype::Bf16 => 2,
-        })
+        (
+            "WEIGHT_FORMAT",
+            match self.dtype {
+                Dtype::F32 => 0,
+                Dtype::F16 => 1,
+                Dtype::Bf16 => 2,
+            },
+        )
     }
 }
 
@@ -267,7 +272,14 @@ impl Engine for GpuEngine {
             let params = words([rows, matrix.columns]);
             let groups = [matrix.columns.div_ceil(COLUMN_THREADS) as u32, 1, 1];
             let operation = || format!("[{rows}, {}] {:?}", matrix.columns, matrix.dtype);
-            self.context.dispatch(Kernel::ColumnNorms, &[matrix.format()], bytes_of(&params), &[(1, panel), (2, &norms.buffer)], groups, operation)?;
+            self.context.dispatch(
+                Kernel::ColumnNorms,
+                &[matrix.format()],
+                bytes_of(&params),
+                &[(1, panel), (2, &norms.buffer)],
+                groups,
+                operation,
+            )?;
         }
         let norms = self.download(&norms)?;
         Ok(ColumnNorms {

@@ -1,0 +1,365 @@
+//! The built program, as a user runs it, on the small model of the demo.
+
+use crate::support::{data, demo_model, normalised_squared_error, run, run_json};
+use flap_gpu::calibration::{CalibrationOptions, ResumeState, calibrate};
+use flap_gpu::checkpoint::{TensorFile, Tokenizer};
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::model::Model;
+use flap_gpu::progress::{Progress, Silent};
+use flap_gpu::statistics::{self, Mode};
+use serde_json::Value;
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Paths in a temporary folder that holds the demo's texts.
+struct Place {
+    folder: tempfile::TempDir,
+    model: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("calibration.txt"), include_str!("../../demo/calibration.txt")).unwrap();
+        fs::write(folder.path().join("test.txt"), include_str!("../../demo/test.txt")).unwrap();
+        Self { folder, model: demo_model().to_str().unwrap().to_string() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_string()
+    }
+
+    fn prune(&self, model: &str, output: &str, more: &[&str]) -> Value {
+        let (text, output) = (self.path("calibration.txt"), self.path(output));
+        run_json(&[&["prune", model, "--calibration", &text, "--output", &output, "--samples", "64", "--device", "cpu"], more].concat())
+    }
+
+    fn perplexity(&self, model: &str) -> f64 {
+        let report =
+            run_json(&["eval", model, "--text", &self.path("test.txt"), "--sequence-length", "128", "--windows", "40", "--device", "cpu"]);
+        assert_eq!(report["windows"], 40);
+        assert_eq!(report["tokens"], 40 * 128);
+        assert_eq!(report["sequence_length"], 128);
+        assert!(report["seconds"].as_f64().unwrap() > 0.0 && report["device"].as_str().unwrap().starts_with("cpu"));
+        report["perplexity"].as_f64().unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_pruned_folder_is_a_model_again() {
+    let place = Place::new();
+    let report = place.prune(&place.model, "half", &["--ratio", "0.5"]);
+    let half = place.path("half");
+    assert!((report["ratio_reached"].as_f64().unwrap() - 0.5).abs() < 0.01, "{report}");
+    assert!(report["parameters_after"].as_u64().unwrap() < report["parameters_before"].as_u64().unwrap());
+    assert_eq!(report["layers"].as_array().unwrap().len(), 4);
+    assert_eq!(report["calibration"]["tokens"], 64 * 128);
+    assert_eq!(report["output"], half.as_str());
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "plan.json"] {
+        assert!(Path::new(&half).join(file).is_file(), "{file}");
+    }
+    let (dense, pruned) = (place.perplexity(&place.model), place.perplexity(&half));
+    assert!(dense < pruned && pruned < 10.0 * dense, "dense {dense}, pruned {pruned}");
+
+    let inspected = run_json(&["inspect", &half]);
+    assert_eq!(inspected["parameters"], report["parameters_after"]);
+    for (kept, layer) in report["layers"].as_array().unwrap().iter().zip(inspected["layers"].as_array().unwrap()) {
+        assert_eq!((&kept["heads"], &kept["neurons"]), (&layer["heads"], &layer["neurons"]));
+    }
+    assert_eq!(run_json(&["inspect", &place.path("half/plan.json")])["ratio_reached"], report["ratio_reached"]);
+
+    let again = place.prune(&half, "quarter", &["--ratio", "0.3"]);
+    assert_eq!(again["parameters_before"], report["parameters_after"]);
+    assert!(place.perplexity(&place.path("quarter")) > pruned);
+}
+
+#[test]
+fn three_steps_give_what_prune_gives() {
+    let place = Place::new();
+    place.prune(&place.model, "at-once", &["--ratio", "0.3"]);
+    let path = |name: &str| place.path(name);
+    let (text, stats, plan, stepwise) = (path("calibration.txt"), path("stats"), path("plan.json"), path("stepwise"));
+    let report = run_json(&["calibrate", &place.model, "--calibration", &text, "--output", &stats, "--samples", "64", "--device", "cpu"]);
+    assert_eq!(report["calibration"]["tokens"], 64 * 128);
+    assert_eq!(run_json(&["inspect", &stats])["complete"], true);
+    run_json(&["plan", &place.model, "--statistics", &stats, "--output", &plan, "--ratio", "0.3"]);
+    run_json(&["compact", &place.model, "--statistics", &stats, "--plan", &plan, "--output", &stepwise, "--device", "cpu"]);
+    for file in ["config.json", "model.safetensors", "plan.json"] {
+        assert_eq!(fs::read(Path::new(&path("at-once")).join(file)).unwrap(), fs::read(Path::new(&stepwise).join(file)).unwrap(), "{file}");
+    }
+}
+
+#[test]
+fn masking_keeps_the_shapes_and_the_function() {
+    let place = Place::new();
+    let removed = place.prune(&place.model, "removed", &["--ratio", "0.3"]);
+    let masked = place.prune(&place.model, "masked", &["--ratio", "0.3", "--mask-only"]);
+    assert!(masked["parameters_after"].as_u64() > removed["parameters_after"].as_u64());
+    let (a, b) = (place.perplexity(&place.path("removed")), place.perplexity(&place.path("masked")));
+    assert!((a / b - 1.0).abs() < 1e-5, "{a} and {b}");
+}
+
+#[test]
+fn every_method_and_structure_runs() {
+    let place = Place::new();
+    for (index, more) in [
+        ["--method", "wanda-sp"],
+        ["--method", "magnitude-sp"],
+        ["--structure", "al-mm"],
+        ["--structure", "ul-mm"],
+        ["--structure", "ul-um"],
+        ["--metric", "ifv"],
+        ["--metric", "wifn"],
+        ["--compensation", "none"],
+        ["--round-neurons", "32"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let report = place.prune(&place.model, &format!("out{index}"), &[&more[..], &["--ratio", "0.3"]].concat());
+        let reached = report["ratio_reached"].as_f64().unwrap();
+        // A third of three KV heads is the smallest share of attention that can go, and rounding down leaves them all.
+        assert!((reached - 0.3).abs() < 0.1, "{more:?}: {reached}");
+        if more[0] == "--round-neurons" {
+            assert!(report["layers"].as_array().unwrap().iter().all(|l| l["neurons"].as_u64().unwrap() % 32 == 0));
+        }
+    }
+}
+
+#[test]
+fn shards_merge_to_one_run() {
+    let place = Place::new();
+    let text = place.path("calibration.txt");
+    let calibrate = |output: &str, more: &[&str]| {
+        let output = place.path(output);
+        let fixed = ["calibrate", &place.model, "--calibration", &text, "--output", &output, "--samples", "100", "--device", "cpu"];
+        run(&[&fixed, more].concat())
+    };
+    assert_eq!(calibrate("whole", &[]).0, 0);
+    let parts: Vec<String> = (1..=3).map(|i| format!("part{i}")).collect();
+    for (index, part) in parts.iter().enumerate() {
+        assert_eq!(calibrate(part, &["--shard", &format!("{}/3", index + 1)]).0, 0);
+    }
+    let paths: Vec<String> = [2, 0, 1].map(|i: usize| place.path(&parts[i])).into();
+    let (some, merged) = (place.path("some"), place.path("merged"));
+    let report = run_json(&["merge", &paths[0], &paths[1], "--output", &some]);
+    assert_eq!(report["complete"], false);
+    let (code, _, stderr) = run(&["plan", &place.model, "--statistics", &some, "--output", &place.path("p.json")]);
+    assert!(code == 1 && stderr.contains("merge the missing shards"), "{stderr}");
+    assert_eq!(run_json(&["merge", &some, &paths[2], "--output", &merged])["complete"], true);
+    let (code, _, stderr) = run(&["merge", &paths[0], &paths[0], "--output", &place.path("twice")]);
+    assert!(code == 1 && stderr.contains("measured by two"), "{stderr}");
+    let (code, _, stderr) = calibrate("compat", &["--compat", "--shard", "1/3"]);
+    assert!(code == 1 && stderr.contains("cannot be sharded"), "{stderr}");
+
+    let whole = statistics::read(Path::new(&place.path("whole"))).unwrap();
+    let merged = statistics::read(Path::new(&merged)).unwrap();
+    assert_eq!(whole.header, merged.header);
+    for (a, b) in whole.layers.iter().zip(&merged.layers) {
+        for (a, b) in [(&a.attention, &b.attention), (&a.mlp, &b.mlp)] {
+            let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs() / (a.abs() + 1e-30)).fold(0.0, f64::max);
+            assert!(apart(&a.fluctuation(), &b.fluctuation()) < 1e-12);
+            assert!(apart(a.mean(), b.mean()) < 1e-9);
+        }
+    }
+}
+
+/// Counts the work that was announced.
+struct Announced(Cell<u64>);
+
+impl Progress for Announced {
+    fn start(&self, _: &str, _: &str, total: u64) {
+        self.0.set(total);
+    }
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+#[test]
+fn an_interrupted_calibration_goes_on() {
+    let engine = CpuEngine::default();
+    let model = Model::open(&demo_model()).unwrap();
+    let tokens = Tokenizer::open(&model.path).unwrap().encode(include_str!("../../demo/calibration.txt")).unwrap();
+    let options = CalibrationOptions { samples: 20, sequence_length: 64, seed: 3, batch_tokens: Some(256), mode: Mode::Exact, shard: None };
+    let set = options.draw(&model, &tokens).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // Saved as often as saving is cheap beside computing, after the first layer at least. What stands after the last save is what
+    // an interrupted run leaves.
+    let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
+    let whole = calibrate(&engine, &model, &set, None, Some(&state), &Silent).unwrap();
+    let announced = Announced(Cell::new(0));
+    let resumed = calibrate(&engine, &model, &set, None, Some(&state), &announced).unwrap();
+    assert!([1, 2, 3].map(|layers| layers * 20 * 64).contains(&announced.0.get()), "{} tokens were left to do", announced.0.get());
+    assert_eq!(resumed, whole);
+    let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
+    calibrate(&engine, &model, &other, None, Some(&state), &announced).unwrap();
+    assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
+    state.remove();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn forward_saves_logits_and_site_inputs() {
+    let place = Place::new();
+    let golden = data("golden/llama-biased-f32");
+    let (tokens, output) = (golden.join("golden.safetensors"), place.path("out.safetensors"));
+    let report = run_json(&[
+        "forward",
+        golden.to_str().unwrap(),
+        "--tokens",
+        tokens.to_str().unwrap(),
+        "--output",
+        &output,
+        "--taps",
+        "--device",
+        "cpu",
+    ]);
+    let (theirs, ours) = (TensorFile::open(&tokens).unwrap(), TensorFile::open(Path::new(&output)).unwrap());
+    assert_eq!(report["tensors"].as_u64().unwrap() as usize, ours.names().len());
+    for name in ours.names() {
+        let values = |file: &TensorFile| bytemuck::pod_collect_to_vec::<u8, f32>(file.bytes(name).unwrap().as_ref());
+        assert_eq!(ours.info(name).unwrap().shape, theirs.info(name).unwrap().shape, "{name}");
+        assert!(normalised_squared_error(&values(&ours), &values(&theirs)) < 1e-8, "{name}");
+    }
+}
+
+/// Models whose reference activations come from a model object cast to 16 bits need the cast of its rotary frequencies too.
+#[test]
+fn forward_can_cast_rotary_frequencies() {
+    let place = Place::new();
+    let golden = data("golden/qwen2-bf16");
+    let tokens = golden.join("golden.safetensors");
+    let error = |name: &str, more: &[&str]| {
+        let output = place.path(name);
+        run_json(
+            &[&["forward", golden.to_str().unwrap(), "--tokens", tokens.to_str().unwrap(), "--output", &output, "--device", "cpu"], more]
+                .concat(),
+        );
+        let values =
+            |path: &Path| bytemuck::pod_collect_to_vec::<u8, f32>(TensorFile::open(path).unwrap().bytes("logits").unwrap().as_ref());
+        normalised_squared_error(&values(Path::new(&output)), &values(&tokens))
+    };
+    assert!(error("cast", &["--cast-rope"]) < 1e-8);
+    assert!(error("exact", &[]) > 1e-8);
+}
+
+#[test]
+fn output_is_replaced_only_when_forced() {
+    let place = Place::new();
+    place.prune(&place.model, "out", &["--ratio", "0.2"]);
+    let first = fs::read(Path::new(&place.path("out")).join("model.safetensors")).unwrap();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let (code, _, stderr) = run(&["prune", &place.model, "--calibration", &text, "--output", &output, "--device", "cpu"]);
+    assert!(code == 1 && stderr.contains("--force"), "{stderr}");
+    assert_eq!(first, fs::read(Path::new(&output).join("model.safetensors")).unwrap());
+    place.prune(&place.model, "out", &["--ratio", "0.5", "--force"]);
+    assert!(fs::metadata(Path::new(&output).join("model.safetensors")).unwrap().len() < first.len() as u64);
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+}
+
+#[test]
+fn the_demo_tells_what_it_did() {
+    let report = run_json(&["demo", "--device", "cpu"]);
+    let models = report["models"].as_array().unwrap();
+    let perplexity = |i: usize| models[i]["perplexity"].as_f64().unwrap();
+    assert_eq!(models.len(), 3);
+    assert!((perplexity(0) - 1.82).abs() < 0.01, "the dense model's perplexity is {}", perplexity(0));
+    assert!(perplexity(0) < perplexity(1) && perplexity(1) < perplexity(2));
+    let (code, stdout, _) = run(&["demo", "--device", "cpu"]);
+    assert_eq!(code, 0);
+    for part in ["dense", "20 % pruned", "50 % pruned", "perplexity", "flap-gpu prune"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["prune"][..],
+        &["nonsense"],
+        &["prune", "a", "--output", "b", "--ratio", "much"],
+        &["calibrate", "a", "--output", "b", "--shard", "3/2"],
+        &["eval", "a"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("error:"), "{stderr}");
+    }
+    assert_eq!(run(&["--help"]).0, 0);
+    assert_eq!(run(&["--version"]).1, format!("flap-gpu {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn quiet_is_quiet_and_completions_exist() {
+    let place = Place::new();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let (code, _, stderr) =
+        run(&["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "8", "--device", "cpu", "--quiet"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (code, stdout, _) = run(&["completions", shell]);
+        assert!(code == 0 && stdout.contains("flap-gpu") && stdout.contains("round-neurons"), "{shell}");
+    }
+}
+
+#[test]
+fn devices_are_listed() {
+    let report = run_json(&["devices"]);
+    assert_eq!(report["cpu"]["kind"], "cpu");
+    for adapter in report["adapters"].as_array().unwrap() {
+        assert!(adapter["name"].is_string() && adapter["max_buffer_size"].as_u64().unwrap() > 0, "{adapter}");
+    }
+}
+
+/// Ctrl-C: exit code 1, an earlier output intact, no temporary files left.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let place = Place::new();
+    place.prune(&place.model, "out", &["--ratio", "0.2"]);
+    let before = fs::read(Path::new(&place.path("out")).join("model.safetensors")).unwrap();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let arguments =
+        ["prune", &place.model, "--calibration", &text, "--output", &output, "--force", "--samples", "400000", "--device", "cpu"];
+    let child =
+        std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let started = std::time::Instant::now();
+    while place.names().len() < 4 {
+        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let finished = child.wait_with_output().unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{}", String::from_utf8_lossy(&finished.stderr));
+    assert!(String::from_utf8_lossy(&finished.stderr).contains("interrupted"));
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+    assert_eq!(before, fs::read(Path::new(&output).join("model.safetensors")).unwrap());
+}
+
+/// A reader that goes away early, such as `| head -1`, is not an error.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_error() {
+    for arguments in [&["completions", "bash"][..], &["inspect", demo_model().to_str().unwrap()]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu"))
+            .args(arguments)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let finished = child.wait_with_output().unwrap();
+        assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    }
+}

@@ -1,0 +1,343 @@
+//! One table of cases for every operation: both engines against a plain f64 computation, over odd, non-square shapes that no
+//! tile divides.
+
+use crate::support::{gpu, noise, normalised_squared_error, on_both_engines};
+use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, SharedBytes, negative_log_likelihood, widen};
+use std::sync::Arc;
+
+/// One operation with its sizes.
+#[derive(Debug, Clone, Copy)]
+enum Case {
+    /// `[tokens, inputs]` by `[outputs, inputs]`.
+    Linear {
+        tokens: usize,
+        inputs: usize,
+        outputs: usize,
+        dtype: Dtype,
+        bias: bool,
+    },
+    RmsNorm {
+        rows: usize,
+        columns: usize,
+        width: usize,
+    },
+    Rope {
+        windows: usize,
+        window_tokens: usize,
+        heads: usize,
+        head_dim: usize,
+    },
+    Attention {
+        windows: usize,
+        shape: AttentionShape,
+    },
+    Add {
+        rows: usize,
+        columns: usize,
+    },
+    Swiglu {
+        rows: usize,
+        columns: usize,
+    },
+    ScaleColumns {
+        rows: usize,
+        columns: usize,
+    },
+    ColumnNorms {
+        rows: usize,
+        columns: usize,
+        dtype: Dtype,
+    },
+    CrossEntropy {
+        tokens: usize,
+        vocabulary: usize,
+        panel: usize,
+    },
+}
+
+use Case::*;
+use Dtype::{Bf16, F16, F32};
+
+const fn attention(
+    windows: usize,
+    window_tokens: usize,
+    heads: usize,
+    key_value_heads: usize,
+    head_dim: usize,
+    sliding_window: Option<usize>,
+) -> Case {
+    Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
+}
+
+const CASES: [Case; 42] = [
+    Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
+    Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
+    Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
+    Linear { tokens: 65, inputs: 17, outputs: 129, dtype: F32, bias: false },
+    Linear { tokens: 130, inputs: 96, outputs: 70, dtype: F32, bias: true },
+    Linear { tokens: 7, inputs: 1027, outputs: 19, dtype: F32, bias: false },
+    Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F16, bias: true },
+    Linear { tokens: 65, inputs: 17, outputs: 129, dtype: F16, bias: false },
+    Linear { tokens: 130, inputs: 96, outputs: 70, dtype: F16, bias: true },
+    Linear { tokens: 257, inputs: 130, outputs: 66, dtype: F16, bias: false },
+    Linear { tokens: 3, inputs: 5, outputs: 7, dtype: Bf16, bias: true },
+    Linear { tokens: 65, inputs: 17, outputs: 129, dtype: Bf16, bias: false },
+    Linear { tokens: 130, inputs: 96, outputs: 70, dtype: Bf16, bias: true },
+    Linear { tokens: 9, inputs: 258, outputs: 300, dtype: Bf16, bias: false },
+    RmsNorm { rows: 1, columns: 1, width: 1 },
+    RmsNorm { rows: 5, columns: 67, width: 67 },
+    RmsNorm { rows: 3, columns: 1030, width: 1030 },
+    RmsNorm { rows: 7, columns: 48, width: 16 },
+    RmsNorm { rows: 70_001, columns: 2, width: 2 },
+    Rope { windows: 1, window_tokens: 1, heads: 1, head_dim: 2 },
+    Rope { windows: 3, window_tokens: 37, heads: 3, head_dim: 10 },
+    Rope { windows: 2, window_tokens: 129, heads: 5, head_dim: 64 },
+    attention(1, 1, 1, 1, 2, None),
+    attention(3, 5, 2, 2, 6, None),
+    attention(2, 37, 6, 3, 10, None),
+    attention(2, 65, 4, 1, 32, None),
+    attention(1, 130, 3, 3, 64, None),
+    attention(1, 300, 2, 1, 128, None),
+    attention(1, 70, 2, 1, 256, None),
+    attention(2, 70, 4, 2, 16, Some(1)),
+    attention(2, 70, 4, 2, 16, Some(19)),
+    attention(1, 200, 2, 2, 8, Some(500)),
+    Add { rows: 3, columns: 5 },
+    Add { rows: 257, columns: 300 },
+    Swiglu { rows: 1, columns: 1 },
+    Swiglu { rows: 129, columns: 67 },
+    ScaleColumns { rows: 33, columns: 77 },
+    ColumnNorms { rows: 1, columns: 3, dtype: F32 },
+    ColumnNorms { rows: 203, columns: 131, dtype: F16 },
+    ColumnNorms { rows: 1000, columns: 65, dtype: Bf16 },
+    CrossEntropy { tokens: 5, vocabulary: 3, panel: 3 },
+    CrossEntropy { tokens: 67, vocabulary: 1001, panel: 300 },
+];
+
+impl Case {
+    /// Bound of the normalised squared error. f32 rounds by 6e-8, squared 3.6e-15; a sum of n terms in some order gathers at most
+    /// about n of these squares. exp and division of GPU drivers may be wrong by several units in the last place.
+    fn tolerance(&self) -> f64 {
+        const ROUNDING: f64 = 3.6e-15;
+        match *self {
+            Linear { inputs, .. } => ROUNDING * (inputs + 4) as f64,
+            RmsNorm { width, .. } => ROUNDING * (width + 8) as f64,
+            Attention { shape, .. } => ROUNDING * (16 * (shape.head_dim + shape.window_tokens)) as f64,
+            ColumnNorms { rows, .. } => ROUNDING * (rows + 4) as f64,
+            CrossEntropy { vocabulary, .. } => ROUNDING * (16 * vocabulary) as f64,
+            Add { .. } | ScaleColumns { .. } => ROUNDING,
+            Rope { .. } => 4.0 * ROUNDING,
+            Swiglu { .. } => 64.0 * ROUNDING,
+        }
+    }
+
+    fn run<E: Engine>(&self, engine: &E) -> Vec<f32> {
+        let up = |seed: u64, rows: usize, columns: usize| engine.upload(&noise(seed, rows * columns), columns).unwrap();
+        let down = |tensor: &E::Tensor| engine.download(tensor).unwrap();
+        match *self {
+            Linear { tokens, inputs, outputs, dtype, bias } => {
+                let weight = engine.upload_matrix(&matrix(2, outputs, inputs, dtype)).unwrap();
+                let bias = bias.then(|| up(3, 1, outputs));
+                down(&engine.linear(&up(1, tokens, inputs), &weight, bias.as_ref()).unwrap())
+            }
+            RmsNorm { rows, columns, width } => down(&engine.rms_norm(&up(1, rows, columns), &up(2, 1, width), 1e-5).unwrap()),
+            Rope { windows, window_tokens, heads, head_dim } => {
+                let mut x = up(1, windows * window_tokens, heads * head_dim);
+                engine.rope(&mut x, &up(2, window_tokens, head_dim), window_tokens).unwrap();
+                down(&x)
+            }
+            Attention { windows, shape } => {
+                let tokens = windows * shape.window_tokens;
+                let part = |seed, heads: usize| up(seed, tokens, heads * shape.head_dim);
+                let (q, k, v) = (part(1, shape.heads), part(2, shape.key_value_heads), part(3, shape.key_value_heads));
+                down(&engine.attention(&q, &k, &v, shape).unwrap())
+            }
+            Add { rows, columns } => {
+                let mut x = up(1, rows, columns);
+                engine.add(&mut x, &up(2, rows, columns)).unwrap();
+                down(&x)
+            }
+            Swiglu { rows, columns } => {
+                let mut gate = up(1, rows, columns);
+                engine.swiglu(&mut gate, &up(2, rows, columns)).unwrap();
+                down(&gate)
+            }
+            ScaleColumns { rows, columns } => {
+                let mut x = up(1, rows, columns);
+                engine.scale_columns(&mut x, &up(2, 1, columns)).unwrap();
+                down(&x)
+            }
+            ColumnNorms { rows, columns, dtype } => {
+                let norms = engine.column_norms(&engine.upload_matrix(&matrix(1, rows, columns, dtype)).unwrap()).unwrap();
+                [norms.square_sum, norms.absolute_mean].concat()
+            }
+            CrossEntropy { tokens, vocabulary, panel } => {
+                let logits = noise(1, tokens * vocabulary);
+                let mut state = engine.cross_entropy(&targets(tokens, vocabulary)).unwrap();
+                for first in (0..vocabulary).step_by(panel) {
+                    let width = panel.min(vocabulary - first);
+                    let part: Vec<f32> =
+                        logits.chunks_exact(vocabulary).flat_map(|row| &row[first..first + width]).map(|l| l * 20.0).collect();
+                    engine.cross_entropy_panel(&mut state, &engine.upload(&part, width).unwrap(), first).unwrap();
+                }
+                negative_log_likelihood(&down(&state.state)).into_iter().map(|loss| loss as f32).collect()
+            }
+        }
+    }
+
+    /// The same from the definition, in f64.
+    fn reference(&self) -> Vec<f64> {
+        let wide = |seed: u64, count: usize| -> Vec<f64> { noise(seed, count).into_iter().map(f64::from).collect() };
+        match *self {
+            Linear { tokens, inputs, outputs, dtype, bias } => {
+                let (x, w) = (wide(1, tokens * inputs), values(&matrix(2, outputs, inputs, dtype)));
+                let bias = if bias { wide(3, outputs) } else { vec![0.0; outputs] };
+                let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(a, b)| a * b).sum::<f64>();
+                x.chunks_exact(inputs)
+                    .flat_map(|x| w.chunks_exact(inputs).zip(&bias).map(|(w, b)| dot(x, w) + b).collect::<Vec<_>>())
+                    .collect()
+            }
+            RmsNorm { rows, columns, width } => {
+                let weight = wide(2, width);
+                let norm = |run: &[f64]| {
+                    let scale = 1.0 / (run.iter().map(|v| v * v).sum::<f64>() / width as f64 + 1e-5).sqrt();
+                    run.iter().zip(&weight).map(|(v, w)| v * scale * w).collect::<Vec<_>>()
+                };
+                wide(1, rows * columns).chunks_exact(width).flat_map(norm).collect()
+            }
+            Rope { windows, window_tokens, heads, head_dim } => {
+                let (mut x, table, half) =
+                    (wide(1, windows * window_tokens * heads * head_dim), wide(2, window_tokens * head_dim), head_dim / 2);
+                for (index, head) in x.chunks_exact_mut(head_dim).enumerate() {
+                    let angles = &table[index / heads % window_tokens * head_dim..][..head_dim];
+                    for i in 0..half {
+                        let (a, b, c, s) = (head[i], head[half + i], angles[i], angles[half + i]);
+                        (head[i], head[half + i]) = (a * c - b * s, b * c + a * s);
+                    }
+                }
+                x
+            }
+            Attention { windows, shape } => attention_reference(windows, shape),
+            Add { rows, columns } => wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(a, b)| a + b).collect(),
+            Swiglu { rows, columns } => {
+                wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+            }
+            ScaleColumns { rows, columns } => {
+                wide(1, rows * columns).iter().zip(wide(2, columns).iter().cycle()).map(|(a, b)| a * b).collect()
+            }
+            ColumnNorms { rows, columns, dtype } => {
+                let w = values(&matrix(1, rows, columns, dtype));
+                let column = |j: usize| w.iter().skip(j).step_by(columns);
+                let squares = (0..columns).map(|j| column(j).map(|v| v * v).sum::<f64>());
+                squares.chain((0..columns).map(|j| column(j).map(|v| v.abs()).sum::<f64>() / rows as f64)).collect()
+            }
+            CrossEntropy { tokens, vocabulary, .. } => {
+                let logits: Vec<f64> = noise(1, tokens * vocabulary).into_iter().map(|l| f64::from(l * 20.0)).collect();
+                let loss = |(row, target): (&[f64], u32)| row.iter().map(|l| l.exp()).sum::<f64>().ln() - row[target as usize];
+                logits.chunks_exact(vocabulary).zip(targets(tokens, vocabulary)).map(loss).collect()
+            }
+        }
+    }
+}
+
+fn attention_reference(windows: usize, shape: AttentionShape) -> Vec<f64> {
+    let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
+    let tokens = windows * window_tokens;
+    let part = |seed: u64, heads: usize| noise(seed, tokens * heads * head_dim);
+    let (q, k, v) = (part(1, heads), part(2, key_value_heads), part(3, key_value_heads));
+    let mut output = vec![0.0; tokens * heads * head_dim];
+    for token in 0..tokens {
+        let first = (token / window_tokens * window_tokens).max((token + 1).saturating_sub(sliding_window.unwrap_or(usize::MAX)));
+        for head in 0..heads {
+            let kv_head = head / (heads / key_value_heads);
+            let row = |x: &[f32], token: usize, head: usize, heads: usize| -> Vec<f64> {
+                x[(token * heads + head) * head_dim..][..head_dim].iter().map(|&v| f64::from(v)).collect()
+            };
+            let query = row(&q, token, head, heads);
+            let score = |key: usize| {
+                let dot: f64 = query.iter().zip(row(&k, key, kv_head, key_value_heads)).map(|(a, b)| a * b).sum();
+                (dot / (head_dim as f64).sqrt()).exp()
+            };
+            let scores: Vec<f64> = (first..=token).map(score).collect();
+            let sum: f64 = scores.iter().sum();
+            let out = &mut output[(token * heads + head) * head_dim..][..head_dim];
+            for (key, score) in (first..=token).zip(scores) {
+                out.iter_mut().zip(row(&v, key, kv_head, key_value_heads)).for_each(|(o, v)| *o += score / sum * v);
+            }
+        }
+    }
+    output
+}
+
+fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {
+    (0..tokens).map(|t| ((t * 37 + 5) % vocabulary) as u32).collect()
+}
+
+fn matrix(seed: u64, rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
+    let mut bytes = Vec::new();
+    noise(seed, rows * columns).into_iter().for_each(|value| dtype.push(value, &mut bytes));
+    let length = bytes.len();
+    HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
+}
+
+/// The numbers a matrix holds after rounding to its format.
+fn values(matrix: &HostTensor) -> Vec<f64> {
+    let mut values = vec![0.0; matrix.rows * matrix.columns];
+    widen(matrix.dtype, matrix.bytes.as_ref(), &mut values);
+    values.into_iter().map(f64::from).collect()
+}
+
+fn check<E: Engine>(engine: &E, case: Case) {
+    let reference: Vec<f32> = case.reference().into_iter().map(|v| v as f32).collect();
+    let error = normalised_squared_error(&case.run(engine), &reference);
+    assert!(
+        error <= case.tolerance(),
+        "{case:?} on {}: normalised squared error {error:e}, bound {:e}",
+        engine.info().label(),
+        case.tolerance()
+    );
+}
+
+#[test]
+fn every_operation_agrees_with_its_definition() {
+    on_both_engines!(engine => { CASES.into_iter().for_each(|case| check(engine, case)); });
+}
+
+/// An adapter with small bindings gets its matrices in row panels.
+#[test]
+fn matrices_split_by_rows_give_the_same() {
+    let Some(engine) = gpu().map(|gpu| gpu.with_binding_limit(1000)) else { return };
+    for case in CASES.into_iter().filter(|case| matches!(case, Linear { .. } | ColumnNorms { .. })) {
+        check(&engine, case);
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_found() {
+    on_both_engines!(engine => {
+        for count in [1, 255, 4097, 100_003] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let clean = engine.upload(&noise(1, count), 1).unwrap();
+                assert!(engine.all_finite(&[&clean]).unwrap(), "{count} finite numbers");
+                let mut values = noise(1, count);
+                values[count - 1] = bad;
+                let dirty = engine.upload(&values, 1).unwrap();
+                assert!(!engine.all_finite(&[&clean, &dirty]).unwrap(), "{bad} as the last of {count} numbers");
+            }
+        }
+    });
+}
+
+/// A row of a result must not depend on the batch it is in: calibration is cut into batches and shards.
+#[test]
+fn rows_do_not_depend_on_their_batch() {
+    on_both_engines!(engine => {
+        let (tokens, inputs, outputs) = (96, 70, 50);
+        let x = noise(1, tokens * inputs);
+        let weight = engine.upload_matrix(&matrix(2, outputs, inputs, F16)).unwrap();
+        let run = |x: &[f32]| engine.download(&engine.linear(&engine.upload(x, inputs).unwrap(), &weight, None).unwrap()).unwrap();
+        let whole = run(&x);
+        let parts: Vec<f32> = x.chunks(32 * inputs).flat_map(run).collect();
+        assert_eq!(whole, parts, "on {}", engine.info().label());
+    });
+}

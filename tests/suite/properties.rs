@@ -1,0 +1,220 @@
+//! Properties that hold for any input: merging moments, cutting into shards, searching structures, slicing.
+
+use crate::support::{data, normalised_squared_error};
+use flap_gpu::calibration::Shard;
+use flap_gpu::checkpoint::OutputFolder;
+use flap_gpu::compaction::compact;
+use flap_gpu::compensation::LayerBiases;
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::evaluation::run_tokens;
+use flap_gpu::model::Model;
+use flap_gpu::plan::{Compensation, Method, Plan, Settings};
+use flap_gpu::progress::Silent;
+use flap_gpu::search::{Kept, LayerScores, Problem, Structure};
+use flap_gpu::statistics::Moments;
+use proptest::prelude::*;
+
+/// f64 rounding over a few thousand additions.
+const F64_TOLERANCE: f64 = 1e-10;
+
+fn moments_of(values: &[f64]) -> Moments {
+    let mut moments = Moments::empty(1);
+    values.iter().for_each(|&v| moments.merge(&Moments { count: 1, mean: vec![v], m2: vec![0.0] }));
+    moments
+}
+
+fn structures() -> impl Strategy<Value = Structure> {
+    prop_oneof![Just(Structure::AlAm), Just(Structure::AlMm), Just(Structure::UlUm), Just(Structure::UlMm)]
+}
+
+/// Layers of one model: 1 to 5 layers, scores possibly equal.
+fn problems() -> impl Strategy<Value = Problem> {
+    (1usize..5, 2usize..6, 1usize..4, 8usize..40).prop_flat_map(|(layers, units, channels, neurons)| {
+        let score = prop_oneof![3 => 0.0f64..10.0, 1 => Just(1.0)];
+        let layer = (prop::collection::vec(score.clone(), units * channels), prop::collection::vec(score, neurons));
+        (prop::collection::vec(layer, layers), 0.05f64..0.6, 1u64..8).prop_map(move |(layers, ratio, unit_neurons)| Problem {
+            unit_parameters: vec![3 * 16 * unit_neurons; layers.len()],
+            neuron_parameters: 3 * 16,
+            ratio,
+            remove_units: 0,
+            round_neurons: 1,
+            layers: layers.into_iter().map(|(attention, mlp)| LayerScores { attention, mlp, units }).collect(),
+            strict: false,
+        })
+    })
+}
+
+/// Share of the parameters that a structure removes.
+fn removed(problem: &Problem, kept: &[Kept]) -> f64 {
+    let count = |flags: &[bool], wanted: bool| flags.iter().filter(|&&k| k == wanted).count() as u64;
+    let of = |wanted: bool| -> u64 {
+        let layers = kept.iter().zip(&problem.unit_parameters);
+        layers.map(|(k, unit)| count(&k.attention, wanted) * unit + count(&k.mlp, wanted) * problem.neuron_parameters).sum()
+    };
+    of(false) as f64 / (of(false) + of(true)) as f64
+}
+
+proptest! {
+    #[test]
+    fn any_split_gives_the_same_moments(values in prop::collection::vec(-1e3f64..1e3, 1..200), offset in -1e6f64..1e6, cuts in prop::collection::vec(0usize..200, 0..6)) {
+        let values: Vec<f64> = values.into_iter().map(|v| v + offset).collect();
+        let whole = moments_of(&values);
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(values.len())).chain([0, values.len()]).collect();
+        cuts.sort_unstable();
+        let mut merged = Moments::empty(1);
+        cuts.windows(2).for_each(|cut| merged.merge(&moments_of(&values[cut[0]..cut[1]])));
+        prop_assert_eq!(merged.count, whole.count);
+        // Deviations of size 1e3 around means of size 1e6 lose that many digits of f64.
+        let scale = whole.m2[0] + 1e-3 * offset.abs();
+        prop_assert!((merged.m2[0] - whole.m2[0]).abs() <= F64_TOLERANCE * scale.max(1.0), "{} against {}", merged.m2[0], whole.m2[0]);
+        prop_assert!((merged.mean[0] - whole.mean[0]).abs() <= F64_TOLERANCE * (whole.mean[0].abs() + 1e3));
+    }
+
+    #[test]
+    fn shards_cover_every_window_once(samples in 1usize..3000, group in 1usize..20, count in 1usize..70) {
+        let mut next = 0;
+        for index in 1..=count {
+            match (Shard { index, count }).windows(samples, group) {
+                Ok(range) => {
+                    prop_assert_eq!(range.start, next);
+                    prop_assert!(!range.is_empty() && (range.end == samples || range.end % group == 0));
+                    next = range.end;
+                }
+                Err(_) => { prop_assert!(count > samples.div_ceil(group)); return Ok(()); }
+            }
+        }
+        prop_assert_eq!(next, samples);
+    }
+
+    #[test]
+    fn structures_meet_their_budget(problem in problems(), structure in structures()) {
+        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        prop_assert!(found.layers.iter().all(|k| k.attention.contains(&true) && k.mlp.contains(&true)));
+        if !found.notes.is_empty() { return Ok(()); }
+        let reached = removed(&problem, &found.layers);
+        // The manual and uniform structures round down to whole units; the adaptive one takes the nearest cut, and removes
+        // the unit at the cut too.
+        let total: u64 = found.layers.iter().zip(&problem.unit_parameters).map(|(k, u)| k.attention.len() as u64 * u + k.mlp.len() as u64 * problem.neuron_parameters).sum();
+        let unit = problem.unit_parameters[0].max(problem.neuron_parameters) as f64 / total as f64;
+        let layers = problem.layers.len() as f64;
+        match structure {
+            Structure::AlAm => {
+                // Units that must stay come first in the list, so the nearest cut can only be missed where they alone exceed it.
+                let forced = problem.unit_parameters.iter().map(|u| u + problem.neuron_parameters).sum::<u64>() as f64 / total as f64;
+                prop_assert!((reached - problem.ratio).abs() <= (1.5 * unit).max(forced - (1.0 - problem.ratio)) + 1e-12, "asked {}, reached {reached}", problem.ratio);
+            }
+            _ => prop_assert!(reached <= problem.ratio + 1e-12 && reached >= problem.ratio - 2.0 * layers * unit, "asked {}, reached {reached}", problem.ratio),
+        }
+    }
+
+    #[test]
+    fn a_search_depends_on_the_order_of_scores_alone(problem in problems(), structure in structures()) {
+        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        let mut scaled = problem.clone();
+        scaled.layers.iter_mut().for_each(|l| l.attention.iter_mut().chain(&mut l.mlp).for_each(|s| *s *= 4.0));
+        prop_assert_eq!(&scaled.search(structure).unwrap().layers, &found.layers);
+        // What stays scores at least as high as what goes, within a layer's MLP.
+        for (kept, scores) in found.layers.iter().zip(&problem.layers) {
+            let lowest_kept = scores.mlp.iter().zip(&kept.mlp).filter(|(_, k)| **k).map(|(s, _)| *s).fold(f64::INFINITY, f64::min);
+            let highest_gone = scores.mlp.iter().zip(&kept.mlp).filter(|(_, k)| !**k).map(|(s, _)| *s).fold(f64::NEG_INFINITY, f64::max);
+            prop_assert!(lowest_kept >= highest_gone);
+        }
+    }
+
+    #[test]
+    fn equal_scores_are_cut_by_place(units in 2usize..6, neurons in 4usize..40, ratio in 0.05f64..0.6, structure in structures()) {
+        let layer = LayerScores { attention: vec![1.0; 3 * units], mlp: vec![1.0; neurons], units };
+        let problem = Problem {
+            layers: vec![layer; 2], unit_parameters: vec![96; 2], neuron_parameters: 48, ratio, remove_units: 1, round_neurons: 1, strict: false,
+        };
+        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        for kept in found.layers.iter().flat_map(|k| [&k.attention, &k.mlp]) {
+            // One border between what stays and what goes, but for the unit that always stays.
+            let borders = kept.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            prop_assert!(borders <= 2, "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn rounding_keeps_whole_blocks(problem in problems(), multiple in 2usize..9) {
+        let problem = Problem { round_neurons: multiple, ..problem };
+        let Ok(found) = problem.search(Structure::AlAm) else { return Ok(()) };
+        for kept in &found.layers {
+            prop_assert_eq!(kept.mlp.iter().filter(|&&k| k).count() % multiple, 0);
+        }
+    }
+}
+
+fn plan(model: &Model, kept: &[Kept], mask_only: bool) -> Plan {
+    let settings = Settings {
+        method: Method::Flap,
+        metric: None,
+        structure: Structure::AlAm,
+        ratio: 0.5,
+        remove_heads: None,
+        round_neurons: 1,
+        compensation: Compensation::Bias,
+        mask_only,
+        compat: false,
+    };
+    Plan::new(&model.architecture, model.fingerprint(), settings, kept)
+}
+
+/// Keeps the units whose place is not in `gone`, the first in any case.
+fn kept(model: &Model, gone: impl Fn(usize, usize) -> bool) -> Vec<Kept> {
+    let flags = |layer: usize, count: usize| (0..count).map(|i| i == 0 || !gone(layer, i)).collect();
+    let layers = model.architecture.layers.iter().enumerate();
+    layers.map(|(i, l)| Kept { attention: flags(i, l.key_value_heads), mlp: flags(i, l.intermediate_size) }).collect()
+}
+
+fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path::Path) -> Model {
+    compact(model, plan, biases, OutputFolder::create(place, &model.path, false).unwrap(), &Silent).unwrap();
+    Model::open(place).unwrap()
+}
+
+const FOLDERS: [&str; 6] =
+    ["llama-biased-f32", "llama-mha-f16", "llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16"];
+
+#[test]
+fn keeping_everything_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in FOLDERS {
+        let model = Model::open(&data("golden").join(name)).unwrap();
+        for mask_only in [false, true] {
+            let biases = vec![LayerBiases::default(); model.architecture.layers.len()];
+            let place = folder.path().join(format!("{name}-{mask_only}"));
+            let same = pruned(&model, &plan(&model, &kept(&model, |_, _| false), mask_only), &biases, &place);
+            assert_eq!(same.architecture, model.architecture, "{name}");
+            assert_eq!(same.fingerprint(), model.fingerprint(), "{name}");
+            let (before, after) = (&model.tensors.files()[0], &same.tensors.files()[0]);
+            assert_eq!(before.names(), after.names(), "{name}");
+            for tensor in before.names() {
+                assert!(before.bytes(tensor).unwrap().as_ref() == after.bytes(tensor).unwrap().as_ref(), "{name}: {tensor}");
+            }
+        }
+    }
+}
+
+/// Masked channels are zero times something; removed ones are not there: the same sums in another order.
+#[test]
+fn masking_and_removing_give_the_same_logits() {
+    let engine = CpuEngine::default();
+    let folder = tempfile::tempdir().unwrap();
+    for (index, name) in FOLDERS.into_iter().enumerate() {
+        let model = Model::open(&data("golden").join(name)).unwrap();
+        let hidden = model.architecture.hidden_size;
+        let kept = kept(&model, |layer, i| (i * 7 + layer + index) % 3 == 1);
+        // Only where something goes is there something to compensate.
+        let bias = |kept: &[bool], seed: usize| kept.contains(&false).then(|| crate::support::noise(seed as u64, hidden));
+        let biases: Vec<LayerBiases> =
+            kept.iter().enumerate().map(|(l, k)| LayerBiases { attention: bias(&k.attention, l), mlp: bias(&k.mlp, 100 + l) }).collect();
+        let logits = |mask_only: bool| {
+            let place = folder.path().join(format!("{name}-{mask_only}"));
+            let model = pruned(&model, &plan(&model, &kept, mask_only), &biases, &place);
+            run_tokens(&engine, &model, &(1..60).collect::<Vec<u32>>(), 59, false, &Silent).unwrap().logits
+        };
+        let error = normalised_squared_error(&logits(false), &logits(true));
+        assert!(error < 1e-10, "{name}: {error:e}");
+        assert!(error.is_finite());
+    }
+}

@@ -1,0 +1,85 @@
+//! Every kernel is valid WGSL and can be written for Vulkan (SPIR-V), Metal (MSL) and DX12 (HLSL), and its workgroups fit what
+//! all of them offer.
+
+use flap_gpu::engine::gpu::Kernel;
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+/// Workgroup memory that Metal and DX12 give every kernel.
+const WORKGROUP_BYTES: u32 = 32 << 10;
+const WORKGROUP_THREADS: u32 = 256;
+
+fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
+    let name = kernel.name();
+    let source = kernel.source();
+    let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(&module);
+    let info = info.unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+    (module, info)
+}
+
+/// Override-sized arrays and branches need values before they can be written out.
+fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConstants {
+    let value = |name: &str| match (name, largest) {
+        ("HEAD_DIM", true) => 256.0,
+        ("HEAD_DIM", false) => 64.0,
+        ("WEIGHT_FORMAT", true) => 2.0,
+        ("WEIGHT_FORMAT", false) => 0.0,
+        other => panic!("the test knows no value for the constant {other:?}"),
+    };
+    let names = module.overrides.iter().filter_map(|(_, o)| o.name.clone());
+    names.map(|name| (name.clone(), value(&name))).collect()
+}
+
+#[test]
+fn kernels_can_be_written_for_every_backend() {
+    for kernel in Kernel::ALL {
+        let name = kernel.name();
+        let (module, info) = validated(kernel);
+        for largest in [false, true] {
+            let constants = constants(&module, largest);
+            let entry = (naga::ShaderStage::Compute, "main");
+            let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, Some(entry), &constants)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            let (module, info) = (module.as_ref(), info.as_ref());
+            let pipeline = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.into() };
+            let words =
+                spv::write_vec(module, info, &spv::Options::default(), Some(&pipeline)).unwrap_or_else(|e| panic!("{name}, SPIR-V: {e}"));
+            assert!(words.len() > 100, "{name}: SPIR-V of {} words", words.len());
+            let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+            let (text, _) =
+                msl::write_string(module, info, &options, &msl::PipelineOptions::default()).unwrap_or_else(|e| panic!("{name}, MSL: {e}"));
+            assert!(text.contains("kernel void"), "{name}: MSL without a kernel");
+            let mut text = String::new();
+            let options = hlsl::Options::default();
+            hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+                .write(module, info, None)
+                .unwrap_or_else(|e| panic!("{name}, HLSL: {e}"));
+            assert!(text.contains("numthreads"), "{name}: HLSL without a compute entry");
+            check_limits(name, module);
+        }
+    }
+}
+
+fn check_limits(name: &str, module: &naga::Module) {
+    let entry = &module.entry_points[0];
+    let threads: u32 = entry.workgroup_size.iter().product();
+    assert!(threads <= WORKGROUP_THREADS, "{name}: {threads} threads a workgroup");
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+    assert!(bytes <= WORKGROUP_BYTES, "{name}: {bytes} bytes of workgroup memory");
+}
+
+/// Shader files that no kernel names would be dead.
+#[test]
+fn every_shader_file_is_a_kernel() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".wgsl").map(str::to_string))
+        .collect();
+    files.sort();
+    let mut kernels: Vec<&str> = Kernel::ALL.iter().map(|kernel| kernel.name()).collect();
+    kernels.sort_unstable();
+    assert_eq!(files, kernels);
+}
