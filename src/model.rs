@@ -205,7 +205,7 @@ impl Model {
 /// The first 16 bytes of a digest in hexadecimal: enough to tell models and texts apart.
 #[must_use]
 pub fn hex(digest: &[u8]) -> String {
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn not_finite(tensor: &str, place: &str) -> Error {

@@ -36,6 +36,22 @@ pub struct PlanOptions {
     pub mask_only: bool,
 }
 
+impl Default for PlanOptions {
+    /// The paper's choices, a fifth removed.
+    fn default() -> Self {
+        Self {
+            method: Method::default(),
+            metric: Metric::default(),
+            structure: Structure::default(),
+            ratio: 0.2,
+            remove_heads: DEFAULT_REMOVE_HEADS,
+            round_neurons: 1,
+            compensation: Compensation::default(),
+            mask_only: false,
+        }
+    }
+}
+
 impl PlanOptions {
     fn settings(&self, compat: bool) -> Settings {
         let flap = self.method == Method::Flap;

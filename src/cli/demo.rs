@@ -8,7 +8,7 @@ use crate::checkpoint::{OutputFolder, Tokenizer, files};
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
 use crate::model::Model;
-use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, plan_from_statistics};
+use crate::pruning::{PlanOptions, plan_from_statistics};
 use crate::statistics::Mode;
 use crate::{compaction, compensation};
 use anyhow::{Context, Result};
@@ -90,16 +90,7 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
     let calibration_seconds = begin.elapsed().as_secs_f64();
     for ratio in RATIOS {
         let begin = Instant::now();
-        let options = PlanOptions {
-            method: Default::default(),
-            metric: Default::default(),
-            structure: Default::default(),
-            ratio,
-            remove_heads: DEFAULT_REMOVE_HEADS,
-            round_neurons: 1,
-            compensation: Default::default(),
-            mask_only: false,
-        };
+        let options = PlanOptions { ratio, ..PlanOptions::default() };
         let (plan, notes) = plan_from_statistics(&model, &statistics, &options)?;
         notes.iter().for_each(|note| terminal.note(note));
         let biases = compensation::biases(engine, &model, Some(&statistics), &plan, terminal)?;

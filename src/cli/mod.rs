@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut script);
-            terminal.print(&script)
+            Terminal::print(&script)
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::args::Common;
 use crate::progress::Progress;
 use anyhow::Result;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
 use std::io::Write;
@@ -25,11 +25,11 @@ impl Terminal {
         let mut out = if self.json { serde_json::to_string_pretty(json)? } else { text() };
         out.truncate(out.trim_end().len());
         out.push('\n');
-        self.print(out.as_bytes())
+        Self::print(out.as_bytes())
     }
 
     /// Writes to standard output as it is.
-    pub fn print(&self, bytes: &[u8]) -> Result<()> {
+    pub fn print(bytes: &[u8]) -> Result<()> {
         let mut stdout = std::io::stdout();
         stdout.write_all(bytes)?;
         Ok(stdout.flush()?)
@@ -76,7 +76,7 @@ impl Progress for Terminal {
 /// A table; all columns but the first are right-aligned.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     table.set_header(header.iter().enumerate().map(|(i, text)| cell(i, (*text).to_string())));
     for row in rows {
         table.add_row(row.into_iter().enumerate().map(|(i, text)| cell(i, text)));

@@ -100,8 +100,8 @@ fn tensors(model: &Model, plan: &Plan, biases: &[LayerBiases]) -> Result<Vec<(Te
                 Part::OutputBias | Part::DownBias => {
                     let site = if tensor.part == Part::OutputBias { Site::Attention } else { Site::Mlp };
                     let added = biases[layer].site(site);
-                    let values = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
-                    result.push(bias(tensor.part, layer, host.dtype, values)?);
+                    let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
+                    result.push(bias(tensor.part, layer, host.dtype, &values)?);
                 }
                 part => {
                     let dtype = host.dtype;
@@ -112,7 +112,7 @@ fn tensors(model: &Model, plan: &Plan, biases: &[LayerBiases]) -> Result<Vec<(Te
                         _ => continue,
                     };
                     if let (Some(added), false) = (biases[layer].site(made.0), own(made.1)) {
-                        result.push(bias(made.1, layer, dtype, added.to_vec())?);
+                        result.push(bias(made.1, layer, dtype, added)?);
                     }
                 }
             }
@@ -133,10 +133,9 @@ fn cut(
     let whole = Slice::whole(&host).zeroing(mask_only);
     let slice = match tensor.part {
         QueryProjection => whole.rows(&kept.heads, head_dim),
-        QueryBias => whole.columns(&kept.heads, head_dim),
         KeyProjection | ValueProjection => whole.rows(&kept.kv_heads, head_dim),
         KeyBias | ValueBias => whole.columns(&kept.kv_heads, head_dim),
-        OutputProjection => whole.columns(&kept.heads, head_dim),
+        QueryBias | OutputProjection => whole.columns(&kept.heads, head_dim),
         GateProjection | UpProjection => whole.rows(&kept.neurons, 1),
         GateBias | UpBias | DownProjection => whole.columns(&kept.neurons, 1),
         InputNorm | PostAttentionNorm | QueryNorm | KeyNorm | OutputBias | DownBias => whole,
@@ -151,7 +150,7 @@ fn cut(
     (header, Source::Cut(host, slice))
 }
 
-fn bias(part: Part, layer: usize, dtype: Dtype, values: Vec<f32>) -> Result<(TensorHeader, Source)> {
+fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<(TensorHeader, Source)> {
     let mut bytes = Vec::with_capacity(values.len() * dtype.size());
     values.iter().for_each(|&value| dtype.push(value, &mut bytes));
     let name = part.name(layer);

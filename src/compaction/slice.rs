@@ -112,7 +112,7 @@ impl Slice {
 }
 
 fn write_zeros(writer: &mut SafetensorsWriter, mut count: usize) -> Result<()> {
-    let zeros = [0u8; 1 << 16];
+    let zeros = [0u8; 1 << 14];
     while count > 0 {
         let part = count.min(zeros.len());
         writer.write(&zeros[..part])?;

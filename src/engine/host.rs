@@ -101,12 +101,14 @@ impl HostTensor {
     ///
     /// # Panics
     /// If the size does not fit the shape.
+    #[must_use]
     pub fn new(bytes: SharedBytes, dtype: Dtype, rows: usize, columns: usize) -> Self {
         assert_eq!(bytes.as_ref().len(), rows * columns * dtype.size(), "bytes do not fit the shape");
         Self { bytes, dtype, rows, columns }
     }
 
     /// A copy of `values` as an f32 tensor.
+    #[must_use]
     pub fn from_f32(values: &[f32], columns: usize) -> Self {
         let bytes: Vec<u8> = bytemuck::cast_slice(values).to_vec();
         let length = bytes.len();

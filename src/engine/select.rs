@@ -48,6 +48,7 @@ pub enum Precision {
 }
 
 /// One of the two engines.
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a program")]
 pub enum AnyEngine {
     /// Native.
     Cpu(CpuEngine),

@@ -74,14 +74,13 @@ proptest! {
     fn shards_cover_every_window_once(samples in 1usize..3000, group in 1usize..20, count in 1usize..70) {
         let mut next = 0;
         for index in 1..=count {
-            match (Shard { index, count }).windows(samples, group) {
-                Ok(range) => {
-                    prop_assert_eq!(range.start, next);
-                    prop_assert!(!range.is_empty() && (range.end == samples || range.end % group == 0));
-                    next = range.end;
-                }
-                Err(_) => { prop_assert!(count > samples.div_ceil(group)); return Ok(()); }
-            }
+            let Ok(range) = (Shard { index, count }).windows(samples, group) else {
+                prop_assert!(count > samples.div_ceil(group));
+                return Ok(());
+            };
+            prop_assert_eq!(range.start, next);
+            prop_assert!(!range.is_empty() && (range.end == samples || range.end % group == 0));
+            next = range.end;
         }
         prop_assert_eq!(next, samples);
     }

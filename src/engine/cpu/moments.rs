@@ -14,6 +14,8 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Nothing taken in yet.
+    #[must_use]
     pub fn new(shape: MomentsShape) -> Self {
         let chunks = (0..shape.channels)
             .step_by(CHANNELS)
@@ -22,6 +24,7 @@ impl Moments {
         Self { shape, chunks }
     }
 
+    /// Takes in whole windows `[windows * window_tokens, channels]`, of which the first is window `first_window`.
     pub fn accumulate(&mut self, x: &[f32], first_window: usize) {
         let MomentsShape { channels, window_tokens, windows_per_slot, .. } = self.shape;
         let tokens = window_tokens as f64;
@@ -54,6 +57,8 @@ impl Moments {
         });
     }
 
+    /// The moments of every slot.
+    #[must_use]
     pub fn slots(&self) -> Vec<SlotMoments> {
         (0..self.shape.slots())
             .map(|slot| {

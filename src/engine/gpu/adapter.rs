@@ -40,15 +40,11 @@ fn adapters() -> Vec<wgpu::Adapter> {
     if adapters.is_empty() && backends.is_none() {
         adapters = adapters_of(Backends::GL);
     }
-    adapters.sort_by_key(|adapter| {
-        let info = adapter.get_info();
-        let class = match info.device_type {
-            DeviceType::DiscreteGpu => 0,
-            DeviceType::IntegratedGpu => 1,
-            DeviceType::VirtualGpu | DeviceType::Other => 2,
-            DeviceType::Cpu => 3,
-        };
-        class
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu | DeviceType::Other => 2,
+        DeviceType::Cpu => 3,
     });
     adapters
 }
