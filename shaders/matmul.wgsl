@@ -4,16 +4,7 @@
 // a thread keeps 4 x 4 sums in registers. Every sum runs over the inputs in order, whatever the number of tokens: a row of
 // the result does not depend on the batch it is in.
 //#include shared/weight.wgsl
-struct Params {
-    tokens: u32,
-    inputs: u32,
-    // Rows of this panel of the weight, and where its outputs lie in a row of y.
-    panel_rows: u32,
-    first_output: u32,
-    outputs: u32,
-    has_bias: u32,
-}
-
+//#include shared/matmul_params.wgsl
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

@@ -2,14 +2,11 @@
 
 use crate::engine::{Engine, negative_log_likelihood};
 use crate::error::{Error, Result};
-use crate::forward::{LayerWeights, Observer, Site, Unobserved};
+use crate::forward::{Head, LayerWeights, Observer, Site, Unobserved};
 use crate::interrupt;
 use crate::model::Model;
-use crate::pass::{Batch, Pass, Visitor};
+use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
-
-/// Hidden states held at once; longer texts go through the model in several passes.
-const HIDDEN_STATE_BYTES: usize = 1 << 30;
 
 /// Result of [`perplexity`].
 #[derive(Debug, Clone, Copy)]
@@ -26,26 +23,20 @@ pub fn perplexity<E: Engine>(
     model: &Model,
     ids: &[u32],
     window_tokens: usize,
-    batch_tokens: Option<usize>,
+    options: PassOptions,
     progress: &dyn Progress,
 ) -> Result<Perplexity> {
     if window_tokens < 2 {
         return Err(Error::input("perplexity needs windows of at least 2 tokens; give a larger --sequence-length"));
     }
-    let pass = Pass::new(engine, model, window_tokens, progress)?;
-    let batch_tokens = batch_tokens.unwrap_or(engine.info().default_batch_tokens);
-    let window_bytes = 4 * window_tokens * model.architecture.hidden_size;
-    let chunk = (HIDDEN_STATE_BYTES / window_bytes).max(pass.windows_per_batch(batch_tokens)) * window_tokens;
-    progress.start("evaluating", "tokens x layers", (ids.len() * model.architecture.layers.len()) as u64);
-    let mut total = 0.0;
-    for ids in ids.chunks(chunk) {
-        let mut batches = pass.embed(ids, batch_tokens)?;
-        pass.layers(0, &mut batches, &mut Unvisited)?;
-        let losses = losses(&pass, &batches, ids)?;
-        total += losses.chunks_exact(window_tokens - 1).map(|w| w.iter().sum::<f64>() / w.len() as f64).sum::<f64>();
-    }
-    progress.finish();
     let windows = ids.len() / window_tokens;
+    let pass = Pass::new(engine, model, windows, window_tokens, options, progress)?;
+    progress.start("evaluating", "tokens x layers", (ids.len() * model.architecture.layers.len()) as u64);
+    let mut batches = pass.embed(ids)?;
+    pass.layers(0, &mut batches, &mut Unvisited)?;
+    let losses = losses(&pass, &mut batches, ids)?;
+    let total: f64 = losses.chunks_exact(window_tokens - 1).map(|w| w.iter().sum::<f64>() / w.len() as f64).sum();
+    progress.finish();
     let perplexity = (total / windows as f64).exp();
     if !perplexity.is_finite() {
         return Err(Error::NotFinite("the perplexity is not finite: NaN or infinity in the language-model head".into()));
@@ -54,31 +45,39 @@ pub fn perplexity<E: Engine>(
 }
 
 /// Negative log-likelihoods of every window's tokens from its second on, in order.
-fn losses<E: Engine>(pass: &Pass<'_, E>, batches: &[Batch<E>], ids: &[u32]) -> Result<Vec<f64>> {
+fn losses<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>], ids: &[u32]) -> Result<Vec<f64>> {
     let (engine, window_tokens) = (pass.engine, pass.window_tokens);
-    let head = pass.model.head(engine)?;
-    let mut states = Vec::new();
-    for batch in batches {
-        let first = batch.first_window * window_tokens;
-        let ids = &ids[first..first + batch.windows * window_tokens];
-        // Each position predicts the next token; the window's last position predicts nothing and is left out below.
-        let targets: Vec<u32> = ids.chunks_exact(window_tokens).flat_map(|w| w[1..].iter().chain(&w[..1]).copied()).collect();
-        states.push((head.normalise(engine, &batch.hidden_states)?, engine.cross_entropy(&targets)?));
-    }
-    let tokens = batches.first().map_or(1, |batch| batch.windows * window_tokens);
-    for panel in head.panels(engine, tokens) {
+    let head = normalised_head(pass, batches)?;
+    // Each position predicts the next token; the window's last position predicts nothing and is left out below.
+    let targets: Vec<u32> = ids.chunks_exact(window_tokens).flat_map(|w| w[1..].iter().chain(&w[..1]).copied()).collect();
+    let tokens_of = |batch: &Batch<E>| batch.first_window * window_tokens..(batch.first_window + batch.windows) * window_tokens;
+    let mut states = batches.iter().map(|batch| engine.cross_entropy(&targets[tokens_of(batch)])).collect::<Result<Vec<_>>>()?;
+    for panel in head.panels(engine, batches.first().map_or(1, |batch| tokens_of(batch).len())) {
         let panel = panel?;
-        for (normalised, state) in &mut states {
+        for (batch, state) in batches.iter().zip(&mut states) {
             interrupt::check()?;
-            engine.cross_entropy_panel(state, &panel.logits(engine, normalised)?, panel.entries.start)?;
+            let logits = batch.read(engine, |normalised| panel.logits(engine, normalised))?;
+            engine.cross_entropy_panel(state, &logits, panel.entries.start)?;
         }
     }
     let mut losses = Vec::new();
-    for (_, state) in &states {
+    for state in &states {
         let all = negative_log_likelihood(&engine.download(&state.state)?);
         losses.extend(all.chunks_exact(window_tokens).flat_map(|w| &w[..window_tokens - 1]));
     }
     Ok(losses)
+}
+
+/// The head, and the last layer's hidden states made ready for it, in place.
+fn normalised_head<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>]) -> Result<Head<E>> {
+    let head = pass.model.head(pass.engine)?;
+    for batch in batches {
+        batch.update(pass.engine, |hidden_states| {
+            *hidden_states = head.normalise(pass.engine, hidden_states)?;
+            Ok(())
+        })?;
+    }
+    Ok(head)
 }
 
 /// Runs the layers and looks at nothing.
@@ -112,22 +111,21 @@ pub fn run_tokens<E: Engine>(
     taps: bool,
     progress: &dyn Progress,
 ) -> Result<ForwardOutput> {
-    let pass = Pass::new(engine, model, window_tokens, progress)?;
+    let pass = Pass::new(engine, model, ids.len() / window_tokens, window_tokens, PassOptions::default(), progress)?;
     progress.start("running", "tokens x layers", (ids.len() * model.architecture.layers.len()) as u64);
-    let mut batches = pass.embed(ids, engine.info().default_batch_tokens)?;
+    let mut batches = pass.embed(ids)?;
     let mut capture = Capture { taps: taps.then(Vec::new) };
     pass.layers(0, &mut batches, &mut capture)?;
-    let head = model.head(engine)?;
+    let head = normalised_head(&pass, &mut batches)?;
     let vocabulary = head.matrix.rows;
     let mut logits = vec![0.0; ids.len() * vocabulary];
-    let normalised = batches.iter().map(|b| head.normalise(engine, &b.hidden_states)).collect::<Result<Vec<_>>>()?;
     let tokens = batches.first().map_or(1, |batch| batch.windows * window_tokens);
     for panel in head.panels(engine, tokens) {
         let panel = panel?;
         let mut rows = logits.chunks_exact_mut(vocabulary);
-        for normalised in &normalised {
+        for batch in &batches {
             interrupt::check()?;
-            let part = engine.download(&panel.logits(engine, normalised)?)?;
+            let part = batch.read(engine, |normalised| engine.download(&panel.logits(engine, normalised)?))?;
             for (row, part) in rows.by_ref().zip(part.chunks_exact(panel.entries.len())) {
                 row[panel.entries.clone()].copy_from_slice(part);
             }

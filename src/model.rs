@@ -82,6 +82,13 @@ impl Model {
         Ok(())
     }
 
+    /// Bytes of a layer's weights.
+    #[must_use]
+    pub fn layer_bytes(&self, layer: usize) -> u64 {
+        let tensors = self.architecture.layer_tensors(layer).into_iter();
+        tensors.filter_map(|tensor| self.layer_tensor(layer, tensor).ok()).map(|host| host.bytes.as_ref().len() as u64).sum()
+    }
+
     fn embedding(&self) -> Result<HostTensor> {
         self.tensors.get(EMBEDDING, self.architecture.vocabulary_size, self.architecture.hidden_size)
     }

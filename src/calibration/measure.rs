@@ -21,7 +21,7 @@ impl<E: Engine> SiteMoments<E> {
         let moments = |channels: usize| {
             engine.moments(MomentsShape {
                 channels,
-                windows: set.ids.len() / set.header.sequence_length,
+                windows: set.windows(),
                 window_tokens: set.header.sequence_length,
                 windows_per_slot: set.windows_per_slot,
             })
@@ -117,9 +117,7 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
         self.layers.push(statistics);
         let is_last = layer + 1 == pass.model.architecture.layers.len();
         if let Some(resume) = self.resume.filter(|_| !is_last) {
-            resume.save_if_due(&self.set.header, &self.layers, || {
-                batches.iter().map(|batch| pass.engine.download(&batch.hidden_states)).collect()
-            })?;
+            resume.save_if_due(&self.set.header, &self.layers, batches.iter().map(|batch| batch.download(pass.engine)));
         }
         Ok(())
     }
@@ -138,15 +136,4 @@ pub fn check_finite(layer: usize, statistics: &LayerStatistics) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Batches from hidden states that an interrupted run left.
-pub fn restore<E: Engine>(pass: &Pass<'_, E>, hidden_states: &[f32], batch_tokens: usize) -> Result<Vec<Batch<E>>> {
-    let hidden = pass.model.architecture.hidden_size;
-    let windows = pass.windows_per_batch(batch_tokens);
-    let window = pass.window_tokens * hidden;
-    let batch = |(index, values): (usize, &[f32])| {
-        Ok(Batch { first_window: index * windows, windows: values.len() / window, hidden_states: pass.engine.upload(values, hidden)? })
-    };
-    hidden_states.chunks(windows * window).enumerate().map(batch).collect()
 }

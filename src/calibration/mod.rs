@@ -14,7 +14,7 @@ pub use windows::{Shard, sequential_windows, window_starts};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pass::Pass;
+use crate::pass::{Pass, PassOptions};
 use crate::progress::Progress;
 use crate::statistics::{Header, Mode, Statistics};
 use measure::Measure;
@@ -33,8 +33,6 @@ pub struct CalibrationOptions {
     pub sequence_length: usize,
     /// Seed of the windows' starts.
     pub seed: u64,
-    /// Tokens that go through a layer together; `None` leaves it to the engine.
-    pub batch_tokens: Option<usize>,
     /// Exact moments, or those of the authors' code.
     pub mode: Mode,
     /// Only part of the windows.
@@ -49,6 +47,14 @@ pub struct CalibrationSet {
     pub ids: Vec<u32>,
     /// Windows that share a slot.
     windows_per_slot: usize,
+}
+
+impl CalibrationSet {
+    /// Windows in this set.
+    #[must_use]
+    pub fn windows(&self) -> usize {
+        self.ids.len() / self.header.sequence_length
+    }
 }
 
 impl CalibrationOptions {
@@ -89,20 +95,18 @@ pub fn calibrate<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
-    batch_tokens: Option<usize>,
+    options: PassOptions,
     resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let pass = Pass::new(engine, model, set.header.sequence_length, progress)?;
-    let batch_tokens = batch_tokens.unwrap_or(engine.info().default_batch_tokens);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
     let finished = resume.and_then(|state| state.load(&set.header));
     let (layers, mut batches) = match finished {
         Some((layers, hidden_states)) => {
             tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
-            let batches = measure::restore(&pass, &hidden_states, batch_tokens)?;
-            (layers, batches)
+            (layers, pass.restore(bytemuck::cast_slice(&hidden_states))?)
         }
-        None => (Vec::new(), pass.embed(&set.ids, batch_tokens)?),
+        None => (Vec::new(), pass.embed(&set.ids)?),
     };
     let first = layers.len();
     let tokens = set.ids.len() as u64;

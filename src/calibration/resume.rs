@@ -6,6 +6,7 @@
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::statistics::{self, Header, LayerStatistics, Statistics};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::io::Write;
@@ -26,6 +27,8 @@ pub struct ResumeState {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Pointer {
     layers: usize,
+    /// Size of the hidden states' file.
+    bytes: u64,
     header: Header,
 }
 
@@ -52,7 +55,7 @@ impl ResumeState {
 
     /// Finished layers and the hidden states after them, if they belong to the calibration `header`. Says why if they do not.
     #[must_use]
-    pub fn load(&self, header: &Header) -> Option<(Vec<LayerStatistics>, Vec<f32>)> {
+    pub fn load(&self, header: &Header) -> Option<(Vec<LayerStatistics>, memmap2::Mmap)> {
         if !self.pointer().exists() {
             return None;
         }
@@ -63,11 +66,11 @@ impl ResumeState {
             }
             let finished = statistics::read(&self.statistics(pointer.layers))?;
             let path = self.hidden_states(pointer.layers);
-            let bytes = fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
-            if bytes.len() % 4 != 0 || finished.layers.len() != pointer.layers {
+            let hidden_states = files::map(&path)?;
+            if hidden_states.len() as u64 != pointer.bytes || finished.layers.len() != pointer.layers {
                 return Err(Error::file(&path, "is incomplete"));
             }
-            Ok((finished.layers, bytemuck::pod_collect_to_vec(&bytes)))
+            Ok((finished.layers, hidden_states))
         };
         match loaded() {
             Ok(state) => Some(state),
@@ -78,38 +81,45 @@ impl ResumeState {
         }
     }
 
-    /// Saves, if the last save is long enough ago for its cost. A failure to save is told, but does not stop the run.
-    pub fn save_if_due(
+    /// Saves, if the last save is long enough ago for its cost. `hidden_states` gives them batch by batch. A failure to save is
+    /// told, but does not stop the run.
+    pub fn save_if_due<'s>(
         &self,
         header: &Header,
         layers: &[LayerStatistics],
-        hidden_states: impl FnOnce() -> Result<Vec<Vec<f32>>>,
-    ) -> Result<()> {
+        hidden_states: impl Iterator<Item = Result<Cow<'s, [f32]>>>,
+    ) {
         let (last, cost) = self.last.get();
         if last.elapsed() < self.interval.max(cost * COST_SHARE) {
-            return Ok(());
+            return;
         }
         let begin = Instant::now();
-        let hidden_states = hidden_states()?;
-        if let Err(error) = self.save(header, layers, &hidden_states) {
+        if let Err(error) = self.save(header, layers, hidden_states) {
             tracing::warn!("the state for resuming was not saved: {error}");
             self.remove();
         }
         self.last.set((Instant::now(), begin.elapsed()));
-        Ok(())
     }
 
-    fn save(&self, header: &Header, layers: &[LayerStatistics], hidden_states: &[Vec<f32>]) -> Result<()> {
+    fn save<'s>(
+        &self,
+        header: &Header,
+        layers: &[LayerStatistics],
+        hidden_states: impl Iterator<Item = Result<Cow<'s, [f32]>>>,
+    ) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder, "cannot create"))?;
         let count = layers.len();
         let path = self.hidden_states(count);
         let mut file = fs::File::create(&path).map_err(Error::io(&path, "cannot create"))?;
+        let mut bytes = 0;
         for part in hidden_states {
-            file.write_all(bytemuck::cast_slice(part)).map_err(Error::io(&path, "cannot write"))?;
+            let part = part?;
+            bytes += size_of_val(&*part) as u64;
+            file.write_all(bytemuck::cast_slice(&part)).map_err(Error::io(&path, "cannot write"))?;
         }
         statistics::write(&self.statistics(count), &Statistics { header: header.clone(), layers: layers.to_vec() })?;
         let temporary = self.folder.join("state.json.new");
-        files::write_json(&temporary, &Pointer { layers: count, header: header.clone() })?;
+        files::write_json(&temporary, &Pointer { layers: count, bytes, header: header.clone() })?;
         let pointer = self.pointer();
         fs::rename(&temporary, &pointer).map_err(Error::io(&pointer, "cannot write"))?;
         for layers in 0..count {

@@ -1,13 +1,13 @@
 //! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
 
+use super::CalibrationSet;
 use super::measure::{SiteMoments, check_finite};
-use super::{CalibrationSet, Pass};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer, Site};
 use crate::importance;
 use crate::model::Model;
-use crate::pass::{Batch, Visitor};
+use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use crate::search::{self, Kept, LayerScores};
 use crate::statistics::Mode;
@@ -18,11 +18,11 @@ pub fn wanda_sp<E: Engine>(
     model: &Model,
     set: &CalibrationSet,
     ratio: f64,
-    batch_tokens: Option<usize>,
+    options: PassOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Kept>> {
-    let pass = Pass::new(engine, model, set.header.sequence_length, progress)?;
-    let mut batches = pass.embed(&set.ids, batch_tokens.unwrap_or(engine.info().default_batch_tokens))?;
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
+    let mut batches = pass.embed(&set.ids)?;
     progress.start("pruning layer by layer", "tokens x layers", 2 * (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut visitor = Wanda { set, ratio, kept: Vec::new() };
     pass.layers(0, &mut batches, &mut visitor)?;
@@ -41,9 +41,8 @@ impl<E: Engine> Visitor<E> for Wanda<'_> {
         let mut moments = SiteMoments::new(pass.engine, weights, self.set)?;
         for batch in batches.iter() {
             moments.begin(batch);
-            let hidden_states = pass.engine.copy(&batch.hidden_states)?;
-            let mut copy = Batch { first_window: batch.first_window, windows: batch.windows, hidden_states };
-            pass.layer(weights, &mut copy, &mut moments)?;
+            pass.decode(weights, &mut batch.copy_to_device(pass.engine)?, &mut moments)?;
+            pass.advance(batch);
         }
         let statistics = moments.read(pass.engine, weights, Mode::Exact)?;
         check_finite(layer, &statistics)?;

@@ -3,6 +3,7 @@
 use crate::calibration::{CalibrationOptions, Shard, TextSource};
 use crate::engine::{DeviceChoice, Precision};
 use crate::importance::Metric;
+use crate::pass::PassOptions;
 use crate::plan::{Compensation, Method};
 use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions};
 use crate::search::Structure;
@@ -42,9 +43,35 @@ pub struct Common {
     /// Replace an output that exists
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
+    /// Device memory to stay within, such as 3G or 800M; hidden states that do not fit move to host memory or a temporary file
+    /// [default: 4G on a GPU, 1G on the CPU]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
+    pub memory_budget: Option<u64>,
     /// Threads of the CPU engine and of reading [default: all cores]
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     pub threads: Option<NonZeroUsize>,
+}
+
+impl Common {
+    /// What a pass over a model may use.
+    pub fn pass_options(&self, batch_tokens: Option<NonZeroUsize>) -> PassOptions {
+        PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget }
+    }
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a number of bytes; write 3000000000, 800M or 3G");
+    let (digits, power) = match text.find(|c: char| !c.is_ascii_digit()) {
+        None => (text, 0),
+        Some(end) => {
+            let unit = text[end..].to_ascii_uppercase();
+            let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+            let power = ["K", "M", "G", "T"].iter().position(|known| *known == unit).ok_or_else(wrong)?;
+            (&text[..end], power as u32 + 1)
+        }
+    };
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << (10 * power))).ok_or_else(wrong)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,7 +160,6 @@ impl CalibrationArguments {
             samples: self.samples.map_or(samples, NonZeroUsize::get),
             sequence_length: self.sequence_length.get(),
             seed: self.seed,
-            batch_tokens: self.batch_tokens.map(NonZeroUsize::get),
             mode: if self.compat { Mode::Compat } else { Mode::Exact },
             shard,
         }

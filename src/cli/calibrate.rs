@@ -23,8 +23,8 @@ pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> R
     let engine = open_engine(common)?;
     let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
     let begin = Instant::now();
-    let batch_tokens = args.calibration.batch_tokens.map(std::num::NonZeroUsize::get);
-    let statistics = with_engine!(engine, e => calibration::calibrate(e, &model, &set, batch_tokens, Some(&resume), terminal))?;
+    let options = common.pass_options(args.calibration.batch_tokens);
+    let statistics = with_engine!(engine, e => calibration::calibrate(e, &model, &set, options, Some(&resume), terminal))?;
     let seconds = begin.elapsed().as_secs_f64();
     statistics::write(&output.path(), &statistics)?;
     output.commit()?;

@@ -8,6 +8,7 @@ use crate::checkpoint::{OutputFolder, Tokenizer, files};
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
 use crate::model::Model;
+use crate::pass::PassOptions;
 use crate::pruning::{PlanOptions, plan_from_statistics};
 use crate::statistics::Mode;
 use crate::{compaction, compensation};
@@ -25,8 +26,7 @@ const MODEL: [(&str, &[u8]); 4] = [
 const CALIBRATION_TEXT: &str = include_str!("../../demo/calibration.txt");
 const TEST_TEXT: &str = include_str!("../../demo/test.txt");
 const WINDOW_TOKENS: usize = 256;
-const CALIBRATION: CalibrationOptions =
-    CalibrationOptions { samples: 256, sequence_length: 128, seed: 0, batch_tokens: None, mode: Mode::Exact, shard: None };
+const CALIBRATION: CalibrationOptions = CalibrationOptions { samples: 256, sequence_length: 128, seed: 0, mode: Mode::Exact, shard: None };
 const RATIOS: [f64; 2] = [0.2, 0.5];
 
 /// One line of the table.
@@ -86,7 +86,7 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
     let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, terminal)?];
     let begin = Instant::now();
     let set = CALIBRATION.draw(&model, &tokenizer.encode(CALIBRATION_TEXT)?)?;
-    let statistics = calibration::calibrate(engine, &model, &set, None, None, terminal)?;
+    let statistics = calibration::calibrate(engine, &model, &set, PassOptions::default(), None, terminal)?;
     let calibration_seconds = begin.elapsed().as_secs_f64();
     for ratio in RATIOS {
         let begin = Instant::now();
@@ -107,7 +107,7 @@ fn row<E: Engine>(engine: &E, name: String, model: &Model, test: &[u32], seconds
     let layers = &model.architecture.layers;
     Ok(Row {
         name,
-        perplexity: perplexity(engine, model, test, WINDOW_TOKENS, None, terminal)?.perplexity,
+        perplexity: perplexity(engine, model, test, WINDOW_TOKENS, PassOptions::default(), terminal)?.perplexity,
         parameters: model.parameters(),
         bytes: model.tensors.total_bytes(),
         seconds,

@@ -21,8 +21,8 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> Result
     ids.truncate(windows * length);
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let batch_tokens = args.batch_tokens.map(NonZeroUsize::get);
-    let result = with_engine!(engine, e => perplexity(e, &model, &ids, length, batch_tokens, terminal))?;
+    let options = common.pass_options(args.batch_tokens);
+    let result = with_engine!(engine, e => perplexity(e, &model, &ids, length, options, terminal))?;
     let seconds = begin.elapsed().as_secs_f64();
     let report = json!({
         "perplexity": result.perplexity,

@@ -36,7 +36,7 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, biases) = with_engine!(engine, e => {
-        let planned = plan(e, &model, &options, args, terminal)?;
+        let planned = plan(e, &model, &options, args, common, terminal)?;
         let biases = compensation::biases(e, &model, planned.statistics.as_ref(), &planned.plan, terminal)?;
         (planned, biases)
     });
@@ -57,22 +57,29 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     })
 }
 
-fn plan<E: Engine>(engine: &E, model: &Model, options: &PlanOptions, args: &PruneArguments, terminal: &Terminal) -> Result<Planned> {
+fn plan<E: Engine>(
+    engine: &E,
+    model: &Model,
+    options: &PlanOptions,
+    args: &PruneArguments,
+    common: &Common,
+    terminal: &Terminal,
+) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
         let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, terminal)?;
         return Ok(Planned { plan, notes, statistics: None, calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None)?;
-    let batch_tokens = args.calibration.batch_tokens.map(std::num::NonZeroUsize::get);
+    let passes = common.pass_options(args.calibration.batch_tokens);
     let begin = Instant::now();
     if wanda {
-        let kept = calibration::wanda_sp(engine, model, &set, options.ratio, batch_tokens, terminal)?;
+        let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
         let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
         return Ok(Planned { plan, notes: Vec::new(), statistics: None, calibration });
     }
-    let statistics = calibration::calibrate(engine, model, &set, batch_tokens, None, terminal)?;
+    let statistics = calibration::calibrate(engine, model, &set, passes, None, terminal)?;
     let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
     let (plan, notes) = pruning::plan_from_statistics(model, &statistics, options)?;
     Ok(Planned { plan, notes, statistics: Some(statistics), calibration })

@@ -25,6 +25,9 @@ pub struct DeviceInfo {
     /// Tokens that one batch should hold when the user does not say.
     #[serde(skip)]
     pub default_batch_tokens: usize,
+    /// Bytes of device memory to stay within when the user does not say.
+    #[serde(skip)]
+    pub memory_budget: u64,
     /// Largest buffer one operation can bind, in bytes.
     #[serde(skip)]
     pub max_binding_bytes: u64,

@@ -38,7 +38,7 @@ impl std::str::FromStr for DeviceChoice {
 /// What `--precision` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// f16 on real GPUs with cooperative matrices, f32 otherwise. The f16 tier is not built yet, so this is f32.
+    /// f16 on real GPUs with matrix units, f32 otherwise.
     #[default]
     Auto,
     /// Products of f32 numbers.
@@ -72,18 +72,19 @@ impl AnyEngine {
 /// # Errors
 /// If the name fits no adapter (the message lists what there is), the device cannot be opened, or the precision is not offered.
 pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> {
-    if precision == Precision::F16 {
-        return Err(Error::Unsupported("--precision f16 is not available in this version; use f32 or auto".into()));
-    }
+    let cpu = || match precision {
+        Precision::F16 => Err(Error::Unsupported("the CPU engine multiplies in f32; use --precision f32 or auto".into())),
+        Precision::Auto | Precision::F32 => Ok(AnyEngine::Cpu(CpuEngine::default())),
+    };
     let adapter = match choice {
-        DeviceChoice::Cpu => return Ok(AnyEngine::Cpu(CpuEngine::default())),
+        DeviceChoice::Cpu => return cpu(),
         DeviceChoice::Auto => AdapterChoice::RealGpu,
         DeviceChoice::Gpu(index) => AdapterChoice::Index(*index),
         DeviceChoice::Name(part) => AdapterChoice::Name(part),
     };
-    match GpuEngine::open(adapter)? {
+    match GpuEngine::open(adapter, precision)? {
         Some(engine) => Ok(AnyEngine::Gpu(engine)),
-        None if *choice == DeviceChoice::Auto => Ok(AnyEngine::Cpu(CpuEngine::default())),
+        None if *choice == DeviceChoice::Auto => cpu(),
         None => {
             let wanted = match choice {
                 DeviceChoice::Name(part) => format!("`{part}`"),

@@ -11,6 +11,7 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::perplexity;
 use flap_gpu::importance::Metric;
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::{Method, Plan};
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, plan_by_magnitude, plan_from_kept, plan_from_statistics};
@@ -56,14 +57,7 @@ impl Reference {
     }
 
     fn options(&self, samples: usize, mode: Mode) -> CalibrationOptions {
-        CalibrationOptions {
-            samples,
-            sequence_length: self.size("seq"),
-            seed: self.json["seed"].as_u64().unwrap(),
-            batch_tokens: None,
-            mode,
-            shard: None,
-        }
+        CalibrationOptions { samples, sequence_length: self.size("seq"), seed: self.json["seed"].as_u64().unwrap(), mode, shard: None }
     }
 
     /// Kept flags of a run, attention then MLP, all layers.
@@ -75,7 +69,7 @@ impl Reference {
     fn perplexity<E: Engine>(&self, engine: &E, model: &Model, windows: Option<usize>) -> f64 {
         let length = self.size("seq");
         let ids = &self.test[..sequential_windows(self.test.len(), length, windows).unwrap() * length];
-        perplexity(engine, model, ids, length, None, &Silent).unwrap().perplexity
+        perplexity(engine, model, ids, length, PassOptions::default(), &Silent).unwrap().perplexity
     }
 }
 
@@ -130,7 +124,7 @@ fn check_biases(reference: &Reference, run: &str, found: &[LayerBiases]) {
 fn plans<E: Engine>(engine: &E, reference: &Reference) -> Vec<(String, Plan, Vec<LayerBiases>)> {
     let model = &reference.model;
     let set = reference.options(reference.size("nsamples"), Mode::Compat).draw(model, &reference.calibration).unwrap();
-    let statistics = calibrate(engine, model, &set, None, None, &Silent).unwrap();
+    let statistics = calibrate(engine, model, &set, PassOptions::default(), None, &Silent).unwrap();
     let wanda_set = reference.options(128, Mode::Exact).draw(model, &reference.calibration).unwrap();
     let plan_of = |run: &Value| {
         let (name, options) = parse_run(run);
@@ -138,7 +132,7 @@ fn plans<E: Engine>(engine: &E, reference: &Reference) -> Vec<(String, Plan, Vec
             Method::Flap => plan_from_statistics(model, &statistics, &options).unwrap(),
             Method::MagnitudeSp => plan_by_magnitude(engine, model, &options, &Silent).unwrap(),
             Method::WandaSp => {
-                let kept = wanda_sp(engine, model, &wanda_set, options.ratio, None, &Silent).unwrap();
+                let kept = wanda_sp(engine, model, &wanda_set, options.ratio, PassOptions::default(), &Silent).unwrap();
                 (plan_from_kept(model, &options, &kept, true), Vec::new())
             }
         };

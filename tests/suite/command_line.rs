@@ -5,6 +5,7 @@ use flap_gpu::calibration::{CalibrationOptions, ResumeState, calibrate};
 use flap_gpu::checkpoint::{TensorFile, Tokenizer};
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::statistics::{self, Mode};
 use serde_json::Value;
@@ -189,19 +190,20 @@ fn an_interrupted_calibration_goes_on() {
     let engine = CpuEngine::default();
     let model = Model::open(&demo_model()).unwrap();
     let tokens = Tokenizer::open(&model.path).unwrap().encode(include_str!("../../demo/calibration.txt")).unwrap();
-    let options = CalibrationOptions { samples: 20, sequence_length: 64, seed: 3, batch_tokens: Some(256), mode: Mode::Exact, shard: None };
+    let options = CalibrationOptions { samples: 20, sequence_length: 64, seed: 3, mode: Mode::Exact, shard: None };
     let set = options.draw(&model, &tokens).unwrap();
+    let passes = PassOptions { batch_tokens: Some(256), ..PassOptions::default() };
     let folder = tempfile::tempdir().unwrap();
     // Saved as often as saving is cheap beside computing, after the first layer at least. What stands after the last save is what
     // an interrupted run leaves.
     let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
-    let whole = calibrate(&engine, &model, &set, None, Some(&state), &Silent).unwrap();
+    let whole = calibrate(&engine, &model, &set, passes, Some(&state), &Silent).unwrap();
     let announced = Announced(Cell::new(0));
-    let resumed = calibrate(&engine, &model, &set, None, Some(&state), &announced).unwrap();
+    let resumed = calibrate(&engine, &model, &set, passes, Some(&state), &announced).unwrap();
     assert!([1, 2, 3].map(|layers| layers * 20 * 64).contains(&announced.0.get()), "{} tokens were left to do", announced.0.get());
     assert_eq!(resumed, whole);
     let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
-    calibrate(&engine, &model, &other, None, Some(&state), &announced).unwrap();
+    calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();
     assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
     state.remove();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,5 +1,6 @@
 //! What the tests share: engines, places, comparison of numbers.
 
+use flap_gpu::engine::Precision;
 use flap_gpu::engine::gpu::{AdapterChoice, GpuEngine};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,12 @@ pub fn say_loudly(message: &str) {
 
 /// The first adapter. `None` (said loudly) if there is none and none is required.
 pub fn gpu() -> Option<GpuEngine> {
-    let engine = GpuEngine::open(AdapterChoice::Index(0)).expect("the adapter opens");
+    gpu_with(Precision::F32)
+}
+
+/// The first adapter with a precision.
+pub fn gpu_with(precision: Precision) -> Option<GpuEngine> {
+    let engine = GpuEngine::open(AdapterChoice::Index(0), precision).expect("the adapter opens");
     if engine.is_none() {
         assert!(std::env::var_os("FLAP_GPU_REQUIRE_GPU").is_none(), "no GPU adapter was found, but one is required");
         say_loudly("SKIPPED on the GPU: no adapter was found (a software Vulkan driver would do)");

@@ -38,6 +38,8 @@ impl Default for CpuEngine {
                 backend: "native".into(),
                 // Enough rows for the matrix product to run at full speed; the MLP's activations stay near the cache.
                 default_batch_tokens: 512,
+                // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
+                memory_budget: 1 << 30,
                 max_binding_bytes: u64::MAX,
             },
         }

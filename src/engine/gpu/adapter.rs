@@ -1,7 +1,8 @@
 //! Finding adapters and opening a device on one.
 
 use super::context::Context;
-use crate::engine::DeviceInfo;
+use super::products::Products;
+use crate::engine::{DeviceInfo, Precision};
 use crate::error::{Error, Result};
 use wgpu::{Backends, DeviceType};
 
@@ -94,8 +95,39 @@ pub enum AdapterChoice<'a> {
     Name(&'a str),
 }
 
+/// An opened device.
+pub(super) struct Opened {
+    pub context: Context,
+    pub info: DeviceInfo,
+    pub products: Products,
+}
+
+/// Sides of the matrix units that multiply f16 by f16 to f32, with the size of the subgroups that share one. An adapter whose
+/// subgroups vary in size is left out: the kernels lay their tiles out for one size.
+fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let info = adapter.get_info();
+    let subgroup_size = match info.backend {
+        // Metal tells a range, but every GPU with matrix units has this size.
+        wgpu::Backend::Metal => 32,
+        _ if info.subgroup_min_size == info.subgroup_max_size => info.subgroup_min_size,
+        _ => return Vec::new(),
+    };
+    let features = adapter.features();
+    if !features.contains(matrix_features()) {
+        return Vec::new();
+    }
+    let properties = adapter.cooperative_matrix_properties().into_iter();
+    let square = properties.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32);
+    square.map(|p| (p.m_size as usize, subgroup_size)).filter(|unit| [8, 16].contains(&unit.0)).collect()
+}
+
+fn matrix_features() -> wgpu::Features {
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
+}
+
 /// Opens a device, or `None` if no adapter fits the choice.
-pub(super) fn open(choice: AdapterChoice<'_>) -> Result<Option<(Context, DeviceInfo)>> {
+pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Opened>> {
     let mut found = adapters().into_iter();
     let adapter = match choice {
         AdapterChoice::RealGpu => found.find(|a| !is_software(a)),
@@ -103,22 +135,38 @@ pub(super) fn open(choice: AdapterChoice<'_>) -> Result<Option<(Context, DeviceI
         AdapterChoice::Name(part) => found.find(|a| a.get_info().name.to_lowercase().contains(&part.to_lowercase())),
     };
     let Some(adapter) = adapter else { return Ok(None) };
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
+    let products = Products::choose(precision, !is_software(&adapter), shader_f16, &matrix_units(&adapter), &info.name)?;
+    let required_features = match products {
+        Products::F32 => wgpu::Features::empty(),
+        Products::F16 => wgpu::Features::SHADER_F16,
+        Products::Cooperative { .. } => matrix_features(),
+    };
+    let experimental_features = if matches!(products, Products::Cooperative { .. }) {
+        // SAFETY: the one experimental feature in use is cooperative matrices, in kernels that the tests run case by case.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    };
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("flap-gpu"),
-        required_limits: adapter.limits(),
+        required_features,
+        required_limits: limits.clone(),
+        experimental_features,
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
     };
-    let opened = pollster::block_on(adapter.request_device(&descriptor));
-    let info = adapter.get_info();
-    let (device, queue) = opened.map_err(|e| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() })?;
-    let limits = adapter.limits();
+    let failed = |e: wgpu::RequestDeviceError| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
         default_batch_tokens: if is_software(&adapter) { 512 } else { 4096 },
+        // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB.
+        memory_budget: 4 << 30,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
-    Ok(Some((Context::new(device, queue, limits), device_info)))
+    Ok(Some(Opened { context: Context::new(device, queue, limits), info: device_info, products }))
 }

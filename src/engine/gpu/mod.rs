@@ -5,21 +5,23 @@
 
 mod adapter;
 mod context;
+mod products;
 mod shaders;
 
 pub use adapter::{AdapterChoice, AdapterReport, list};
+pub use products::Products;
 pub use shaders::Kernel;
 
 use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments,
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, Precision,
+    SlotMoments,
 };
 use crate::error::{Error, Result};
 use bytemuck::{Pod, bytes_of, cast_slice};
 use context::{Buffer, Context};
 
-/// Threads of an elementwise workgroup, and rows and columns of a matrix product's tile, as the kernels have them.
+/// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
-const MATMUL_TILE: usize = 64;
 const COLUMN_THREADS: usize = 64;
 const ATTENTION_QUERIES: usize = 16;
 const FINITE_PER_THREAD: usize = 16;
@@ -32,8 +34,11 @@ const MOMENTS_TILE_TOKENS: usize = 128;
 pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
+    products: Products,
     /// Stands in where a kernel's binding is not used.
     unused: Buffer,
+    /// One word, set by f16 products whose activations are out of range.
+    overflow: Buffer,
 }
 
 /// Row-major f32 `[rows, columns]` on the device.
@@ -90,10 +95,18 @@ fn words<const N: usize>(values: [usize; N]) -> [u32; N] {
 
 impl GpuEngine {
     /// Opens the chosen adapter, or `None` if there is none.
-    pub fn open(choice: AdapterChoice<'_>) -> Result<Option<Self>> {
-        let Some((context, info)) = adapter::open(choice)? else { return Ok(None) };
+    pub fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Self>> {
+        let Some(opened) = adapter::open(choice, precision)? else { return Ok(None) };
+        let adapter::Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
-        Ok(Some(Self { context, info, unused }))
+        let overflow = context.upload(bytes_of(&0u32))?;
+        Ok(Some(Self { context, info, products, unused, overflow }))
+    }
+
+    /// How this engine multiplies.
+    #[must_use]
+    pub fn products(&self) -> Products {
+        self.products
     }
 
     /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.
@@ -136,6 +149,7 @@ impl Engine for GpuEngine {
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<Matrix> {
+        let matrix = &self.prepare(matrix);
         let panel_rows = (self.info.max_binding_bytes as usize / matrix.row_bytes()).clamp(1, matrix.rows);
         let panels = (0..matrix.rows)
             .step_by(panel_rows)
@@ -168,16 +182,7 @@ impl Engine for GpuEngine {
     }
 
     fn linear(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
-        let y = self.tensor(x.rows, weight.rows)?;
-        for &(first, rows, ref panel) in &weight.panels {
-            let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
-            let bias = bias.map_or(&self.unused, |b| &b.buffer);
-            let buffers = [(1, panel), (2, &x.buffer), (3, bias), (4, &y.buffer)];
-            let [x_groups, y_groups] = words([rows.div_ceil(MATMUL_TILE), x.rows.div_ceil(MATMUL_TILE)]);
-            let operation = || format!("[{}, {}] by [{rows}, {}] {:?}", x.rows, x.columns, weight.columns, weight.dtype);
-            self.context.dispatch(Kernel::Matmul, &[weight.format()], bytes_of(&params), &buffers, [x_groups, y_groups, 1], operation)?;
-        }
-        Ok(y)
+        self.multiply(x, weight, bias)
     }
 
     fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
@@ -225,6 +230,9 @@ impl Engine for GpuEngine {
         for x in tensors {
             let params = words([x.count()]);
             self.over(Kernel::NonFinite, &params, &[(1, &x.buffer), (2, &found)], x.count(), THREADS * FINITE_PER_THREAD)?;
+        }
+        if self.products != Products::F32 && self.context.download(&self.overflow, 4)?.iter().any(|&byte| byte != 0) {
+            return Err(Error::NotFinite("activations are beyond the range of f16; use --precision f32".into()));
         }
         Ok(self.context.download(&found, 4)?.iter().all(|&byte| byte == 0))
     }

@@ -9,6 +9,10 @@ pub enum Kernel {
     ColumnNorms,
     CrossEntropy,
     Matmul,
+    MatmulCooperative16,
+    MatmulCooperative8,
+    MatmulWideF16,
+    MatmulWideF32,
     MomentsMerge,
     MomentsTile,
     NonFinite,
@@ -20,12 +24,16 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
         Self::CrossEntropy,
         Self::Matmul,
+        Self::MatmulCooperative16,
+        Self::MatmulCooperative8,
+        Self::MatmulWideF16,
+        Self::MatmulWideF32,
         Self::MomentsMerge,
         Self::MomentsTile,
         Self::NonFinite,
@@ -48,6 +56,10 @@ impl Kernel {
             Self::ColumnNorms => shader!("column_norms"),
             Self::CrossEntropy => shader!("cross_entropy"),
             Self::Matmul => shader!("matmul"),
+            Self::MatmulCooperative16 => shader!("matmul_cooperative_16"),
+            Self::MatmulCooperative8 => shader!("matmul_cooperative_8"),
+            Self::MatmulWideF16 => shader!("matmul_wide_f16"),
+            Self::MatmulWideF32 => shader!("matmul_wide_f32"),
             Self::MomentsMerge => shader!("moments_merge"),
             Self::MomentsTile => shader!("moments_tile"),
             Self::NonFinite => shader!("non_finite"),
@@ -72,15 +84,33 @@ impl Kernel {
     pub fn source(self) -> String {
         let mut source = String::new();
         for line in self.file().1.lines() {
-            source += match line.strip_prefix("//#include ") {
-                Some("shared/reduce.wgsl") => include_str!("../../../shaders/shared/reduce.wgsl"),
-                Some("shared/weight.wgsl") => include_str!("../../../shaders/shared/weight.wgsl"),
-                Some("shared/workgroup.wgsl") => include_str!("../../../shaders/shared/workgroup.wgsl"),
-                Some(piece) => panic!("{}.wgsl includes {piece}, which does not exist", self.name()),
-                None => line,
-            };
+            source += line.strip_prefix("//#include ").map_or(line, |piece| self.piece(piece));
             source.push('\n');
         }
         source
+    }
+
+    /// A shared piece.
+    fn piece(self, name: &str) -> &'static str {
+        macro_rules! pieces {
+            ($($name:literal),+) => {
+                match name {
+                    $($name => include_str!(concat!("../../../shaders/", $name)),)+
+                    _ => panic!("{}.wgsl includes {name}, which does not exist", self.name()),
+                }
+            };
+        }
+        pieces!(
+            "shared/cooperative_16.wgsl",
+            "shared/cooperative_8.wgsl",
+            "shared/matmul_cooperative.wgsl",
+            "shared/matmul_params.wgsl",
+            "shared/matmul_wide.wgsl",
+            "shared/quad_f16.wgsl",
+            "shared/quad_f32.wgsl",
+            "shared/reduce.wgsl",
+            "shared/weight.wgsl",
+            "shared/workgroup.wgsl"
+        )
     }
 }

@@ -3,6 +3,9 @@
 //! While a layer computes, a thread touches the pages of the next; its upload follows as soon as the layer's work is queued,
 //! before anything waits for the device.
 
+mod batch;
+mod memory;
+
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, decoder_layer};
@@ -10,15 +13,8 @@ use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;
 
-/// Windows that go through a layer together.
-pub struct Batch<E: Engine> {
-    /// Place of the first window among all.
-    pub first_window: usize,
-    /// Number of windows.
-    pub windows: usize,
-    /// `[windows * window_tokens, hidden]`.
-    pub hidden_states: E::Tensor,
-}
+pub use batch::Batch;
+pub use memory::PassOptions;
 
 /// What is done at each layer.
 pub trait Visitor<E: Engine> {
@@ -38,45 +34,65 @@ pub struct Pass<'a, E: Engine> {
     pub window_tokens: usize,
     progress: &'a dyn Progress,
     rope: E::Tensor,
+    layout: memory::Layout,
 }
 
 impl<'a, E: Engine> Pass<'a, E> {
-    /// A pass over windows of `window_tokens` tokens.
-    pub fn new(engine: &'a E, model: &'a Model, window_tokens: usize, progress: &'a dyn Progress) -> Result<Self> {
-        let head_dim = model.architecture.head_dim;
-        let rope = engine.upload(&model.architecture.rope.table(window_tokens), head_dim)?;
-        Ok(Self { engine, model, window_tokens, progress, rope })
+    /// A pass over `windows` windows of `window_tokens` tokens.
+    pub fn new(
+        engine: &'a E,
+        model: &'a Model,
+        windows: usize,
+        window_tokens: usize,
+        options: PassOptions,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let architecture = &model.architecture;
+        let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
+        let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
+        Ok(Self { engine, model, window_tokens, progress, rope, layout })
     }
 
-    /// Windows that fit a batch of `batch_tokens` tokens: at least one.
-    #[must_use]
-    pub fn windows_per_batch(&self, batch_tokens: usize) -> usize {
-        (batch_tokens / self.window_tokens).max(1)
+    /// Embeds windows, given as one run of token ids, and gathers them in batches.
+    pub fn embed(&self, ids: &[u32]) -> Result<Vec<Batch<E>>> {
+        self.batches(ids, |ids| self.model.embed(ids))
     }
 
-    /// Embeds windows, given as one run of token ids, in batches of about `batch_tokens` tokens.
-    pub fn embed(&self, ids: &[u32], batch_tokens: usize) -> Result<Vec<Batch<E>>> {
-        let windows = self.windows_per_batch(batch_tokens);
+    /// Batches from hidden states `[tokens, hidden]` that an earlier pass left.
+    pub fn restore(&self, hidden_states: &[f32]) -> Result<Vec<Batch<E>>> {
         let hidden = self.model.architecture.hidden_size;
-        ids.chunks(windows * self.window_tokens)
-            .enumerate()
-            .map(|(index, ids)| {
-                interrupt::check()?;
-                Ok(Batch {
-                    first_window: index * windows,
-                    windows: ids.len() / self.window_tokens,
-                    hidden_states: self.engine.upload(&self.model.embed(ids)?, hidden)?,
-                })
-            })
-            .collect()
+        let rows: Vec<&[f32]> = hidden_states.chunks_exact(hidden).collect();
+        self.batches(&rows, |rows| Ok(rows.concat()))
+    }
+
+    /// Cuts tokens into batches and keeps the hidden states that `states` gives for each.
+    fn batches<T>(&self, tokens: &[T], states: impl Fn(&[T]) -> Result<Vec<f32>>) -> Result<Vec<Batch<E>>> {
+        let hidden = self.model.architecture.hidden_size;
+        let mut keeper = batch::Keeper::new(self.layout.place, hidden, 4 * (tokens.len() * hidden) as u64)?;
+        let windows = self.layout.batch_tokens / self.window_tokens;
+        let batch = |(index, part): (usize, &[T])| {
+            interrupt::check()?;
+            keeper.keep(self.engine, index * windows, part.len() / self.window_tokens, states(part)?)
+        };
+        tokens.chunks(self.layout.batch_tokens).enumerate().map(batch).collect()
     }
 
     /// Sends one batch through a layer.
     pub fn layer(&self, weights: &LayerWeights<E>, batch: &mut Batch<E>, observer: &mut impl Observer<E>) -> Result<()> {
-        interrupt::check()?;
-        decoder_layer(self.engine, weights, &self.rope, &mut batch.hidden_states, self.window_tokens, observer)?;
-        self.progress.advance((batch.windows * self.window_tokens) as u64);
+        batch.update(self.engine, |hidden_states| self.decode(weights, hidden_states, observer))?;
+        self.advance(batch);
         Ok(())
+    }
+
+    /// Says that a batch went through a layer.
+    pub fn advance(&self, batch: &Batch<E>) {
+        self.progress.advance((batch.windows * self.window_tokens) as u64);
+    }
+
+    /// Sends hidden states on the device through a layer.
+    pub fn decode(&self, weights: &LayerWeights<E>, hidden_states: &mut E::Tensor, observer: &mut impl Observer<E>) -> Result<()> {
+        interrupt::check()?;
+        decoder_layer(self.engine, weights, &self.rope, hidden_states, self.window_tokens, observer)
     }
 
     /// Visits the layers from `first_layer` on. Fails, naming the layer, if NaN or infinity appears in the hidden states.
@@ -95,8 +111,7 @@ impl<'a, E: Engine> Pass<'a, E> {
                 visitor.run(self, layer, &weights, batches)?;
                 (layer + 1 < count).then(|| model.layer(self.engine, layer + 1)).transpose()
             })?;
-            let hidden_states: Vec<&E::Tensor> = batches.iter().map(|b| &b.hidden_states).collect();
-            if !self.engine.all_finite(&hidden_states)? {
+            if !Batch::all_finite(self.engine, batches)? {
                 return Err(Error::NotFinite(format!(
                     "NaN or infinity appeared in the activations of layer {layer}; the checkpoint is damaged, or its activations overflow f32"
                 )));

@@ -1,0 +1,4 @@
+// The matrix product on matrix units of 16 x 16; see shared/matmul_cooperative.wgsl.
+//#include shared/cooperative_16.wgsl
+//#include shared/matmul_params.wgsl
+//#include shared/matmul_cooperative.wgsl

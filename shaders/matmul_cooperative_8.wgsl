@@ -1,0 +1,4 @@
+// The matrix product on matrix units of 8 x 8; see shared/matmul_cooperative.wgsl.
+//#include shared/cooperative_8.wgsl
+//#include shared/matmul_params.wgsl
+//#include shared/matmul_cooperative.wgsl

@@ -1,0 +1,100 @@
+// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias, for large products.
+//
+// A workgroup of 256 threads computes a tile of 128 tokens by 128 outputs, 16 inputs at a time; a thread keeps 8 x 8 sums in
+// registers, so that each line of four numbers read from workgroup memory serves eight multiplications of four. Half of the
+// threads stage x, half the weight: each reads a square of 4 x 4 numbers ahead, while the tile before is multiplied, and turns it
+// in registers. Needs inputs that are a multiple of 4. Sums run over the inputs in order, as in matmul.wgsl.
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+const TILE = 128u;
+const DEPTH = 16u;
+// Quads of four tokens or outputs in a line of the tile, and one more against bank conflicts.
+const LINE = 33u;
+
+var<workgroup> x_tile: array<Quad, 528>; // DEPTH * LINE
+var<workgroup> weight_tile: array<Quad, 528>;
+
+// Four inputs of four consecutive rows of x or of the weight; what does not exist is zero.
+fn square(stages_weight: bool, first: u32, input: u32) -> mat4x4<f32> {
+    var rows: mat4x4<f32>;
+    for (var i = 0u; i < 4u; i++) {
+        let row = first + i;
+        var quad = vec4<f32>();
+        if (input < params.inputs) {
+            if (stages_weight) {
+                if (row < params.panel_rows) {
+                    quad = weight_quad(row * params.inputs + input);
+                }
+            } else if (row < params.tokens) {
+                quad = x[(row * params.inputs + input) / 4u];
+            }
+        }
+        rows[i] = quad;
+    }
+    return transpose(rows);
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let first_row = group.x * TILE;
+    let first_token = group.y * TILE;
+    let stages_weight = thread >= 128u;
+    let staged = thread % 128u;
+    let staged_quad = staged / 4u;
+    let staged_input = staged % 4u * 4u;
+    let staged_first = select(first_token, first_row, stages_weight) + staged_quad * 4u;
+    let column = thread % 16u;
+    let line = thread / 16u;
+
+    var low: array<vec4<f32>, 8>;
+    var high: array<vec4<f32>, 8>;
+    var next = square(stages_weight, staged_first, staged_input);
+    for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
+        for (var i = 0u; i < 4u; i++) {
+            let place = (staged_input + i) * LINE + staged_quad;
+            if (stages_weight) {
+                weight_tile[place] = narrow(next[i]);
+            } else {
+                x_tile[place] = narrow(next[i]);
+            }
+        }
+        workgroupBarrier();
+        next = square(stages_weight, staged_first, depth + DEPTH + staged_input);
+        for (var k = 0u; k < DEPTH; k++) {
+            let weights_low = vec4<f32>(weight_tile[k * LINE + column]);
+            let weights_high = vec4<f32>(weight_tile[k * LINE + 16u + column]);
+            let tokens_low = vec4<f32>(x_tile[k * LINE + line]);
+            let tokens_high = vec4<f32>(x_tile[k * LINE + 16u + line]);
+            for (var i = 0u; i < 4u; i++) {
+                low[i] += tokens_low[i] * weights_low;
+                high[i] += tokens_low[i] * weights_high;
+                low[4u + i] += tokens_high[i] * weights_low;
+                high[4u + i] += tokens_high[i] * weights_high;
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < 8u; i++) {
+        let token = first_token + line * 4u + i % 4u + i / 4u * 64u;
+        if (token < params.tokens) {
+            store(token, first_row + column * 4u, low[i]);
+            store(token, first_row + 64u + column * 4u, high[i]);
+        }
+    }
+}
+
+fn store(token: u32, row: u32, sums: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if (row + j < params.panel_rows) {
+            let output = params.first_output + row + j;
+            var value = sums[j];
+            if (params.has_bias != 0u) {
+                value += bias[output];
+            }
+            y[token * params.outputs + output] = value;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Matrix products in three tiers: f32 tiles, which every adapter runs; f16 tiles; and matrix units (cooperative matrices). All sum
+//! in f32. The table of cases in `tests/suite/kernels.rs` runs through every tier that an adapter has.
+
+use super::context::Buffer;
+use super::{GpuEngine, Kernel, Matrix, Tensor, words};
+use crate::engine::{Dtype, HostTensor, Precision, SharedBytes};
+use crate::error::{Error, Result};
+use bytemuck::bytes_of;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Below these sizes the narrow tile wastes less.
+const WIDE_TOKENS: usize = 64;
+const WIDE_OUTPUTS: usize = 64;
+const NARROW_TILE: usize = 64;
+const WIDE_TILE: usize = 128;
+
+/// How an engine multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// f32 operands.
+    F32,
+    /// f16 operands, where the numbers allow it.
+    F16,
+    /// f16 operands on matrix units of `side` x `side`, where the numbers allow it.
+    Cooperative {
+        /// 8 or 16.
+        side: usize,
+        /// Threads of a subgroup, which must be the same for every kernel.
+        subgroup_size: u32,
+    },
+}
+
+impl Products {
+    /// What `precision` means on an adapter. `matrix_units` are its sizes of f16 by f16 to f32 with their subgroup size.
+    pub fn choose(precision: Precision, real_gpu: bool, shader_f16: bool, matrix_units: &[(usize, u32)], adapter: &str) -> Result<Self> {
+        // Larger matrices keep more of a GPU's matrix units busy.
+        let unit = matrix_units.iter().max_by_key(|unit| unit.0).map(|&(side, subgroup_size)| Self::Cooperative { side, subgroup_size });
+        match (precision, unit) {
+            (Precision::F32, _) => Ok(Self::F32),
+            (Precision::Auto, Some(unit)) if real_gpu => Ok(unit),
+            (Precision::Auto, _) => Ok(Self::F32),
+            (Precision::F16, Some(unit)) => Ok(unit),
+            (Precision::F16, None) if shader_f16 => Ok(Self::F16),
+            (Precision::F16, None) => Err(Error::Unsupported(format!("{adapter} computes no f16 in shaders; use --precision f32 or auto"))),
+        }
+    }
+}
+
+/// Every number rounded to f16, or `None` if one of them is beyond its range. Numbers too small for f16 become zero or lose digits,
+/// an error of at most 3e-8.
+fn to_f16(matrix: &HostTensor) -> Option<HostTensor> {
+    if matrix.dtype == Dtype::F16 {
+        return Some(matrix.clone());
+    }
+    let mut bytes = vec![0u8; 2 * matrix.rows * matrix.columns];
+    let fits = bytes.par_chunks_mut(2 * matrix.columns).enumerate().all(|(row, out)| {
+        let values = matrix.row_panel(row..row + 1).to_f32();
+        out.as_chunks_mut::<2>().0.iter_mut().zip(&values).for_each(|(o, &v)| *o = half::f16::from_f32(v).to_le_bytes());
+        values.iter().all(|v| half::f16::from_f32(*v).is_finite())
+    });
+    let length = bytes.len();
+    fits.then(|| HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), Dtype::F16, matrix.rows, matrix.columns))
+}
+
+impl GpuEngine {
+    /// The matrix as the engine's products want it: f16 for f16 products, unless its numbers are out of range.
+    pub(super) fn prepare(&self, matrix: &HostTensor) -> HostTensor {
+        if self.products == Products::F32 {
+            return matrix.clone();
+        }
+        to_f16(matrix).unwrap_or_else(|| matrix.clone())
+    }
+
+    /// Queues the products of `x` with every panel of `weight`.
+    pub(super) fn multiply(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+        let y = self.tensor(x.rows, weight.rows)?;
+        for &(first, rows, ref panel) in &weight.panels {
+            let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
+            let bias = bias.map_or(&self.unused, |b| &b.buffer);
+            let mut buffers: Vec<(u32, &Buffer)> = vec![(1, panel), (2, &x.buffer), (3, bias), (4, &y.buffer)];
+            let (kernel, tile) = self.kernel(x.rows, rows, weight);
+            let constants = match (kernel, self.products) {
+                (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
+                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", 4 * subgroup_size)]
+                }
+                _ => vec![weight.format()],
+            };
+            if !matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
+                buffers.push((5, &self.overflow));
+            }
+            let [x_groups, y_groups] = words([rows.div_ceil(tile), x.rows.div_ceil(tile)]);
+            let operation = || format!("[{}, {}] by [{rows}, {}] {:?}", x.rows, x.columns, weight.columns, weight.dtype);
+            self.context.dispatch(kernel, &constants, bytes_of(&params), &buffers, [x_groups, y_groups, 1], operation)?;
+        }
+        Ok(y)
+    }
+
+    /// The kernel for a product and the side of its tile.
+    fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
+        let f16 = weight.dtype == Dtype::F16;
+        let wide = tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        match self.products {
+            Products::Cooperative { side: 16, .. } if f16 => (Kernel::MatmulCooperative16, 128),
+            Products::Cooperative { .. } if f16 => (Kernel::MatmulCooperative8, 64),
+            Products::F16 if f16 && wide => (Kernel::MatmulWideF16, WIDE_TILE),
+            _ if wide => (Kernel::MatmulWideF32, WIDE_TILE),
+            _ => (Kernel::Matmul, NARROW_TILE),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Windows that go through a layer together, and their hidden states wherever these stay between layers.
+
+use super::memory::Place;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use memmap2::{MmapMut, MmapOptions};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::fs::File;
+
+/// Windows that go through a layer together.
+pub struct Batch<E: Engine> {
+    /// Place of the first window among all.
+    pub first_window: usize,
+    /// Number of windows.
+    pub windows: usize,
+    hidden_size: usize,
+    states: States<E::Tensor>,
+}
+
+/// Hidden states `[windows * window_tokens, hidden]`.
+enum States<T> {
+    Device(T),
+    Host(Vec<f32>),
+    Mapped(MmapMut),
+}
+
+impl<E: Engine> Batch<E> {
+    /// Reads the hidden states; waits for the device if they are there.
+    pub fn download(&self, engine: &E) -> Result<Cow<'_, [f32]>> {
+        Ok(match &self.states {
+            States::Device(tensor) => Cow::Owned(engine.download(tensor)?),
+            States::Host(values) => Cow::Borrowed(values),
+            States::Mapped(map) => Cow::Borrowed(bytemuck::cast_slice(map)),
+        })
+    }
+
+    /// A copy of the hidden states on the device.
+    pub fn copy_to_device(&self, engine: &E) -> Result<E::Tensor> {
+        match &self.states {
+            States::Device(tensor) => engine.copy(tensor),
+            States::Host(values) => engine.upload(values, self.hidden_size),
+            States::Mapped(map) => engine.upload(bytemuck::cast_slice(map), self.hidden_size),
+        }
+    }
+
+    /// Looks at the hidden states on the device.
+    pub fn read<T>(&self, engine: &E, look: impl FnOnce(&E::Tensor) -> Result<T>) -> Result<T> {
+        match &self.states {
+            States::Device(tensor) => look(tensor),
+            _ => look(&self.copy_to_device(engine)?),
+        }
+    }
+
+    /// Changes the hidden states on the device; they return to where they stay.
+    pub fn update(&mut self, engine: &E, change: impl FnOnce(&mut E::Tensor) -> Result<()>) -> Result<()> {
+        if let States::Device(tensor) = &mut self.states {
+            return change(tensor);
+        }
+        let mut tensor = self.copy_to_device(engine)?;
+        change(&mut tensor)?;
+        let values = engine.download(&tensor)?;
+        match &mut self.states {
+            States::Mapped(map) => map.copy_from_slice(bytemuck::cast_slice(&values)),
+            other => *other = States::Host(values),
+        }
+        Ok(())
+    }
+
+    /// Whether all hidden states of all batches are finite.
+    pub fn all_finite(engine: &E, batches: &[Self]) -> Result<bool> {
+        let mut on_device = Vec::new();
+        for batch in batches {
+            let values: &[f32] = match &batch.states {
+                States::Device(tensor) => {
+                    on_device.push(tensor);
+                    continue;
+                }
+                States::Host(values) => values,
+                States::Mapped(map) => bytemuck::cast_slice(map),
+            };
+            if !values.par_chunks(1 << 16).all(|part| part.iter().all(|v| v.is_finite())) {
+                return Ok(false);
+            }
+        }
+        engine.all_finite(&on_device)
+    }
+}
+
+/// Puts batches where a pass keeps them.
+pub struct Keeper {
+    place: Place,
+    hidden_size: usize,
+    /// The temporary file, which has no name any more, and what of it is in use.
+    file: Option<(File, u64)>,
+}
+
+impl Keeper {
+    /// Room for `bytes` of hidden states.
+    pub fn new(place: Place, hidden_size: usize, bytes: u64) -> Result<Self> {
+        let folder = std::env::temp_dir();
+        let failed = |action| Error::io(&folder, action);
+        let file = if place == Place::File {
+            let file = tempfile::tempfile().map_err(failed("cannot create a temporary file for hidden states in"))?;
+            file.set_len(bytes).map_err(failed("not enough room for hidden states in"))?;
+            Some((file, 0))
+        } else {
+            None
+        };
+        Ok(Self { place, hidden_size, file })
+    }
+
+    /// Takes the hidden states of the next windows.
+    pub fn keep<E: Engine>(&mut self, engine: &E, first_window: usize, windows: usize, values: Vec<f32>) -> Result<Batch<E>> {
+        let states = match (&mut self.file, self.place) {
+            (Some((file, used)), _) => {
+                let bytes: &[u8] = bytemuck::cast_slice(&values);
+                // SAFETY: the file has no name and is this program's alone; each batch maps its own part of it.
+                let map = unsafe { MmapOptions::new().offset(*used).len(bytes.len()).map_mut(&*file) };
+                let mut map = map.map_err(Error::io(&std::env::temp_dir(), "cannot map hidden states in"))?;
+                map.copy_from_slice(bytes);
+                *used += bytes.len() as u64;
+                States::Mapped(map)
+            }
+            (None, Place::Device) => States::Device(engine.upload(&values, self.hidden_size)?),
+            (None, _) => States::Host(values),
+        };
+        Ok(Batch { first_window, windows, hidden_size: self.hidden_size, states })
+    }
+}

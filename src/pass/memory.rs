@@ -1,0 +1,92 @@
+//! What a pass may put where: how many tokens go through a layer together, and where hidden states stay between layers.
+
+use crate::architecture::Architecture;
+use crate::engine::DeviceInfo;
+use crate::error::{Error, Result};
+
+/// Hidden states beyond this go to a mapped temporary file instead of host memory.
+const HOST_MEMORY: u64 = 4 << 30;
+/// Share of the budget that the activations of one batch may take.
+const ACTIVATIONS_SHARE: u64 = 4;
+
+/// What the user says about memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PassOptions {
+    /// Tokens that go through a layer together; `None` fits them to the device.
+    pub batch_tokens: Option<usize>,
+    /// Bytes of device memory to stay within; `None` takes the device's default.
+    pub memory_budget: Option<u64>,
+}
+
+/// Where hidden states stay between layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In device memory: nothing moves.
+    Device,
+    /// In host memory: a batch moves to the device and back for every layer.
+    Host,
+    /// In a temporary file, mapped.
+    File,
+}
+
+/// How a pass uses memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Tokens of a batch: whole windows.
+    pub batch_tokens: usize,
+    /// Where hidden states stay.
+    pub place: Place,
+}
+
+/// The largest bytes of a layer's weights, and of one token's activations inside a layer, and of its widest single activation.
+fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> [u64; 3] {
+    let of_layer = |(index, layer): (usize, &crate::architecture::LayerShape)| {
+        let heads = (layer.heads + 2 * layer.key_value_heads) * architecture.head_dim;
+        let attention = heads + layer.heads * architecture.head_dim;
+        let widest = layer.intermediate_size.max(layer.heads * architecture.head_dim).max(architecture.hidden_size);
+        // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations.
+        let all = 3 * architecture.hidden_size + attention.max(2 * layer.intermediate_size);
+        [weight_bytes(index), 4 * all as u64, 4 * widest as u64]
+    };
+    architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
+}
+
+/// Plans the memory of a pass over `windows` windows of `window_tokens` tokens. `weight_bytes` gives the bytes that a layer's
+/// weights take on the device.
+///
+/// # Errors
+/// If the budget does not hold two layers and the activations of one window.
+pub fn plan(
+    info: &DeviceInfo,
+    architecture: &Architecture,
+    weight_bytes: &dyn Fn(usize) -> u64,
+    windows: usize,
+    window_tokens: usize,
+    options: PassOptions,
+) -> Result<Layout> {
+    let budget = options.memory_budget.unwrap_or(info.memory_budget);
+    let [layer, token, widest] = demands(architecture, weight_bytes);
+    // The CPU engine multiplies by the mapped file itself.
+    let weights = if info.kind == "cpu" { 0 } else { 2 * layer };
+    let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
+    let wanted = options.batch_tokens.unwrap_or_else(|| {
+        let by_budget = fitting(budget / ACTIVATIONS_SHARE, token);
+        info.default_batch_tokens.min(by_budget).min(fitting(info.max_binding_bytes, widest))
+    });
+    let batch_tokens = (wanted / window_tokens).clamp(1, windows.max(1)) * window_tokens;
+    let fixed = weights + token * batch_tokens as u64;
+    if fixed > budget {
+        return Err(Error::input(format!(
+            "two layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory, more than the budget of {budget}; \
+             give a larger --memory-budget, a smaller --batch-tokens or --sequence-length, or --device cpu"
+        )));
+    }
+    let states = 4 * (windows * window_tokens * architecture.hidden_size) as u64;
+    let place = match states {
+        states if states <= budget - fixed => Place::Device,
+        states if info.kind != "cpu" && states <= HOST_MEMORY => Place::Host,
+        _ => Place::File,
+    };
+    tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes");
+    Ok(Layout { batch_tokens, place })
+}
