@@ -1,14 +1,16 @@
 // y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias on matrix units: f16 operands, f32 sums.
 //
 // A workgroup of four subgroups computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. 32 inputs at a time pass
-// through workgroup memory as f16. Activations beyond f16's range
-// set overflow[0], which the host checks: they are never silently clipped.
+// through workgroup memory as f16; the next ones are read into registers while the matrix units work. Needs inputs that are a
+// multiple of 8, and a weight in f16. Activations beyond f16's range set overflow[0], which the host checks: they are never
+// silently clipped.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> weight: array<u32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
+// Eight numbers each.
+@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(0) @binding(5) var<storage, read_write> overflow: array<atomic<u32>>;
@@ -18,45 +20,38 @@ const DEPTH = 32u;
 const LINE = 40u;
 const LARGEST = 65504.0;
 
-var<workgroup> x_tile: array<f16, STAGED>;
-var<workgroup> weight_tile: array<f16, STAGED>;
+var<workgroup> x_tile: array<Staged, STAGED>;
+var<workgroup> weight_tile: array<Staged, STAGED>;
 // One matrix of sums of each subgroup, on its way out.
 var<workgroup> patches: array<f32, PATCHES>;
 
-fn token_pair(token: u32, input: u32) -> vec2<f32> {
-    var pair = vec2<f32>();
-    if (token < params.tokens) {
-        let index = token * params.inputs + input;
-        if (input < params.inputs) {
-            pair.x = x[index];
-        }
-        if (input + 1u < params.inputs) {
-            pair.y = x[index + 1u];
-        }
-    }
-    return pair;
+// Eight inputs of one line each of x and of the weight.
+struct Ahead {
+    low: vec4<f32>,
+    high: vec4<f32>,
+    weights: vec4<u32>,
 }
 
-fn weight_number(index: u32) -> f32 {
-    let pair = unpack2x16float(weight[index >> 1u]);
-    return select(pair.x, pair.y, (index & 1u) == 1u);
-}
-
-fn weight_pair(row: u32, input: u32) -> vec2<f32> {
-    var pair = vec2<f32>();
-    if (row < params.panel_rows) {
-        let index = row * params.inputs + input;
-        if ((index & 1u) == 0u && input + 1u < params.inputs) {
-            return unpack2x16float(weight[index >> 1u]);
+// Reads eights number `eighth` of the tiles that begin at `depth`; what does not exist is zero.
+fn read_ahead(first_token: u32, first_row: u32, depth: u32, eighth: u32) -> Ahead {
+    var ahead: Ahead;
+    let line = eighth / 4u;
+    let input = depth + eighth % 4u * 8u;
+    if (input < params.inputs) {
+        if (first_token + line < params.tokens) {
+            let index = ((first_token + line) * params.inputs + input) / 4u;
+            ahead.low = x[index];
+            ahead.high = x[index + 1u];
         }
-        if (input < params.inputs) {
-            pair.x = weight_number(index);
-        }
-        if (input + 1u < params.inputs) {
-            pair.y = weight_number(index + 1u);
+        if (first_row + line < params.panel_rows) {
+            ahead.weights = weight[((first_row + line) * params.inputs + input) / 8u];
         }
     }
-    return pair;
+    return ahead;
+}
+
+fn unpack(low: u32, high: u32) -> vec4<f16> {
+    return vec4<f16>(vec4<f32>(unpack2x16float(low), unpack2x16float(high)));
 }
 
 @compute @workgroup_size(THREADS)
@@ -73,25 +68,35 @@ fn main(
     let subgroup_row = subgroup % 2u * 4u * SIDE;
     var sums: array<Sum, 16>;
     var too_large = false;
+    // TILE * 4 eights a step, spread over the threads.
+    var ahead: array<Ahead, EIGHTHS>;
+    for (var i = 0u; i < EIGHTHS; i++) {
+        ahead[i] = read_ahead(first_token, first_row, 0u, thread + i * THREADS);
+    }
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
-        for (var i = thread; i < TILE * DEPTH / 2u; i += THREADS) {
-            let line = i / (DEPTH / 2u);
-            let input = i % (DEPTH / 2u) * 2u;
-            let tokens = token_pair(first_token + line, depth + input);
-            too_large = too_large || any(abs(tokens) > vec2<f32>(LARGEST));
-            x_tile[line * LINE + input] = f16(tokens.x);
-            x_tile[line * LINE + input + 1u] = f16(tokens.y);
-            let weights = weight_pair(first_row + line, depth + input);
-            weight_tile[line * LINE + input] = f16(weights.x);
-            weight_tile[line * LINE + input + 1u] = f16(weights.y);
+        for (var i = 0u; i < EIGHTHS; i++) {
+            let eighth = thread + i * THREADS;
+            if (eighth < TILE * 4u) {
+                let place = eighth / 4u * LINE + eighth % 4u * 8u;
+                too_large = too_large || any(max(abs(ahead[i].low), abs(ahead[i].high)) > vec4<f32>(LARGEST));
+                stage_x(place, vec4<f16>(ahead[i].low), vec4<f16>(ahead[i].high));
+                let weights = ahead[i].weights;
+                stage_weight(place, unpack(weights.x, weights.y), unpack(weights.z, weights.w));
+            }
         }
         workgroupBarrier();
+        for (var i = 0u; i < EIGHTHS; i++) {
+            ahead[i] = read_ahead(first_token, first_row, depth + DEPTH, thread + i * THREADS);
+        }
         for (var k = 0u; k < DEPTH; k += SIDE) {
+            var right: array<Right, 4>;
+            for (var j = 0u; j < 4u; j++) {
+                right[j] = coopLoad<Right>(&weight_tile[((subgroup_row + j * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            }
             for (var i = 0u; i < 4u; i++) {
-                let left = coopLoadT<Left>(&x_tile[(subgroup_token + i * SIDE) * LINE + k], LINE);
+                let left = coopLoadT<Left>(&x_tile[((subgroup_token + i * SIDE) * LINE + k) / UNIT], LINE / UNIT);
                 for (var j = 0u; j < 4u; j++) {
-                    let right = coopLoad<Right>(&weight_tile[(subgroup_row + j * SIDE) * LINE + k], LINE);
-                    sums[i * 4u + j] = coopMultiplyAdd(left, right, sums[i * 4u + j]);
+                    sums[i * 4u + j] = coopMultiplyAdd(left, right[j], sums[i * 4u + j]);
                 }
             }
         }

@@ -99,10 +99,11 @@ impl GpuEngine {
     /// The kernel for a product and the side of its tile.
     fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
         let f16 = weight.dtype == Dtype::F16;
+        let eights = f16 && weight.columns.is_multiple_of(8);
         let wide = tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
         match self.products {
-            Products::Cooperative { side: 16, .. } if f16 => (Kernel::MatmulCooperative16, 128),
-            Products::Cooperative { .. } if f16 => (Kernel::MatmulCooperative8, 64),
+            Products::Cooperative { side: 16, .. } if eights => (Kernel::MatmulCooperative16, 128),
+            Products::Cooperative { .. } if eights => (Kernel::MatmulCooperative8, 64),
             Products::F16 if f16 && wide => (Kernel::MatmulWideF16, WIDE_TILE),
             _ if wide => (Kernel::MatmulWideF32, WIDE_TILE),
             _ => (Kernel::Matmul, NARROW_TILE),
