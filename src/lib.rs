@@ -6,6 +6,7 @@
 //! them into a [`plan`] by [`importance`] and [`search`]; [`compensation`] and [`compaction`] carry it out.
 
 pub mod architecture;
+pub mod bench;
 pub mod calibration;
 pub mod checkpoint;
 pub mod cli;

@@ -111,6 +111,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// List the adapters of this machine
     Devices,
+    /// Measure how fast this machine's devices are, at the shapes of real models
+    Bench(BenchArguments),
     /// Prune the small model that ships with the program, and show what it costs
     Demo,
     /// Print shell completions
@@ -337,6 +339,16 @@ pub struct ForwardArguments {
     /// Round the rotary frequencies to the weights' format, as a model object cast to 16 bits has them (a loaded one does not)
     #[arg(long)]
     pub cast_rope: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Compare with an earlier report of `bench --json`
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// Write the report as JSON, whatever is printed
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: arguments, progress, printing and exit codes. No arithmetic.
 
 mod args;
+mod bench;
 mod calibrate;
 mod compact;
 mod demo;
@@ -74,6 +75,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Eval(args) => eval::run(args, common, &terminal),
         Command::Forward(args) => forward::run(args, common, &terminal),
         Command::Inspect(args) => inspect::run(args, &terminal),
+        Command::Bench(args) => bench::run(args, common, &terminal),
         Command::Devices => devices::run(&terminal),
         Command::Demo => demo::run(common, &terminal),
         Command::Completions { shell } => {
@@ -92,7 +94,13 @@ fn start_logging(common: &Common) {
         (false, 2) => "debug,wgpu_hal=info,wgpu_core=info,naga=info",
         (false, _) => "trace",
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level).without_time().with_target(common.verbose > 1).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_env_filter(level)
+        .without_time()
+        .with_target(common.verbose > 1)
+        .init();
 }
 
 fn open_engine(common: &Common) -> crate::error::Result<AnyEngine> {

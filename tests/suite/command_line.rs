@@ -365,3 +365,42 @@ fn a_closed_pipe_is_no_error() {
         assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
     }
 }
+
+/// Wherever hidden states stay between layers, the statistics are the same to the bit.
+#[test]
+fn a_small_memory_budget_changes_nothing() {
+    let place = Place::new();
+    let text = place.path("calibration.txt");
+    let calibrate = |device: &str, output: &str, more: &[&str]| {
+        let output = place.path(output);
+        let fixed = ["calibrate", &place.model, "--calibration", &text, "--output", &output, "--samples", "32", "--batch-tokens", "512"];
+        let (code, _, stderr) = run(&[&fixed, &["--device", device][..], more].concat());
+        assert_eq!(code, 0, "{stderr}");
+        fs::read(output).unwrap()
+    };
+    // 32 windows of 128 tokens with hidden size 96 are 1.5 MB; a batch's activations take 1.9 MB.
+    assert_eq!(calibrate("cpu", "in memory", &[]), calibrate("cpu", "in a file", &["--memory-budget", "2500K"]));
+    if crate::support::gpu().is_some() {
+        assert_eq!(calibrate("gpu", "on the device", &[]), calibrate("gpu", "on the host", &["--memory-budget", "2900K"]));
+    }
+    let output = place.path("too small");
+    let (code, _, stderr) = run(&["calibrate", &place.model, "--calibration", &text, "--output", &output, "--memory-budget", "100K"]);
+    assert!(code == 1 && stderr.contains("--memory-budget"), "{stderr}");
+    assert_eq!(run(&["calibrate", &place.model, "--calibration", &text, "--output", &output, "--memory-budget", "much"]).0, 2);
+}
+
+#[test]
+fn bench_reports_rates_and_compares_them() {
+    let place = Place::new();
+    let report = place.path("bench.json");
+    let (code, stdout, stderr) = run(&["bench", "--device", "cpu", "--output", &report, "--quiet"]);
+    assert_eq!(code, 0, "{stderr}");
+    for part in ["product f32", "7B", "decoder layer", "rms_norm", "moments", "upload", "GFLOP/s", "GB/s", "tokens/s"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
+    let written: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    let measurements = written["devices"][0]["measurements"].as_array().unwrap();
+    assert!(measurements.len() > 10 && measurements.iter().all(|m| m["value"].as_f64().unwrap() > 0.0));
+    let (code, _, stderr) = run(&["bench", "--device", "cpu", "--compare", &place.path("test.txt")]);
+    assert!(code == 1 && stderr.contains("test.txt"), "{stderr}");
+}

@@ -16,6 +16,7 @@ pub enum Kernel {
     MomentsMerge,
     MomentsTile,
     NonFinite,
+    Peak,
     RmsNorm,
     Rope,
     ScaleColumns,
@@ -24,7 +25,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
@@ -37,6 +38,7 @@ impl Kernel {
         Self::MomentsMerge,
         Self::MomentsTile,
         Self::NonFinite,
+        Self::Peak,
         Self::RmsNorm,
         Self::Rope,
         Self::ScaleColumns,
@@ -63,6 +65,7 @@ impl Kernel {
             Self::MomentsMerge => shader!("moments_merge"),
             Self::MomentsTile => shader!("moments_tile"),
             Self::NonFinite => shader!("non_finite"),
+            Self::Peak => shader!("peak"),
             Self::RmsNorm => shader!("rms_norm"),
             Self::Rope => shader!("rope"),
             Self::ScaleColumns => shader!("scale_columns"),

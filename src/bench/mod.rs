@@ -1,0 +1,167 @@
+//! How fast an engine is: matrix products and whole layers at the shapes of real models, kernels that move data, uploads.
+//!
+//! Every figure is the median of several runs on warm buffers; a run ends when the device has finished. Reported beside rates is
+//! their share of the device's measured peak: multiply-adds in registers for products, a plain copy for kernels that move data.
+
+mod layer;
+mod timing;
+
+use crate::engine::{AttentionShape, Dtype, Engine, MomentsShape};
+use crate::error::Result;
+use crate::interrupt;
+use layer::{SHAPES, Shape};
+use timing::{median_seconds, noise, random_matrix};
+
+pub use timing::Peak;
+
+/// One figure.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Measurement {
+    /// Kind of work, such as `product f32`.
+    pub kind: String,
+    /// Shape of the work.
+    pub case: String,
+    /// Rate.
+    pub value: f64,
+    /// Of the rate: `GFLOP/s`, `GB/s` or `tokens/s`.
+    pub unit: String,
+    /// Share of the device's measured peak, where it has one of this unit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub share: Option<f64>,
+}
+
+/// Gathers an engine's figures.
+pub struct Bench<'a, E: Engine> {
+    engine: &'a E,
+    peak: Peak,
+    report: &'a mut dyn FnMut(Measurement),
+}
+
+impl<'a, E: Engine> Bench<'a, E> {
+    /// Measures with `engine`, whose peak is known; each figure goes to `report` as soon as it is there.
+    pub fn new(engine: &'a E, peak: Peak, report: &'a mut dyn FnMut(Measurement)) -> Self {
+        Self { engine, peak, report }
+    }
+
+    fn add(&mut self, kind: &str, case: String, value: f64, unit: &str) {
+        let peak = match unit {
+            "GFLOP/s" => Some(self.peak.gflops),
+            "GB/s" if kind != "upload" => Some(self.peak.gigabytes),
+            _ => None,
+        };
+        let share = peak.filter(|p| *p > 0.0).map(|peak| value / peak);
+        (self.report)(Measurement { kind: kind.into(), case, value, unit: unit.into(), share });
+    }
+
+    /// The peaks themselves.
+    pub fn peaks(&mut self) {
+        self.add("peak", "multiply-adds".into(), self.peak.gflops, "GFLOP/s");
+        self.add("peak", "copy".into(), self.peak.gigabytes, "GB/s");
+    }
+
+    /// Matrix products at the shapes of 1B, 7B and 70B models' MLPs, with operands as `tier` says.
+    pub fn products(&mut self, tier: &str) -> Result<()> {
+        for Shape { name, hidden, mlp, .. } in SHAPES {
+            let weight = self.engine.upload_matrix(&random_matrix(mlp, hidden, Dtype::F16))?;
+            let per_token = 2.0 * (hidden * mlp) as f64;
+            let tokens = self.fitting_tokens(4 * mlp, |tokens| {
+                let x = self.engine.upload(&noise(tokens * hidden), hidden)?;
+                median_seconds(self.engine, 1, || self.engine.linear(&x, &weight, None).map(drop))
+            })?;
+            let x = self.engine.upload(&noise(tokens * hidden), hidden)?;
+            let seconds = median_seconds(self.engine, 5, || self.engine.linear(&x, &weight, None).map(drop))?;
+            self.add(
+                &format!("product {tier}"),
+                format!("{name}: [{tokens}, {hidden}] by [{mlp}, {hidden}]"),
+                per_token * tokens as f64 / seconds / 1e9,
+                "GFLOP/s",
+            );
+        }
+        Ok(())
+    }
+
+    /// As many tokens as the engine takes at a time, or fewer where a run would take longer than half a second.
+    fn fitting_tokens(&self, widest_bytes: usize, run: impl Fn(usize) -> Result<f64>) -> Result<usize> {
+        const FIRST: usize = 32;
+        const SECONDS: f64 = 0.5;
+        interrupt::check()?;
+        let seconds = run(FIRST)?;
+        let affordable = (FIRST as f64 * SECONDS / seconds.max(1e-6)) as usize;
+        let bindable = (self.engine.info().max_binding_bytes / widest_bytes as u64) as usize;
+        Ok(affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST))
+    }
+
+    /// Kernels that are bound by memory: bytes read and written.
+    pub fn moving(&mut self) -> Result<()> {
+        const COLUMNS: usize = 4096;
+        let engine = self.engine;
+        let rows = (32 << 20) / (4 * COLUMNS);
+        let bytes = (4 * rows * COLUMNS) as f64;
+        let case = || format!("[{rows}, {COLUMNS}]");
+        let mut x = engine.upload(&noise(rows * COLUMNS), COLUMNS)?;
+        let y = engine.upload(&noise(rows * COLUMNS), COLUMNS)?;
+        let line = engine.upload(&noise(COLUMNS), COLUMNS)?;
+        let table = engine.upload(&noise(128 * rows), 128)?;
+        let rate = |seconds: f64, passes: f64| passes * bytes / seconds / 1e9;
+
+        let seconds = median_seconds(engine, 7, || engine.rms_norm(&x, &line, 1e-5).map(drop))?;
+        self.add("rms_norm", case(), rate(seconds, 2.0), "GB/s");
+        let seconds = median_seconds(engine, 7, || engine.add(&mut x, &y))?;
+        self.add("add", case(), rate(seconds, 3.0), "GB/s");
+        let seconds = median_seconds(engine, 7, || engine.swiglu(&mut x, &y))?;
+        self.add("swiglu", case(), rate(seconds, 3.0), "GB/s");
+        let seconds = median_seconds(engine, 7, || engine.rope(&mut x, &table, rows))?;
+        self.add("rope", case(), rate(seconds, 2.0), "GB/s");
+        let mut moments =
+            engine.moments(MomentsShape { channels: COLUMNS, windows: rows / 128, window_tokens: 128, windows_per_slot: 1 })?;
+        let seconds = median_seconds(engine, 7, || engine.accumulate(&mut moments, &y, 0))?;
+        self.add("moments", case(), rate(seconds, 1.0), "GB/s");
+        let matrix = engine.upload_matrix(&random_matrix(rows, COLUMNS, Dtype::F16))?;
+        let seconds = median_seconds(engine, 7, || engine.column_norms(&matrix).map(drop))?;
+        self.add("column_norms", case(), rate(seconds, 0.5), "GB/s");
+        Ok(())
+    }
+
+    /// Causal attention at a 7B model's shape, counting only the visible half of the scores.
+    pub fn attention(&mut self) -> Result<()> {
+        let engine = self.engine;
+        for window_tokens in [128, 2048] {
+            let shape = AttentionShape { window_tokens, heads: 32, key_value_heads: 32, head_dim: 128, sliding_window: None };
+            let columns = shape.heads * shape.head_dim;
+            let tokens = engine.info().default_batch_tokens.min(2048).max(window_tokens) / window_tokens * window_tokens;
+            let [q, k, v] = [0; 3].map(|_| engine.upload(&noise(tokens * columns), columns));
+            let (q, k, v) = (q?, k?, v?);
+            interrupt::check()?;
+            let seconds = median_seconds(engine, 3, || engine.attention(&q, &k, &v, shape).map(drop))?;
+            let flops = 4.0 * (tokens * columns) as f64 * (window_tokens as f64 + 1.0) / 2.0;
+            self.add("attention", format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9, "GFLOP/s");
+        }
+        Ok(())
+    }
+
+    /// One decoder layer of a 7B model with calibration, windows of 128 tokens.
+    pub fn layer(&mut self, tier: &str) -> Result<()> {
+        const WINDOW: usize = 128;
+        let shape = SHAPES[1];
+        let layer = layer::LayerBench::new(self.engine, shape)?;
+        let tokens = self.fitting_tokens(4 * shape.mlp, |tokens| {
+            let windows = tokens.div_ceil(WINDOW);
+            Ok(layer.run(windows, WINDOW, 1)? * tokens as f64 / (windows * WINDOW) as f64)
+        })?;
+        let windows = (tokens / WINDOW).max(1);
+        let seconds = layer.run(windows, WINDOW, 3)?;
+        let rate = (windows * WINDOW) as f64 / seconds;
+        let case = format!("{} {tier}, {windows} windows of {WINDOW}", shape.name);
+        self.add("decoder layer", case.clone(), rate, "tokens/s");
+        self.add("decoder layer", case, rate * shape.flops_per_token() / 1e9, "GFLOP/s");
+        Ok(())
+    }
+
+    /// Bringing a matrix to the device.
+    pub fn upload(&mut self) -> Result<()> {
+        let matrix = random_matrix(4096, 4096, Dtype::F16);
+        let seconds = median_seconds(self.engine, 5, || self.engine.upload_matrix(&matrix).map(drop))?;
+        self.add("upload", "[4096, 4096] f16".into(), matrix.bytes.as_ref().len() as f64 / seconds / 1e9, "GB/s");
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! `flap-gpu bench`.
+
+use super::args::{BenchArguments, Common};
+use super::terminal::{Terminal, table};
+use crate::bench::{Bench, Measurement, Peak};
+use crate::checkpoint::{OutputFile, files};
+use crate::engine::cpu::CpuEngine;
+use crate::engine::gpu::{self, Products};
+use crate::engine::{AnyEngine, DeviceChoice, Engine, Precision, select};
+use crate::error::Error;
+use anyhow::Result;
+use serde_json::json;
+
+const FORMAT: &str = "flap-gpu-bench";
+
+/// All figures of one device.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct DeviceFigures {
+    device: String,
+    measurements: Vec<Measurement>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Report {
+    format: String,
+    version: String,
+    devices: Vec<DeviceFigures>,
+}
+
+pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let earlier = args.compare.as_deref().map(|path| {
+        let report: Report = files::read_json(path)?;
+        if report.format == FORMAT { Ok(report) } else { Err(Error::file(path, "is not a report of `flap-gpu bench --json`")) }
+    });
+    let earlier = earlier.transpose()?;
+    let output = args.output.as_deref().map(|path| OutputFile::create(path, None, common.force)).transpose()?;
+    let devices = if common.device == DeviceChoice::Auto {
+        let adapters = 0..gpu::list().len();
+        let gpus = adapters.map(|index| measure_gpu(DeviceChoice::Gpu(index), terminal));
+        std::iter::once(measure_cpu(terminal)).chain(gpus).collect::<Result<Vec<_>>>()?
+    } else if common.device == DeviceChoice::Cpu {
+        vec![measure_cpu(terminal)?]
+    } else {
+        vec![measure_gpu(common.device.clone(), terminal)?]
+    };
+    let report = Report { format: FORMAT.into(), version: env!("CARGO_PKG_VERSION").into(), devices };
+    if let Some(output) = output {
+        output.commit_json(&report)?;
+    }
+    terminal.result(&json!(report), || report.devices.iter().map(|d| text(d, earlier.as_ref())).collect::<Vec<_>>().join("\n"))
+}
+
+fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
+    let engine = CpuEngine::default();
+    collect(engine.info().label(), terminal, |report| {
+        let peak = Peak::of_cpu(&engine)?;
+        whole(&engine, peak, "f32", report)
+    })
+}
+
+fn measure_gpu(choice: DeviceChoice, terminal: &Terminal) -> Result<DeviceFigures> {
+    let AnyEngine::Gpu(engine) = select(&choice, Precision::F32)? else { unreachable!("a GPU was asked for") };
+    collect(engine.info().label(), terminal, |report| {
+        let peak = Peak::of_gpu(&engine)?;
+        whole(&engine, peak, "f32", report)?;
+        // The same adapter again with f16 operands, where it has them.
+        let Ok(AnyEngine::Gpu(engine)) = select(&choice, Precision::F16) else { return Ok(()) };
+        let tier = match engine.products() {
+            Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
+            Products::F16 | Products::F32 => "f16".to_string(),
+        };
+        let mut bench = Bench::new(&engine, peak, report);
+        bench.products(&tier)?;
+        Ok(bench.layer(&tier)?)
+    })
+}
+
+fn whole<E: Engine>(engine: &E, peak: Peak, tier: &str, report: &mut dyn FnMut(Measurement)) -> Result<()> {
+    let mut bench = Bench::new(engine, peak, report);
+    bench.peaks();
+    bench.products(tier)?;
+    bench.layer(tier)?;
+    bench.attention()?;
+    bench.moving()?;
+    Ok(bench.upload()?)
+}
+
+fn collect(device: String, terminal: &Terminal, measure: impl FnOnce(&mut dyn FnMut(Measurement)) -> Result<()>) -> Result<DeviceFigures> {
+    let mut measurements = Vec::new();
+    measure(&mut |m: Measurement| {
+        terminal.note(&format!("{device}: {} {}: {} {}", m.kind, m.case, rate(m.value), m.unit));
+        measurements.push(m);
+    })?;
+    Ok(DeviceFigures { device, measurements })
+}
+
+/// Three digits that matter.
+fn rate(value: f64) -> String {
+    let digits = (2 - value.abs().max(1e-9).log10().floor() as i32).clamp(0, 3) as usize;
+    format!("{value:.digits$}")
+}
+
+fn text(figures: &DeviceFigures, earlier: Option<&Report>) -> String {
+    let before = |m: &Measurement| {
+        let device = earlier?.devices.iter().find(|d| d.device == figures.device)?;
+        device.measurements.iter().find(|e| (&e.kind, &e.case, &e.unit) == (&m.kind, &m.case, &m.unit)).map(|e| e.value)
+    };
+    let row = |m: &Measurement| {
+        let share = m.share.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
+        let mut row = vec![m.kind.clone(), m.case.clone(), rate(m.value), m.unit.clone(), share];
+        if earlier.is_some() {
+            row.push(before(m).map_or("-".into(), |value| format!("{:.2} x", m.value / value)));
+        }
+        row
+    };
+    let mut header = vec!["work", "case", "rate", "unit", "of peak"];
+    header.extend(earlier.is_some().then_some("against before"));
+    format!("{}\n{}", figures.device, table(&header, figures.measurements.iter().map(row).collect()))
+}
