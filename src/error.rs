@@ -9,14 +9,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation. Check that the path exists, is readable, and that the disk is not full.
-    #[error("{}: {action}: {source}", path.display())]
+    #[error("{}: {action}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was being done, such as `cannot open`.
         action: &'static str,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file was read but what it says is wrong. Check that the download or copy is complete.
     #[error("{}: {message}", path.display())]
@@ -52,7 +52,7 @@ impl Error {
     /// Wraps an I/O error with the path it is about.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, action, source }
+        move |reason| Self::Io { path, action, reason }
     }
 
     /// A file whose content is wrong.

@@ -1,6 +1,6 @@
 //! Timing, peaks, and numbers to work on.
 
-use crate::engine::cpu::CpuEngine;
+use crate::engine::cpu::{CpuEngine, multiply_adds};
 use crate::engine::gpu::GpuEngine;
 use crate::engine::{Dtype, Engine, HostTensor, SharedBytes};
 use crate::error::Result;
@@ -8,12 +8,15 @@ use rayon::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Bytes of a tensor that no cache holds.
+pub const STREAM_BYTES: usize = 128 << 20;
+
 /// What a device reaches at best, measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Peak {
     /// f32 multiply-adds, counted as two operations: 10^9 a second.
     pub gflops: f64,
-    /// Bytes read and written by a copy: 10^9 a second.
+    /// Bytes read and written by `x += y`: 10^9 a second.
     pub gigabytes: f64,
 }
 
@@ -26,46 +29,38 @@ impl Peak {
             let operations = engine.multiply_adds(rounds)?;
             let seconds = begin.elapsed().as_secs_f64();
             if seconds > 0.1 || rounds >= 1 << 16 {
-                return Ok(Self { gflops: 2.0 * operations as f64 / seconds / 1e9, gigabytes: copy_rate(engine)? });
+                return Ok(Self { gflops: 2.0 * operations as f64 / seconds / 1e9, gigabytes: stream_rate(engine)? });
             }
             rounds *= 4;
         }
     }
 
-    /// Of the CPU: products of matrices that stay in each core's cache.
+    /// Of the CPU: the same on every thread.
     pub fn of_cpu(engine: &CpuEngine) -> Result<Self> {
-        const SIDE: usize = 192;
-        let flops = || {
-            let (a, b) = (noise(SIDE * SIDE), noise(SIDE * SIDE));
-            let mut c = vec![0.0; SIDE * SIDE];
-            let begin = Instant::now();
-            let mut count = 0.0;
-            while begin.elapsed().as_secs_f64() < 0.3 {
-                crate::engine::cpu::cached_product(&a, &b, &mut c, SIDE);
-                std::hint::black_box(&mut c);
-                count += 1.0;
-            }
-            count * 2.0 * (SIDE * SIDE * SIDE) as f64 / begin.elapsed().as_secs_f64()
-        };
-        let gflops: f64 = rayon::broadcast(|_| flops()).into_iter().sum::<f64>() / 1e9;
-        Ok(Self { gflops, gigabytes: copy_rate(engine)? })
+        const ROUNDS: u64 = 20_000_000;
+        let begin = Instant::now();
+        let operations: u64 = rayon::broadcast(|_| multiply_adds(ROUNDS)).into_iter().sum();
+        Ok(Self { gflops: 2.0 * operations as f64 / begin.elapsed().as_secs_f64() / 1e9, gigabytes: stream_rate(engine)? })
     }
 }
 
-fn copy_rate<E: Engine>(engine: &E) -> Result<f64> {
-    let count = 16 << 20;
-    let tensor = engine.upload(&noise(count), 4096)?;
-    let seconds = median_seconds(engine, 7, || engine.copy(&tensor).map(drop))?;
-    Ok(8.0 * count as f64 / seconds / 1e9)
+/// `x += y` over tensors larger than caches: two reads and a write.
+fn stream_rate<E: Engine>(engine: &E) -> Result<f64> {
+    let count = STREAM_BYTES.min(engine.info().max_binding_bytes as usize) / 4;
+    let mut x = engine.upload(&noise(count), 1)?;
+    let y = engine.upload(&noise(count), 1)?;
+    let seconds = median_seconds(engine, 5, || engine.add(&mut x, &y))?;
+    Ok(12.0 * count as f64 / seconds / 1e9)
 }
 
 /// Median seconds of one call. Calls are queued together until they take a while, so that waiting for the device costs little.
-pub fn median_seconds<E: Engine>(engine: &E, runs: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+pub fn median_seconds<E: Engine, T>(engine: &E, runs: usize, mut call: impl FnMut() -> Result<T>) -> Result<f64> {
     const LONG_ENOUGH: f64 = 0.02;
     let mut time = |calls: usize| -> Result<f64> {
         let begin = Instant::now();
         for _ in 0..calls {
-            call()?;
+            // A result that nobody looks at might not be computed.
+            std::hint::black_box(call()?);
         }
         // Waits for the device.
         engine.all_finite(&[])?;

@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+/// Bytes after which the disk is asked to begin, so that the end of a large file does not wait for all of it.
+const SYNC_BYTES: usize = 64 << 20;
 
 /// One tensor of a file to be written.
 #[derive(Debug, Clone)]
@@ -24,6 +29,9 @@ pub struct SafetensorsWriter {
     path: PathBuf,
     file: BufWriter<File>,
     missing: usize,
+    /// Bytes since the disk was last asked.
+    unsynced: usize,
+    syncer: Option<(Sender<()>, JoinHandle<std::io::Result<()>>)>,
 }
 
 impl SafetensorsWriter {
@@ -41,7 +49,10 @@ impl SafetensorsWriter {
         let mut text = serde_json::Value::Object(header).to_string();
         text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
         let file = File::create(path).map_err(Error::io(path, "cannot create"))?;
-        let mut writer = Self { path: path.to_owned(), file: BufWriter::with_capacity(1 << 20, file), missing: 8 + text.len() + offset };
+        let length = 8 + text.len() + offset;
+        let syncer = if length > SYNC_BYTES { Some(syncer(&file).map_err(Error::io(path, "cannot write"))?) } else { None };
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let mut writer = Self { path: path.to_owned(), file, missing: length, unsynced: 0, syncer };
         writer.write(&(text.len() as u64).to_le_bytes())?;
         writer.write(text.as_bytes())?;
         Ok(writer)
@@ -50,7 +61,14 @@ impl SafetensorsWriter {
     /// Appends bytes of the current tensor.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.missing = self.missing.checked_sub(bytes.len()).expect("more data than the header announced");
-        self.file.write_all(bytes).map_err(Error::io(&self.path, "cannot write"))
+        self.file.write_all(bytes).map_err(Error::io(&self.path, "cannot write"))?;
+        self.unsynced += bytes.len();
+        if let Some((ask, _)) = self.syncer.as_ref().filter(|_| self.unsynced >= SYNC_BYTES) {
+            self.unsynced = 0;
+            // If the thread has ended, it has failed; `finish` tells.
+            let _ = ask.send(());
+        }
+        Ok(())
     }
 
     /// Flushes everything to the disk.
@@ -61,6 +79,25 @@ impl SafetensorsWriter {
         assert_eq!(self.missing, 0, "less data than the header announced");
         let path = self.path;
         let file = self.file.into_inner().map_err(|e| Error::io(&path, "cannot write")(e.into_error()))?;
+        if let Some((ask, thread)) = self.syncer {
+            drop(ask);
+            thread.join().expect("the thread does not panic").map_err(Error::io(&path, "cannot write"))?;
+        }
         file.sync_all().map_err(Error::io(&path, "cannot write"))
     }
+}
+
+/// A thread that flushes the file to the disk whenever it is asked, while more is being written.
+fn syncer(file: &File) -> std::io::Result<(Sender<()>, JoinHandle<std::io::Result<()>>)> {
+    let file = file.try_clone()?;
+    let (ask, asked) = channel();
+    let thread = std::thread::spawn(move || {
+        while asked.recv().is_ok() {
+            // One flush answers all that was asked meanwhile.
+            while asked.try_recv().is_ok() {}
+            file.sync_data()?;
+        }
+        Ok(())
+    });
+    Ok((ask, thread))
 }

@@ -8,6 +8,7 @@ use super::{compact, open_engine, with_engine};
 use crate::calibration;
 use crate::checkpoint::OutputFolder;
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::model::Model;
 use crate::plan::{Method, Plan};
 use crate::pruning::{self, PlanOptions};
@@ -32,6 +33,9 @@ struct Planned {
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let options = args.planning.options()?;
     let model = Model::open(&args.model)?;
+    if options.method == Method::WandaSp && options.round_neurons > 1 {
+        return Err(Error::input("wanda-sp prunes the same share of every layer and does not round; leave --round-neurons out").into());
+    }
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();

@@ -7,6 +7,7 @@ use memmap2::{MmapMut, MmapOptions};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Write;
 
 /// Windows that go through a layer together.
 pub struct Batch<E: Engine> {
@@ -91,36 +92,31 @@ impl<E: Engine> Batch<E> {
 pub struct Keeper {
     place: Place,
     hidden_size: usize,
-    /// The temporary file, which has no name any more, and what of it is in use.
+    /// The temporary file, which has no name any more, and its length.
     file: Option<(File, u64)>,
 }
 
 impl Keeper {
-    /// Room for `bytes` of hidden states.
-    pub fn new(place: Place, hidden_size: usize, bytes: u64) -> Result<Self> {
+    /// Nothing kept yet.
+    pub fn new(place: Place, hidden_size: usize) -> Result<Self> {
         let folder = std::env::temp_dir();
-        let failed = |action| Error::io(&folder, action);
-        let file = if place == Place::File {
-            let file = tempfile::tempfile().map_err(failed("cannot create a temporary file for hidden states in"))?;
-            file.set_len(bytes).map_err(failed("not enough room for hidden states in"))?;
-            Some((file, 0))
-        } else {
-            None
-        };
+        let file = || tempfile::tempfile().map_err(Error::io(&folder, "cannot create a temporary file for hidden states in"));
+        let file = if place == Place::File { Some((file()?, 0)) } else { None };
         Ok(Self { place, hidden_size, file })
     }
 
     /// Takes the hidden states of the next windows.
     pub fn keep<E: Engine>(&mut self, engine: &E, first_window: usize, windows: usize, values: Vec<f32>) -> Result<Batch<E>> {
         let states = match (&mut self.file, self.place) {
-            (Some((file, used)), _) => {
+            (Some((file, length)), _) => {
+                let folder = std::env::temp_dir();
                 let bytes: &[u8] = bytemuck::cast_slice(&values);
+                // Written first, mapped then: a full disk is an error here, and would end the program in a map.
+                file.write_all(bytes).map_err(Error::io(&folder, "no room for hidden states; point TMPDIR at a disk with more"))?;
                 // SAFETY: the file has no name and is this program's alone; each batch maps its own part of it.
-                let map = unsafe { MmapOptions::new().offset(*used).len(bytes.len()).map_mut(&*file) };
-                let mut map = map.map_err(Error::io(&std::env::temp_dir(), "cannot map hidden states in"))?;
-                map.copy_from_slice(bytes);
-                *used += bytes.len() as u64;
-                States::Mapped(map)
+                let map = unsafe { MmapOptions::new().offset(*length).len(bytes.len()).map_mut(&*file) };
+                *length += bytes.len() as u64;
+                States::Mapped(map.map_err(Error::io(&folder, "cannot map hidden states in"))?)
             }
             (None, Place::Device) => States::Device(engine.upload(&values, self.hidden_size)?),
             (None, _) => States::Host(values),

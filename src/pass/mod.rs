@@ -68,7 +68,7 @@ impl<'a, E: Engine> Pass<'a, E> {
     /// Cuts tokens into batches and keeps the hidden states that `states` gives for each.
     fn batches<T>(&self, tokens: &[T], states: impl Fn(&[T]) -> Result<Vec<f32>>) -> Result<Vec<Batch<E>>> {
         let hidden = self.model.architecture.hidden_size;
-        let mut keeper = batch::Keeper::new(self.layout.place, hidden, 4 * (tokens.len() * hidden) as u64)?;
+        let mut keeper = batch::Keeper::new(self.layout.place, hidden)?;
         let windows = self.layout.batch_tokens / self.window_tokens;
         let batch = |(index, part): (usize, &[T])| {
             interrupt::check()?;

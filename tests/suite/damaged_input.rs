@@ -227,6 +227,7 @@ fn requests_that_cannot_be_met() {
     for ratio in ["0", "1", "1.5", "-0.2", "NaN", "inf"] {
         folder.prune_fails(&[&format!("--ratio={ratio}")], &["--ratio", "(0, 1)"]);
     }
+    folder.prune_fails(&["--method", "wanda-sp", "--round-neurons", "8"], &["wanda-sp", "--round-neurons"]);
     folder.prune_fails(&["--ratio", "0.999"], &["0.999", "cannot be reached"]);
     folder.prune_fails(&["--device", "no such card"], &["no such card", "there are: cpu"]);
     folder.prune_fails(&["--device", "gpu:77"], &["gpu:77", "there are: cpu"]);

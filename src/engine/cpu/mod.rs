@@ -4,9 +4,11 @@ mod attention;
 mod elementwise;
 mod linear;
 mod moments;
+mod peak;
 mod product;
 
 pub use moments::Moments;
+pub use peak::multiply_adds;
 
 use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
 use crate::error::Result;
@@ -26,13 +28,6 @@ impl Tensor {
     fn rows(&self) -> usize {
         self.data.len() / self.columns
     }
-}
-
-/// `c = a b` for square matrices of `side` on this thread, to measure a core's peak with operands that stay in its cache.
-pub fn cached_product(a: &[f32], b: &[f32], c: &mut [f32], side: usize) {
-    let view = |values| faer::mat::MatRef::from_row_major_slice(values, side, side);
-    let c = faer::mat::MatMut::from_row_major_slice_mut(c, side, side);
-    product::product(c, faer::Accum::Replace, view(a), view(b), 1.0);
 }
 
 impl Default for CpuEngine {

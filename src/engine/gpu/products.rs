@@ -6,6 +6,7 @@ use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::{Dtype, HostTensor, Precision, SharedBytes};
 use crate::error::{Error, Result};
 use bytemuck::bytes_of;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -55,9 +56,10 @@ fn to_f16(matrix: &HostTensor) -> Option<HostTensor> {
     }
     let mut bytes = vec![0u8; 2 * matrix.rows * matrix.columns];
     let fits = bytes.par_chunks_mut(2 * matrix.columns).enumerate().all(|(row, out)| {
-        let values = matrix.row_panel(row..row + 1).to_f32();
-        out.as_chunks_mut::<2>().0.iter_mut().zip(&values).for_each(|(o, &v)| *o = half::f16::from_f32(v).to_le_bytes());
-        values.iter().all(|v| half::f16::from_f32(*v).is_finite())
+        let mut halves = vec![half::f16::ZERO; matrix.columns];
+        halves.convert_from_f32_slice(&matrix.row_panel(row..row + 1).to_f32());
+        out.copy_from_slice(bytemuck::cast_slice(&halves));
+        halves.iter().all(|h| h.is_finite())
     });
     let length = bytes.len();
     fits.then(|| HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), Dtype::F16, matrix.rows, matrix.columns))
