@@ -35,13 +35,14 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
     let earlier = earlier.transpose()?;
     let output = args.output.as_deref().map(|path| OutputFile::create(path, None, common.force)).transpose()?;
     let devices = if common.device == DeviceChoice::Auto {
-        let adapters = 0..gpu::list().len();
-        let gpus = adapters.map(|index| measure_gpu(DeviceChoice::Gpu(index), terminal));
+        // Software drivers take minutes and say little; they are measured when named.
+        let adapters = gpu::list().into_iter().enumerate().filter(|(_, adapter)| adapter.device_type != "Cpu");
+        let gpus = adapters.map(|(index, _)| measure_gpu(&DeviceChoice::Gpu(index), terminal));
         std::iter::once(measure_cpu(terminal)).chain(gpus).collect::<Result<Vec<_>>>()?
     } else if common.device == DeviceChoice::Cpu {
         vec![measure_cpu(terminal)?]
     } else {
-        vec![measure_gpu(common.device.clone(), terminal)?]
+        vec![measure_gpu(&common.device, terminal)?]
     };
     let report = Report { format: FORMAT.into(), version: env!("CARGO_PKG_VERSION").into(), devices };
     if let Some(output) = output {
@@ -58,13 +59,13 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
     })
 }
 
-fn measure_gpu(choice: DeviceChoice, terminal: &Terminal) -> Result<DeviceFigures> {
-    let AnyEngine::Gpu(engine) = select(&choice, Precision::F32)? else { unreachable!("a GPU was asked for") };
+fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigures> {
+    let AnyEngine::Gpu(engine) = select(choice, Precision::F32)? else { unreachable!("a GPU was asked for") };
     collect(engine.info().label(), terminal, |report| {
         let peak = Peak::of_gpu(&engine)?;
         whole(&engine, peak, "f32", report)?;
         // The same adapter again with f16 operands, where it has them.
-        let Ok(AnyEngine::Gpu(engine)) = select(&choice, Precision::F16) else { return Ok(()) };
+        let Ok(AnyEngine::Gpu(engine)) = select(choice, Precision::F16) else { return Ok(()) };
         let tier = match engine.products() {
             Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
             Products::F16 | Products::F32 => "f16".to_string(),

@@ -26,11 +26,9 @@ fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
 /// Override-sized arrays and branches need values before they can be written out.
 fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConstants {
     let value = |name: &str| match (name, largest) {
-        ("HEAD_DIM", true) => 256.0,
-        ("HEAD_DIM", false) => 64.0,
-        ("SUBGROUP_SIZE", true) => 64.0,
+        ("HEAD_DIM" | "THREADS", true) => 256.0,
+        ("HEAD_DIM", false) | ("SUBGROUP_SIZE", true) => 64.0,
         ("SUBGROUP_SIZE", false) => 8.0,
-        ("THREADS", true) => 256.0,
         ("THREADS", false) => 32.0,
         ("WEIGHT_FORMAT", true) => 2.0,
         ("WEIGHT_FORMAT", false) => 0.0,

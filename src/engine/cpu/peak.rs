@@ -5,6 +5,7 @@
 const CHAINS: usize = 12;
 
 /// Runs `rounds` rounds on this thread and returns the number of multiply-adds done.
+#[must_use]
 pub fn multiply_adds(rounds: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {

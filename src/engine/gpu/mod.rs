@@ -35,6 +35,8 @@ pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
     products: Products,
+    /// Whether large products take the wide tile: software drivers are faster with the narrow one.
+    wide_tiles: bool,
     /// Stands in where a kernel's binding is not used.
     unused: Buffer,
     /// One word, set by f16 products whose activations are out of range.
@@ -97,10 +99,10 @@ impl GpuEngine {
     /// Opens the chosen adapter, or `None` if there is none.
     pub fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Self>> {
         let Some(opened) = adapter::open(choice, precision)? else { return Ok(None) };
-        let adapter::Opened { context, info, products } = opened;
+        let adapter::Opened { context, info, products, is_software } = opened;
         let unused = context.buffer(16)?;
         let overflow = context.upload(bytes_of(&0u32))?;
-        Ok(Some(Self { context, info, products, unused, overflow }))
+        Ok(Some(Self { context, info, products, wide_tiles: !is_software, unused, overflow }))
     }
 
     /// How this engine multiplies.
@@ -117,6 +119,13 @@ impl GpuEngine {
         self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
         self.all_finite(&[])?;
         Ok(GROUPS as u64 * THREADS as u64 * PER_THREAD * u64::from(rounds))
+    }
+
+    /// Takes the wide tile for large products on a software driver too, as on a card.
+    #[must_use]
+    pub fn with_wide_tiles(mut self) -> Self {
+        self.wide_tiles = true;
+        self
     }
 
     /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.

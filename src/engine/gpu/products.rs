@@ -38,9 +38,8 @@ impl Products {
         // Larger matrices keep more of a GPU's matrix units busy.
         let unit = matrix_units.iter().max_by_key(|unit| unit.0).map(|&(side, subgroup_size)| Self::Cooperative { side, subgroup_size });
         match (precision, unit) {
-            (Precision::F32, _) => Ok(Self::F32),
             (Precision::Auto, Some(unit)) if real_gpu => Ok(unit),
-            (Precision::Auto, _) => Ok(Self::F32),
+            (Precision::F32 | Precision::Auto, _) => Ok(Self::F32),
             (Precision::F16, Some(unit)) => Ok(unit),
             (Precision::F16, None) if shader_f16 => Ok(Self::F16),
             (Precision::F16, None) => Err(Error::Unsupported(format!("{adapter} computes no f16 in shaders; use --precision f32 or auto"))),
@@ -102,7 +101,7 @@ impl GpuEngine {
     fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
         let f16 = weight.dtype == Dtype::F16;
         let eights = f16 && weight.columns.is_multiple_of(8);
-        let wide = tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let wide = self.wide_tiles && tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
         match self.products {
             Products::Cooperative { side: 16, .. } if eights => (Kernel::MatmulCooperative16, 128),
             Products::Cooperative { .. } if eights => (Kernel::MatmulCooperative8, 64),
