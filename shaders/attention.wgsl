@@ -1,9 +1,11 @@
 // Causal grouped-query attention with an online softmax: one workgroup a window, head and block of 16 queries. Keys and values
-// pass through workgroup memory 8 at a time, so no [tokens, tokens] matrix exists anywhere.
+// pass through workgroup memory KEYS at a time, so no [tokens, tokens] matrix exists anywhere.
 //
-// Four threads share a query: each scores two of the 8 keys and sums a quarter of the head's channels.
+// Four threads share a query: each scores a quarter of the keys and sums a quarter of the head's channels.
 //#include shared/workgroup.wgsl
 override HEAD_DIM: u32 = 64u;
+// A multiple of 4; fewer for larger heads, so that the tiles fit the workgroup memory of every backend.
+override KEYS: u32 = 16u;
 
 struct Params {
     window_tokens: u32,
@@ -23,7 +25,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 
 const QUERIES = 16u;
-const KEYS = 8u;
 const LANES = 4u;
 // Channels a thread can sum: head_dim up to 256.
 const MAXIMUM_CHANNELS = 64u;
@@ -33,7 +34,7 @@ const LOWEST = -3.0e38;
 var<workgroup> q_tile: array<f32, QUERIES * HEAD_DIM>;
 // Keys, then the values of the same tokens.
 var<workgroup> kv_tile: array<f32, KEYS * HEAD_DIM>;
-var<workgroup> scores: array<f32, 128>; // QUERIES * KEYS
+var<workgroup> scores: array<f32, QUERIES * KEYS>;
 
 @compute @workgroup_size(64)
 fn main(

@@ -26,6 +26,8 @@ fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
 /// Override-sized arrays and branches need values before they can be written out.
 fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConstants {
     let value = |name: &str| match (name, largest) {
+        ("KEYS", true) => 8.0,
+        ("KEYS", false) => 16.0,
         ("HEAD_DIM" | "THREADS", true) => 256.0,
         ("HEAD_DIM", false) | ("SUBGROUP_SIZE", true) => 64.0,
         ("SUBGROUP_SIZE", false) => 8.0,

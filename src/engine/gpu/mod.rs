@@ -230,7 +230,7 @@ impl Engine for GpuEngine {
         let [a, b, c, d, e, f] = sizes;
         let params = [a, b, c, d, e, f, scale.to_bits()];
         let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
-        let constants = [("HEAD_DIM", head_dim as u32)];
+        let constants = [("HEAD_DIM", head_dim as u32), ("KEYS", if head_dim <= 128 { 16 } else { 8 })];
         self.context.dispatch(Kernel::Attention, &constants, bytes_of(&params), &buffers, fold(workgroups), || format!("{shape:?}"))?;
         Ok(output)
     }
