@@ -28,17 +28,7 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
     if head_dim % 2 != 0 {
         return Err(config.error(format_args!("`head_dim` {head_dim} is odd; rotary embedding needs pairs of channels")));
     }
-    let layer = LayerShape {
-        heads,
-        key_value_heads,
-        intermediate_size: config.size("intermediate_size")?,
-        sliding_window: None,
-        qkv_bias: false,
-        o_bias: false,
-        gate_up_bias: false,
-        down_bias: false,
-        qk_norm: false,
-    };
+    let layer = LayerShape::plain(heads, key_value_heads, config.size("intermediate_size")?);
     let layers = config.size("num_hidden_layers")?;
     if layers > 10_000 {
         return Err(config.error(format_args!("`num_hidden_layers` is {layers}; no such model exists")));

@@ -41,6 +41,22 @@ pub struct LayerShape {
 }
 
 impl LayerShape {
+    /// A layer with neither biases nor head norms nor a sliding window.
+    #[must_use]
+    pub fn plain(heads: usize, key_value_heads: usize, intermediate_size: usize) -> Self {
+        Self {
+            heads,
+            key_value_heads,
+            intermediate_size,
+            sliding_window: None,
+            qkv_bias: false,
+            o_bias: false,
+            gate_up_bias: false,
+            down_bias: false,
+            qk_norm: false,
+        }
+    }
+
     /// Query heads that share a key-value head.
     #[must_use]
     pub fn group_size(&self) -> usize {

@@ -48,17 +48,7 @@ impl<'a, E: Engine> LayerBench<'a, E> {
         let norm = || engine.upload(&vec![1.0; shape.hidden], shape.hidden);
         let key_value = shape.key_value_heads * head_dim;
         let weights = LayerWeights {
-            shape: LayerShape {
-                heads: shape.heads,
-                key_value_heads: shape.key_value_heads,
-                intermediate_size: shape.mlp,
-                sliding_window: None,
-                qkv_bias: false,
-                o_bias: false,
-                gate_up_bias: false,
-                down_bias: false,
-                qk_norm: false,
-            },
+            shape: LayerShape::plain(shape.heads, shape.key_value_heads, shape.mlp),
             head_dim,
             eps: 1e-5,
             input_norm: norm()?,
