@@ -31,7 +31,8 @@ pub struct SafetensorsWriter {
     missing: usize,
     /// Bytes since the disk was last asked.
     unsynced: usize,
-    syncer: Option<(Sender<()>, JoinHandle<std::io::Result<()>>)>,
+    /// For files large enough to need it.
+    flusher: Option<Flusher>,
 }
 
 impl SafetensorsWriter {
@@ -50,9 +51,9 @@ impl SafetensorsWriter {
         text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
         let file = File::create(path).map_err(Error::io(path, "cannot create"))?;
         let length = 8 + text.len() + offset;
-        let syncer = if length > SYNC_BYTES { Some(syncer(&file).map_err(Error::io(path, "cannot write"))?) } else { None };
+        let flusher = (length > SYNC_BYTES).then(|| Flusher::start(&file)).transpose().map_err(Error::io(path, "cannot write"))?;
         let file = BufWriter::with_capacity(1 << 20, file);
-        let mut writer = Self { path: path.to_owned(), file, missing: length, unsynced: 0, syncer };
+        let mut writer = Self { path: path.to_owned(), file, missing: length, unsynced: 0, flusher };
         writer.write(&(text.len() as u64).to_le_bytes())?;
         writer.write(text.as_bytes())?;
         Ok(writer)
@@ -63,10 +64,9 @@ impl SafetensorsWriter {
         self.missing = self.missing.checked_sub(bytes.len()).expect("more data than the header announced");
         self.file.write_all(bytes).map_err(Error::io(&self.path, "cannot write"))?;
         self.unsynced += bytes.len();
-        if let Some((ask, _)) = self.syncer.as_ref().filter(|_| self.unsynced >= SYNC_BYTES) {
+        if let Some(flusher) = self.flusher.as_ref().filter(|_| self.unsynced >= SYNC_BYTES) {
+            flusher.ask();
             self.unsynced = 0;
-            // If the thread has ended, it has failed; `finish` tells.
-            let _ = ask.send(());
         }
         Ok(())
     }
@@ -79,25 +79,52 @@ impl SafetensorsWriter {
         assert_eq!(self.missing, 0, "less data than the header announced");
         let path = self.path;
         let file = self.file.into_inner().map_err(|e| Error::io(&path, "cannot write")(e.into_error()))?;
-        if let Some((ask, thread)) = self.syncer {
-            drop(ask);
-            thread.join().expect("the thread does not panic").map_err(Error::io(&path, "cannot write"))?;
+        if let Some(mut flusher) = self.flusher {
+            flusher.stop().map_err(Error::io(&path, "cannot write"))?;
         }
         file.sync_all().map_err(Error::io(&path, "cannot write"))
     }
 }
 
-/// A thread that flushes the file to the disk whenever it is asked, while more is being written.
-fn syncer(file: &File) -> std::io::Result<(Sender<()>, JoinHandle<std::io::Result<()>>)> {
-    let file = file.try_clone()?;
-    let (ask, asked) = channel();
-    let thread = std::thread::spawn(move || {
-        while asked.recv().is_ok() {
-            // One flush answers all that was asked meanwhile.
-            while asked.try_recv().is_ok() {}
-            file.sync_data()?;
+/// A thread that flushes a file to the disk whenever it is asked, while more is being written. It ends with its owner, so that a file
+/// given up can be removed at once.
+struct Flusher {
+    ask: Option<Sender<()>>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Flusher {
+    fn start(file: &File) -> std::io::Result<Self> {
+        let file = file.try_clone()?;
+        let (ask, asked) = channel();
+        let thread = std::thread::spawn(move || {
+            while asked.recv().is_ok() {
+                // One flush answers all that was asked meanwhile.
+                while asked.try_recv().is_ok() {}
+                file.sync_data()?;
+            }
+            Ok(())
+        });
+        Ok(Self { ask: Some(ask), thread: Some(thread) })
+    }
+
+    fn ask(&self) {
+        if let Some(ask) = &self.ask {
+            // If the thread has ended, it has failed; `stop` tells.
+            let _ = ask.send(());
         }
-        Ok(())
-    });
-    Ok((ask, thread))
+    }
+
+    /// Waits for the last flush; fails if one of them did.
+    fn stop(&mut self) -> std::io::Result<()> {
+        self.ask = None;
+        self.thread.take().map_or(Ok(()), |thread| thread.join().expect("the thread does not panic"))
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        // The file was finished, and `stop` has told, or it is given up.
+        let _ = self.stop();
+    }
 }
