@@ -3,7 +3,8 @@
 //! For whole devices at the shapes of real models see `flap-gpu bench`.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flap_gpu::checkpoint::{SafetensorsWriter, TensorHeader};
+use flap_gpu::checkpoint::gguf::{GgufHeader, GgufWriter, q8_0};
+use flap_gpu::checkpoint::{SafetensorsWriter, Storage, TensorHeader};
 use flap_gpu::compaction::Slice;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, MomentsShape, SharedBytes};
@@ -66,6 +67,8 @@ fn search(c: &mut Criterion) {
         ratio: 0.2,
         remove_units: 40,
         round_neurons: 1,
+        round_units: 1,
+        uniform_units: None,
         strict: false,
     };
     for (name, structure) in
@@ -89,7 +92,7 @@ fn slicing(c: &mut Criterion) {
             b.iter(|| {
                 let path = folder.path().join("w.safetensors");
                 let mut writer = SafetensorsWriter::create(&path, std::slice::from_ref(&header), &BTreeMap::new()).unwrap();
-                slice.write(&tensor, &mut writer).unwrap();
+                slice.write(&tensor, &mut |bytes| writer.write(bytes)).unwrap();
                 writer.finish().unwrap();
             });
         });
@@ -97,5 +100,24 @@ fn slicing(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, kernels, moments, search, slicing);
+fn writing_gguf(c: &mut Criterion) {
+    let values = noise(4096 * 4096);
+    let folder = tempfile::tempdir().unwrap();
+    let mut group = c.benchmark_group("GGUF");
+    group.throughput(Throughput::Bytes(4 * values.len() as u64));
+    let header = GgufHeader { name: "w".into(), shape: vec![4096, 4096], storage: Storage::Q8_0 };
+    group.bench_function("quantise to Q8_0 and write", |b| {
+        b.iter(|| {
+            let mut blocks = Vec::new();
+            q8_0::encode(&values, &mut blocks);
+            let mut writer = GgufWriter::create(&folder.path().join("w.gguf"), &[], std::slice::from_ref(&header)).unwrap();
+            writer.write(&blocks).unwrap();
+            writer.end_tensor().unwrap();
+            writer.finish().unwrap();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, kernels, moments, search, slicing, writing_gguf);
 criterion_main!(benches);

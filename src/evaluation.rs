@@ -117,7 +117,7 @@ pub fn run_tokens<E: Engine>(
     let mut capture = Capture { taps: taps.then(Vec::new) };
     pass.layers(0, &mut batches, &mut capture)?;
     let head = normalised_head(&pass, &mut batches)?;
-    let vocabulary = head.matrix.rows;
+    let vocabulary = head.vocabulary_size;
     let mut logits = vec![0.0; ids.len() * vocabulary];
     let tokens = batches.first().map_or(1, |batch| batch.windows * window_tokens);
     for panel in head.panels(engine, tokens) {

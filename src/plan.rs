@@ -51,6 +51,12 @@ pub struct Settings {
     pub remove_heads: Option<usize>,
     /// Multiple of kept neurons.
     pub round_neurons: usize,
+    /// Multiple of kept query heads.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round_heads: Option<usize>,
+    /// Whether every layer keeps the same numbers.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub uniform: bool,
     /// Compensation.
     pub compensation: Compensation,
     /// Zero instead of remove.

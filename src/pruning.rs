@@ -1,6 +1,6 @@
 //! From statistics, or from weights alone, to a plan.
 
-use crate::architecture::{LayerTensor, Part};
+use crate::architecture::{Architecture, LayerTensor, Part};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Site;
@@ -14,6 +14,23 @@ use crate::statistics::{LayerStatistics, Mode, Statistics};
 
 /// Query heads that the authors' code removes in the manual structures when nothing else is said.
 pub const DEFAULT_REMOVE_HEADS: usize = 8;
+
+/// Which numbers of heads a uniform plan may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uniform {
+    /// Every number.
+    AnyHeads,
+    /// Those that divide the hidden size, as transformers asks of a LLaMA.
+    DivisorsOfHidden,
+}
+
+impl Uniform {
+    fn units(self, architecture: &Architecture) -> Vec<usize> {
+        let first = &architecture.layers[0];
+        let allowed = |units: &usize| self == Self::AnyHeads || architecture.hidden_size.is_multiple_of(units * first.group_size());
+        (1..=first.key_value_heads).filter(allowed).collect()
+    }
+}
 
 /// What the user asks of a plan.
 #[derive(Debug, Clone)]
@@ -30,6 +47,10 @@ pub struct PlanOptions {
     pub remove_heads: usize,
     /// Kept neurons become a multiple of this.
     pub round_neurons: usize,
+    /// Kept query heads become a multiple of this.
+    pub round_heads: usize,
+    /// Every layer keeps the same number of heads and of neurons.
+    pub uniform: Option<Uniform>,
     /// Compensation; the baselines have none.
     pub compensation: Compensation,
     /// Zero instead of remove.
@@ -46,6 +67,8 @@ impl Default for PlanOptions {
             ratio: 0.2,
             remove_heads: DEFAULT_REMOVE_HEADS,
             round_neurons: 1,
+            round_heads: 1,
+            uniform: None,
             compensation: Compensation::default(),
             mask_only: false,
         }
@@ -63,20 +86,42 @@ impl PlanOptions {
             ratio: self.ratio,
             remove_heads: manual.then_some(self.remove_heads),
             round_neurons: self.round_neurons,
+            round_heads: (self.round_heads > 1).then_some(self.round_heads),
+            uniform: self.uniform.is_some(),
             compensation: if flap { self.compensation } else { Compensation::None },
             mask_only: self.mask_only,
             compat,
         }
     }
 
+    /// The kinds of things that a pruned model will have: biases, and layers of different sizes. To tell, before anything is measured,
+    /// whether a form of output can hold them.
+    #[must_use]
+    pub fn expected(&self, dense: &Architecture) -> Architecture {
+        let settings = self.settings(false);
+        let mut expected = dense.clone();
+        for layer in &mut expected.layers {
+            layer.o_bias |= settings.compensation == Compensation::Bias;
+            layer.down_bias |= settings.compensation == Compensation::Bias;
+        }
+        let alike = self.mask_only || self.uniform.is_some() || matches!(settings.structure, Structure::UlUm | Structure::UlMm);
+        if !alike && expected.layers[0].intermediate_size > 1 {
+            expected.layers[0].intermediate_size -= 1;
+        }
+        expected
+    }
+
     fn problem(&self, model: &Model, layers: Vec<LayerScores>, strict: bool) -> Problem {
         let architecture = &model.architecture;
+        let group = architecture.layers[0].group_size();
         Problem {
             unit_parameters: (0..layers.len()).map(|i| architecture.unit_parameters(i)).collect(),
             neuron_parameters: architecture.neuron_parameters(),
             ratio: self.ratio,
-            remove_units: self.remove_heads / architecture.layers[0].group_size(),
+            remove_units: self.remove_heads / group,
             round_neurons: self.round_neurons,
+            round_units: self.round_heads.div_ceil(group),
+            uniform_units: self.uniform.map(|uniform| uniform.units(architecture)),
             layers,
             strict,
         }

@@ -5,7 +5,8 @@ use crate::checkpoint::Config;
 use crate::error::Result;
 use serde_json::{Value, json};
 
-/// The key of `config.json` under which a pruned model keeps its per-layer sizes.
+/// The key of `config.json` under which a pruned model keeps what its family's own keys cannot say: the family
+/// (`architecture`) and the sizes of every layer (`per_layer_config`).
 pub const PRUNED_KEY: &str = "flap_gpu";
 
 /// An architecture whose layers are all alike and have neither biases nor head norms nor a sliding window.
@@ -65,33 +66,30 @@ pub fn apply_layer_windows(config: &Config, architecture: &mut Architecture) -> 
     Ok(())
 }
 
-/// The per-layer sizes of a pruned model, as its `config.json` keeps them.
+/// The sizes of all layers, as the `config.json` of a pruned model keeps them: by the layer's number, in the shape that transformers
+/// gives per-layer overrides.
 #[must_use]
-pub fn pruned_layers(architecture: &Architecture) -> Value {
-    let layer = |shape: &LayerShape| {
-        json!({
+pub fn per_layer_config(architecture: &Architecture) -> Value {
+    let layer = |(index, shape): (usize, &LayerShape)| {
+        let sizes = json!({
             "num_attention_heads": shape.heads,
             "num_key_value_heads": shape.key_value_heads,
             "intermediate_size": shape.intermediate_size,
             "o_proj_bias": shape.o_bias,
             "down_proj_bias": shape.down_bias,
-        })
+        });
+        (index.to_string(), sizes)
     };
-    json!({ "layers": architecture.layers.iter().map(layer).collect::<Vec<_>>() })
+    Value::Object(architecture.layers.iter().enumerate().map(layer).collect())
 }
 
-/// Takes over the sizes that [`pruned_layers`] wrote.
+/// Takes over the sizes that [`per_layer_config`] wrote.
 pub fn apply_pruned_sizes(config: &Config, architecture: &mut Architecture) -> Result<()> {
     let Some(pruned) = config.optional_object(PRUNED_KEY)? else { return Ok(()) };
-    let layers = pruned.optional_objects("layers")?.unwrap_or_default();
-    if layers.len() != architecture.layers.len() {
-        return Err(config.error(format_args!(
-            "`{PRUNED_KEY}` lists {} layers, the model has {}",
-            layers.len(),
-            architecture.layers.len()
-        )));
-    }
-    for (shape, sizes) in architecture.layers.iter_mut().zip(&layers) {
+    let Some(layers) = pruned.optional_object("per_layer_config")? else { return Ok(()) };
+    for (index, shape) in architecture.layers.iter_mut().enumerate() {
+        let sizes = layers.optional_object(&index.to_string())?;
+        let sizes = sizes.ok_or_else(|| config.error(format_args!("`{PRUNED_KEY}.per_layer_config` lacks layer {index}")))?;
         shape.heads = sizes.size("num_attention_heads")?;
         shape.key_value_heads = sizes.size("num_key_value_heads")?;
         shape.intermediate_size = sizes.size("intermediate_size")?;

@@ -10,7 +10,7 @@ mod qwen3;
 mod rope;
 mod tensors;
 
-pub use common::{PRUNED_KEY, pruned_layers};
+pub use common::{PRUNED_KEY, per_layer_config};
 pub use rope::Rope;
 pub use tensors::{LayerTensor, Part};
 
@@ -102,7 +102,9 @@ impl Architecture {
     /// If the family is not supported (the message lists those that are) or a value is missing or out of range.
     pub fn describe(config: &Config) -> Result<Self> {
         let supported = || FAMILIES.map(|f| f.0).join(", ");
-        let name = config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+        let own = || config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+        let pruned = config.get(PRUNED_KEY).and_then(|pruned| pruned.get("architecture")).and_then(|name| name.as_str());
+        let name = pruned.or_else(own);
         let Some(name) = name else {
             return Err(config.error(format_args!("`architectures` is missing; supported are {}", supported())));
         };

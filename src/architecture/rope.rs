@@ -8,6 +8,8 @@ use std::f64::consts::PI;
 /// How angles grow with the position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// The base of the frequencies before any scaling.
+    pub theta: f64,
     /// Angle per position of each of `head_dim / 2` pairs of channels, in radians.
     pub frequencies: Vec<f64>,
 }
@@ -39,6 +41,11 @@ impl Scaling {
     }
 }
 
+/// The frequencies of all pairs of channels before any scaling.
+fn plain(theta: f64, head_dim: usize) -> impl Iterator<Item = f64> {
+    (0..head_dim / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / head_dim as f64))
+}
+
 impl Rope {
     /// Reads kind and base from a configuration.
     pub fn read(config: &Config, head_dim: usize) -> Result<Self> {
@@ -51,8 +58,15 @@ impl Rope {
             None => config.optional_number("rope_theta")?.unwrap_or(10_000.0),
         };
         let scaling = parameters.map_or(Ok(Scaling::None), |parameters| Self::read_scaling(config, &parameters))?;
-        let plain = (0..head_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64));
-        Ok(Self { frequencies: plain.map(|frequency| scaling.apply(frequency)).collect() })
+        Ok(Self { theta, frequencies: plain(theta, head_dim).map(|frequency| scaling.apply(frequency)).collect() })
+    }
+
+    /// What scaling divides each pair's frequency by; `None` where it changes none.
+    #[must_use]
+    pub fn factors(&self) -> Option<Vec<f64>> {
+        let plain = plain(self.theta, 2 * self.frequencies.len());
+        let factors: Vec<f64> = plain.zip(&self.frequencies).map(|(plain, scaled)| plain / scaled).collect();
+        factors.iter().any(|&factor| factor != 1.0).then_some(factors)
     }
 
     fn read_scaling(config: &Config, parameters: &Config) -> Result<Scaling> {

@@ -50,6 +50,78 @@ impl Part {
         }
     }
 
+    /// Every part.
+    pub const ALL: [Self; 18] = [
+        Self::InputNorm,
+        Self::QueryProjection,
+        Self::QueryBias,
+        Self::KeyProjection,
+        Self::KeyBias,
+        Self::ValueProjection,
+        Self::ValueBias,
+        Self::QueryNorm,
+        Self::KeyNorm,
+        Self::OutputProjection,
+        Self::OutputBias,
+        Self::PostAttentionNorm,
+        Self::GateProjection,
+        Self::GateBias,
+        Self::UpProjection,
+        Self::UpBias,
+        Self::DownProjection,
+        Self::DownBias,
+    ];
+
+    fn gguf_suffix(self) -> &'static str {
+        match self {
+            Self::InputNorm => "attn_norm.weight",
+            Self::QueryProjection => "attn_q.weight",
+            Self::QueryBias => "attn_q.bias",
+            Self::KeyProjection => "attn_k.weight",
+            Self::KeyBias => "attn_k.bias",
+            Self::ValueProjection => "attn_v.weight",
+            Self::ValueBias => "attn_v.bias",
+            Self::QueryNorm => "attn_q_norm.weight",
+            Self::KeyNorm => "attn_k_norm.weight",
+            Self::OutputProjection => "attn_output.weight",
+            Self::OutputBias => "attn_output.bias",
+            Self::PostAttentionNorm => "ffn_norm.weight",
+            Self::GateProjection => "ffn_gate.weight",
+            Self::GateBias => "ffn_gate.bias",
+            Self::UpProjection => "ffn_up.weight",
+            Self::UpBias => "ffn_up.bias",
+            Self::DownProjection => "ffn_down.weight",
+            Self::DownBias => "ffn_down.bias",
+        }
+    }
+
+    /// The tensor's name in a GGUF file.
+    #[must_use]
+    pub fn gguf_name(self, layer: usize) -> String {
+        format!("blk.{layer}.{}", self.gguf_suffix())
+    }
+
+    /// The bias of a projection.
+    #[must_use]
+    pub fn bias(self) -> Option<Self> {
+        Some(match self {
+            Self::QueryProjection => Self::QueryBias,
+            Self::KeyProjection => Self::KeyBias,
+            Self::ValueProjection => Self::ValueBias,
+            Self::OutputProjection => Self::OutputBias,
+            Self::GateProjection => Self::GateBias,
+            Self::UpProjection => Self::UpBias,
+            Self::DownProjection => Self::DownBias,
+            _ => return None,
+        })
+    }
+
+    /// Whether the tensor's rows, or a bias' channels, are turned by rotary embedding.
+    #[must_use]
+    pub fn is_rotary(self) -> bool {
+        matches!(self, Self::QueryProjection | Self::QueryBias | Self::KeyProjection | Self::KeyBias)
+    }
+
     /// The tensor's name in a checkpoint.
     #[must_use]
     pub fn name(self, layer: usize) -> String {

@@ -28,6 +28,12 @@ impl Config {
         Self { path, values }
     }
 
+    /// Where it was read.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The keys as they were read.
     #[must_use]
     pub fn values(&self) -> &Map<String, Value> {
@@ -90,14 +96,5 @@ impl Config {
         let Some(value) = self.get(key) else { return Ok(None) };
         let object = value.as_object().ok_or_else(|| self.error(format_args!("`{key}` must be an object")))?;
         Ok(Some(Self { path: self.path.clone(), values: object.clone() }))
-    }
-
-    /// A list of objects that may be missing, with the same access.
-    pub fn optional_objects(&self, key: &str) -> Result<Option<Vec<Self>>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong = || self.error(format_args!("`{key}` must be a list of objects"));
-        let items = value.as_array().ok_or_else(wrong)?;
-        let objects = items.iter().map(|item| Some(Self { path: self.path.clone(), values: item.as_object()?.clone() }));
-        objects.collect::<Option<Vec<_>>>().ok_or_else(wrong).map(Some)
     }
 }

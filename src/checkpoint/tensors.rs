@@ -1,91 +1,143 @@
-//! Tensors of a model folder, by memory map: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+//! All tensors of a model by their checkpoint names, wherever they lie: one or several mapped files, in a checkpoint's number formats
+//! or in the forms that GGUF files have.
 
 use super::files;
+use super::gguf::q8_0;
+use super::safetensors::TensorFile;
 use crate::engine::{Dtype, HostTensor, SharedBytes};
 use crate::error::{Error, Result};
-use safetensors::{SafeTensors, tensor::TensorInfo};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-/// One mapped safetensors file. Its header is checked by the safetensors crate: offsets inside the file, no overlap, no hole.
-pub struct TensorFile {
-    path: PathBuf,
-    map: Arc<memmap2::Mmap>,
-    data_start: usize,
-    tensors: HashMap<String, TensorInfo>,
-    metadata: HashMap<String, String>,
+/// How a tensor's numbers are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// One by one.
+    Plain(Dtype),
+    /// In blocks of 32, each an f16 scale and 32 signed bytes.
+    Q8_0,
+    /// In a way that is not computed with, by its name.
+    Other(String),
 }
 
-impl TensorFile {
-    /// Maps a file and reads its header.
-    pub fn open(path: &Path) -> Result<Self> {
-        let map = files::map(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|e| Error::file(path, format!("is not a complete safetensors file ({e}); is the download or copy finished?")))?;
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self {
-            path: path.to_owned(),
-            map: Arc::new(map),
-            data_start: 8 + header,
-            tensors,
-            metadata: metadata.metadata().clone().unwrap_or_default(),
-        })
-    }
-
-    /// Where the file lies.
+impl Storage {
+    /// The name as file headers write it.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The `__metadata__` of the header.
-    #[must_use]
-    pub fn metadata(&self) -> &HashMap<String, String> {
-        &self.metadata
-    }
-
-    /// Names in the order of their data.
-    #[must_use]
-    pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        names.sort_by_key(|&name| self.tensors[name].data_offsets);
-        names
-    }
-
-    /// The header's entry.
-    #[must_use]
-    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name)
-    }
-
-    /// The bytes of a tensor, which must exist.
-    pub fn bytes(&self, name: &str) -> Result<SharedBytes> {
-        let info = self.tensors.get(name).ok_or_else(|| Error::file(&self.path, format!("has no tensor `{name}`")))?;
-        let (start, end) = info.data_offsets;
-        Ok(SharedBytes::new(self.map.clone(), self.data_start + start..self.data_start + end))
-    }
-
-    /// A tensor's numbers in f64, which must be stored as f64.
-    pub fn f64_values(&self, name: &str) -> Result<Vec<f64>> {
-        let bytes = self.bytes(name)?;
-        if self.tensors[name].dtype != safetensors::Dtype::F64 {
-            return Err(Error::file(&self.path, format!("tensor `{name}` is not f64")));
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Plain(dtype) => dtype.safetensors_name(),
+            Self::Q8_0 => "Q8_0",
+            Self::Other(name) => name,
         }
-        Ok(bytes.as_ref().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
     }
 }
 
-/// All tensors of a model folder.
+/// A tensor still in its file.
+#[derive(Clone)]
+pub struct StoredTensor {
+    /// Its name in a checkpoint.
+    pub name: String,
+    /// How its numbers are stored.
+    pub storage: Storage,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its bytes in the map.
+    pub bytes: SharedBytes,
+    /// Channels of a head, if the rows of each head are stored as pairs of rotary embedding, first and second half in turns, instead of
+    /// one half after the other.
+    pub interleaved: Option<usize>,
+    /// Its file.
+    pub file: Arc<Path>,
+}
+
+impl StoredTensor {
+    /// Numbers it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of a matrix; 1 for a vector.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        if self.shape.len() == 1 { 1 } else { self.shape[0] }
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// An error about this tensor.
+    pub fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::file(&self.file, format!("tensor `{}` {message}", self.name))
+    }
+
+    /// Its numbers in a checkpoint's format and order: the map's own bytes where they are stored so, else a copy.
+    ///
+    /// # Errors
+    /// If its numbers are stored in a way that is not computed with.
+    pub fn read(&self) -> Result<HostTensor> {
+        let stored = self.read_rows(0..self.rows())?;
+        let Some(head_dim) = self.interleaved else { return Ok(stored) };
+        // A bias is a row of heads: its channels are moved as a matrix' rows are.
+        let row_bytes = if self.shape.len() == 1 { stored.dtype.size() } else { stored.row_bytes() };
+        let bytes = deinterleave(stored.bytes.as_ref(), head_dim, row_bytes);
+        Ok(HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns))
+    }
+
+    /// Some of its rows, which must not be interleaved.
+    pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
+        let columns = self.columns();
+        match &self.storage {
+            Storage::Plain(dtype) => {
+                let row_bytes = columns * dtype.size();
+                Ok(HostTensor::new(self.bytes.slice(rows.start * row_bytes..rows.end * row_bytes), *dtype, rows.len(), columns))
+            }
+            Storage::Q8_0 => {
+                let row_bytes = q8_0::bytes(columns);
+                let mut values = vec![0.0f32; rows.len() * columns];
+                q8_0::decode(&self.bytes.as_ref()[rows.start * row_bytes..rows.end * row_bytes], &mut values);
+                Ok(HostTensor::from_f32(&values, columns))
+            }
+            Storage::Other(name) => {
+                Err(self.error(format_args!("is {name}; supported are F32, F16 and BF16 (other quantised models cannot be pruned)")))
+            }
+        }
+    }
+}
+
+/// Rows `2i` and `2i + 1` of each head back to rows `i` and `head_dim / 2 + i`.
+fn deinterleave(stored: &[u8], head_dim: usize, row_bytes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(stored.len());
+    for head in stored.chunks_exact(head_dim * row_bytes) {
+        for half in 0..2 {
+            head.chunks_exact(row_bytes).skip(half).step_by(2).for_each(|row| bytes.extend_from_slice(row));
+        }
+    }
+    bytes
+}
+
+/// All tensors of a model.
 pub struct Tensors {
-    files: Vec<TensorFile>,
-    /// File of each tensor.
+    /// In the order of their data.
+    entries: Vec<StoredTensor>,
     places: BTreeMap<String, usize>,
-    folder: PathBuf,
+    file_bytes: u64,
+    source: PathBuf,
 }
 
 impl Tensors {
-    /// Maps the weights of a model folder.
+    /// Maps the weights of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
         let names = if folder.join("model.safetensors").exists() {
@@ -95,59 +147,57 @@ impl Tensors {
         } else {
             return Err(Error::file(folder, "has neither model.safetensors nor model.safetensors.index.json"));
         };
-        let files: Vec<TensorFile> = names.iter().map(|name| TensorFile::open(&folder.join(name))).collect::<Result<_>>()?;
+        let (mut entries, mut file_bytes) = (Vec::new(), 0);
+        for name in names {
+            let file = TensorFile::open(&folder.join(name))?;
+            file_bytes += file.length();
+            entries.extend(file.stored_tensors()?);
+        }
+        Self::new(folder, entries, file_bytes)
+    }
+
+    /// Tensors in the order of their data; `source` is the folder or file they come from, whose weight files hold `file_bytes` bytes.
+    pub fn new(source: &Path, entries: Vec<StoredTensor>, file_bytes: u64) -> Result<Self> {
         let mut places = BTreeMap::new();
-        for (place, file) in files.iter().enumerate() {
-            for name in file.names() {
-                if places.insert(name.to_string(), place).is_some() {
-                    return Err(Error::file(file.path(), format!("holds tensor `{name}`, which another shard holds too")));
-                }
+        for (place, entry) in entries.iter().enumerate() {
+            if places.insert(entry.name.clone(), place).is_some() {
+                return Err(entry.error("is there twice"));
             }
         }
-        Ok(Self { files, places, folder: folder.to_owned() })
+        Ok(Self { entries, places, file_bytes, source: source.to_owned() })
     }
 
-    /// The files, in the order of their names.
+    /// All tensors, in the order of their data.
     #[must_use]
-    pub fn files(&self) -> &[TensorFile] {
-        &self.files
-    }
-
-    /// Whether a tensor exists.
-    #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
+    pub fn entries(&self) -> &[StoredTensor] {
+        &self.entries
     }
 
     /// Bytes of all weight files.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.map.len() as u64).sum()
+        self.file_bytes
     }
 
     /// A tensor of known shape: `[rows, columns]`, or `[columns]` where `rows` is 1.
-    pub fn get(&self, name: &str, rows: usize, columns: usize) -> Result<HostTensor> {
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or cannot be computed with.
+    pub fn get(&self, name: &str, rows: usize, columns: usize) -> Result<&StoredTensor> {
         let place = self.places.get(name).ok_or_else(|| {
-            Error::file(&self.folder, format!("tensor `{name}` is missing from the weights; config.json says the model has it"))
+            Error::file(&self.source, format!("tensor `{name}` is missing from the weights; config.json says the model has it"))
         })?;
-        let file = &self.files[*place];
-        let info = &file.tensors[name];
-        let wrong = |message: String| Error::file(&file.path, format!("tensor `{name}` {message}"));
-        let fits = match info.shape[..] {
+        let entry = &self.entries[*place];
+        let fits = match entry.shape[..] {
             [length] => rows == 1 && length == columns,
             [a, b] => a == rows && b == columns,
             _ => false,
         };
         if !fits {
-            return Err(wrong(format!("has shape {:?}; config.json asks for [{rows}, {columns}]", info.shape)));
+            return Err(entry.error(format_args!("has shape {:?}; config.json asks for [{rows}, {columns}]", entry.shape)));
         }
-        let dtype = match info.dtype {
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::Bf16,
-            other => return Err(wrong(format!("is {other:?}; supported are F32, F16 and BF16 (quantised models cannot be pruned)"))),
-        };
-        Ok(HostTensor::new(file.bytes(name)?, dtype, rows, columns))
+        entry.read_rows(0..0)?;
+        Ok(entry)
     }
 }
 

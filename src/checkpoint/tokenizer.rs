@@ -1,5 +1,6 @@
 //! The model's own tokenizer, `tokenizer.json`.
 
+use super::files;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,13 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(Error::file(&path, "is missing; text cannot be tokenised without it"));
         }
-        let inner =
-            tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::file(&path, format!("cannot be read as a tokenizer: {e}")))?;
-        Ok(Self { path, inner })
+        Self::parse(&path, &files::read_text(&path)?)
+    }
+
+    /// Reads the content of a `tokenizer.json` that lies in the file `path`.
+    pub fn parse(path: &Path, json: &str) -> Result<Self> {
+        let inner = json.parse().map_err(|e| Error::file(path, format!("cannot be read as a tokenizer: {e}")))?;
+        Ok(Self { path: path.to_owned(), inner })
     }
 
     /// Token ids of the whole text as one string, with the tokenizer's own special tokens.

@@ -1,16 +1,19 @@
 //! What can be typed. Names and defaults are stable: scripts depend on them.
 
+use crate::architecture::Architecture;
 use crate::calibration::{CalibrationOptions, Shard, TextSource};
 use crate::engine::{DeviceChoice, Precision};
+use crate::export::gguf::GgufType;
+use crate::export::{self, Choice, Client, ExportOptions, Format};
 use crate::importance::Metric;
 use crate::pass::PassOptions;
 use crate::plan::{Compensation, Method};
-use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions};
+use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
 use crate::search::Structure;
 use crate::statistics::Mode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Make a decoder language model structurally smaller: prune it with FLAP, on any GPU or none.
 #[derive(Debug, Parser)]
@@ -103,11 +106,13 @@ pub enum Command {
     Plan(PlanCommandArguments),
     /// Carry out a plan
     Compact(CompactArguments),
-    /// Perplexity of a model folder on a text, pruned folders included
+    /// Write a model folder, pruned or not, as a GGUF file
+    Convert(ConvertArguments),
+    /// Perplexity of a model on a text: a folder, pruned or not, or a GGUF file
     Eval(EvalArguments),
     /// Run token ids through a model and save its logits, to hold it against another implementation
     Forward(ForwardArguments),
-    /// Show what a model folder, a statistics file or a plan is
+    /// Show what a model folder, a GGUF file, a statistics file or a plan is
     Inspect(InspectArguments),
     /// List the adapters of this machine
     Devices,
@@ -174,10 +179,22 @@ pub enum Recipe {
     Flap,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A model folder with safetensors
-    Hf,
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Form of the output; may be given twice [default: hf]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub format: Vec<Format>,
+    /// Number format of a GGUF file's matrices
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub gguf_type: GgufType,
+}
+
+impl ExportArguments {
+    /// As the library wants it.
+    pub fn options(&self, output: &Path, format: Format) -> ExportOptions {
+        let formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
+        ExportOptions { formats, gguf_type: self.gguf_type, name: export::name_of(output) }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -197,34 +214,56 @@ pub struct PlanningArguments {
     /// Query heads to remove in the -mm structures
     #[arg(long, default_value_t = DEFAULT_REMOVE_HEADS, value_name = "N", help_heading = "Planning")]
     pub remove_heads: usize,
-    /// What becomes of the mean of what was removed
-    #[arg(long, value_enum, default_value_t, help_heading = "Planning")]
-    pub compensation: Compensation,
+    /// What becomes of the mean of what was removed [default: bias]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub compensation: Option<Compensation>,
     /// flap: the paper
     #[arg(long, value_enum, default_value_t = Recipe::Flap, help_heading = "Planning")]
     pub recipe: Recipe,
-    /// Kept neurons of each layer become a multiple of this
-    #[arg(long, default_value = "1", value_name = "K", help_heading = "Planning")]
-    pub round_neurons: NonZeroUsize,
+    /// Kept neurons of each layer become a multiple of this [default: 1]
+    #[arg(long, value_name = "K", help_heading = "Planning")]
+    pub round_neurons: Option<NonZeroUsize>,
+    /// Kept query heads of each layer become a multiple of this [default: 1]
+    #[arg(long, value_name = "K", help_heading = "Planning")]
+    pub round_heads: Option<NonZeroUsize>,
+    /// Every layer keeps the same number of heads and of neurons, for programs that know one size only
+    #[arg(long, help_heading = "Planning")]
+    pub uniform: bool,
+    /// Choose form, rounding and structure that this program loads; what is given explicitly stays
+    #[arg(long = "for", value_enum, value_name = "CLIENT", help_heading = "Planning")]
+    pub client: Option<Client>,
     /// Zero instead of remove: the shapes stay
     #[arg(long, help_heading = "Planning")]
     pub mask_only: bool,
 }
 
 impl PlanningArguments {
-    /// As the library wants it; fails on a ratio outside (0, 1) before any work is done.
-    pub fn options(&self) -> crate::error::Result<PlanOptions> {
+    /// What the client's abilities call for.
+    pub fn choice(&self, model: &Architecture) -> Option<Choice> {
+        self.client.map(|client| client.choose(model))
+    }
+
+    /// As the library wants it for a model; fails on a ratio outside (0, 1) before any work is done.
+    pub fn options(&self, model: &Architecture) -> crate::error::Result<PlanOptions> {
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
             return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
         }
+        let choice = self.choice(model);
+        let multiple = |given: Option<NonZeroUsize>, chosen: fn(&Choice) -> usize| {
+            given.map_or_else(|| choice.as_ref().map_or(1, chosen), NonZeroUsize::get)
+        };
+        let uniform = self.uniform || choice.as_ref().is_some_and(|choice| choice.uniform);
+        let heads = if self.client == Some(Client::LlamaCpp) { Uniform::AnyHeads } else { Uniform::DivisorsOfHidden };
         Ok(PlanOptions {
             method: self.method,
             metric: self.metric,
             structure: self.structure,
             ratio: self.ratio,
             remove_heads: self.remove_heads,
-            round_neurons: self.round_neurons.get(),
-            compensation: self.compensation,
+            round_neurons: multiple(self.round_neurons, |choice| choice.round_neurons),
+            round_heads: multiple(self.round_heads, |choice| choice.round_heads),
+            uniform: uniform.then_some(heads),
+            compensation: self.compensation.unwrap_or_else(|| choice.as_ref().map_or(Compensation::Bias, |choice| choice.compensation)),
             mask_only: self.mask_only,
         })
     }
@@ -237,9 +276,8 @@ pub struct PruneArguments {
     /// Folder to write
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
-    /// Form of the output
-    #[arg(long, value_enum, default_values_t = [Format::Hf])]
-    pub format: Vec<Format>,
+    #[command(flatten)]
+    pub export: ExportArguments,
     #[command(flatten)]
     pub calibration: CalibrationArguments,
     #[command(flatten)]
@@ -297,14 +335,25 @@ pub struct CompactArguments {
     /// Folder to write
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
-    /// Form of the output
-    #[arg(long, value_enum, default_values_t = [Format::Hf])]
-    pub format: Vec<Format>,
+    #[command(flatten)]
+    pub export: ExportArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// GGUF file to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Number format of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    pub gguf_type: GgufType,
 }
 
 #[derive(Debug, Args)]
 pub struct EvalArguments {
-    /// Model folder
+    /// Model folder or GGUF file
     pub model: PathBuf,
     /// Text to evaluate on: .txt whole, .jsonl by --text-field
     #[arg(long, value_name = "FILE")]
@@ -325,7 +374,7 @@ pub struct EvalArguments {
 
 #[derive(Debug, Args)]
 pub struct ForwardArguments {
-    /// Model folder
+    /// Model folder or GGUF file
     pub model: PathBuf,
     /// Safetensors file with `input_ids` [batch, seq] as i64
     #[arg(long, value_name = "FILE")]
@@ -353,6 +402,6 @@ pub struct BenchArguments {
 
 #[derive(Debug, Args)]
 pub struct InspectArguments {
-    /// Model folder, statistics file or plan
+    /// Model folder, GGUF file, statistics file or plan
     pub path: PathBuf,
 }

@@ -17,7 +17,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const DEFAULT_SAMPLES: usize = 1024;
 
 pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open(&args.model)?;
+    let model = Model::open_folder(&args.model)?;
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
     let engine = open_engine(common)?;

@@ -5,7 +5,7 @@ use super::plan::{layers_json, share};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, with_engine};
 use crate::checkpoint::OutputFolder;
-use crate::compaction::{self, Compacted};
+use crate::export::{self, Exported, Format, hf};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::{compensation, pruning, statistics};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open(&args.model)?;
+    let model = Model::open_folder(&args.model)?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let plan = Plan::read(&args.plan)?;
     let place = || args.plan.display().to_string();
@@ -25,17 +25,22 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     }
     let engine = open_engine(common)?;
     let biases = with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?;
-    let compacted = compaction::compact(&model, &plan, &biases, output, terminal)?;
-    terminal.result(&Value::Object(report(&args.output, &plan, compacted)), || text(&args.output, &plan, compacted))
+    let options = args.export.options(&args.output, Format::Hf);
+    let exported = export::export(&model, &plan, &biases, &options, &output, terminal)?;
+    hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
+    output.commit()?;
+    exported.notes.iter().for_each(|note| terminal.note(note));
+    terminal.result(&Value::Object(report(&args.output, &plan, &exported)), || text(&args.output, &plan, &exported))
 }
 
 /// The fields that `prune` and `compact` share.
-pub fn report(output: &Path, plan: &Plan, compacted: Compacted) -> serde_json::Map<String, Value> {
+pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Map<String, Value> {
     let report = json!({
         "output": output,
-        "parameters_before": compacted.parameters_before,
-        "parameters_after": compacted.parameters_after,
+        "parameters_before": exported.parameters_before,
+        "parameters_after": exported.parameters_after,
         "ratio_reached": plan.ratio_reached,
+        "gguf": exported.gguf_files.iter().map(|file| output.join(file)).collect::<Vec<_>>(),
         "layers": layers_json(plan),
     });
     match report {
@@ -45,13 +50,13 @@ pub fn report(output: &Path, plan: &Plan, compacted: Compacted) -> serde_json::M
 }
 
 /// The same in words.
-pub fn text(output: &Path, plan: &Plan, compacted: Compacted) -> String {
+pub fn text(output: &Path, plan: &Plan, exported: &Exported) -> String {
     format!(
         "{}: {} parameters, {} (before: {}); {} removed",
         output.display(),
-        grouped(compacted.parameters_after),
-        size(compacted.weight_bytes),
-        grouped(compacted.parameters_before),
+        grouped(exported.parameters_after),
+        size(exported.weight_bytes),
+        grouped(exported.parameters_before),
         share(plan.ratio_reached),
     )
 }

@@ -4,7 +4,6 @@ use super::args::{Common, EvalArguments};
 use super::terminal::{Terminal, grouped};
 use super::{open_engine, with_engine};
 use crate::calibration::{TextSource, read_text, sequential_windows};
-use crate::checkpoint::Tokenizer;
 use crate::evaluation::perplexity;
 use crate::model::Model;
 use anyhow::Result;
@@ -15,7 +14,7 @@ use std::time::Instant;
 pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open(&args.model)?;
     let text = read_text(&TextSource { path: args.text.clone(), field: args.text_field.clone() })?;
-    let mut ids = Tokenizer::open(&args.model)?.encode(&text)?;
+    let mut ids = model.tokenizer()?.encode(&text)?;
     let length = args.sequence_length.get();
     let windows = sequential_windows(ids.len(), length, args.windows.map(NonZeroUsize::get))?;
     ids.truncate(windows * length);

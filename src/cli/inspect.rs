@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
     let path = args.path.as_path();
-    if path.is_dir() {
+    if path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
         inspect_model(path, terminal)
     } else if path.extension().is_some_and(|e| e == "json") {
         inspect_plan(path, terminal)

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod calibrate;
 mod compact;
+mod convert;
 mod demo;
 mod devices;
 mod eval;
@@ -72,6 +73,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Merge(args) => calibrate::merge(args, common, &terminal),
         Command::Plan(args) => plan::run(args, common, &terminal),
         Command::Compact(args) => compact::run(args, common, &terminal),
+        Command::Convert(args) => convert::run(args, common, &terminal),
         Command::Eval(args) => eval::run(args, common, &terminal),
         Command::Forward(args) => forward::run(args, common, &terminal),
         Command::Inspect(args) => inspect::run(args, &terminal),

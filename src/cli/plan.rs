@@ -10,12 +10,15 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let options = args.planning.options()?;
-    let model = Model::open(&args.model)?;
+    let model = Model::open_folder(&args.model)?;
+    let options = args.planning.options(&model.architecture)?;
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let statistics = statistics::read(&args.statistics)?;
     let (plan, notes) = pruning::plan_from_statistics(&model, &statistics, &options)?;
     notes.iter().for_each(|note| terminal.note(note));
+    if let Some(choice) = args.planning.choice(&model.architecture) {
+        terminal.note(&format!("for this client: {}", choice.words()));
+    }
     output.commit_json(&plan)?;
     let report = json!({"output": args.output, "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
     terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))

@@ -7,13 +7,14 @@ use super::terminal::Terminal;
 use super::{compact, open_engine, with_engine};
 use crate::calibration;
 use crate::checkpoint::OutputFolder;
+use crate::compensation;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::export::{self, Format, gguf, hf};
 use crate::model::Model;
 use crate::plan::{Method, Plan};
 use crate::pruning::{self, PlanOptions};
 use crate::statistics::Statistics;
-use crate::{compaction, compensation};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -31,10 +32,21 @@ struct Planned {
 }
 
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let options = args.planning.options()?;
-    let model = Model::open(&args.model)?;
-    if options.method == Method::WandaSp && options.round_neurons > 1 {
-        return Err(Error::input("wanda-sp prunes the same share of every layer and does not round; leave --round-neurons out").into());
+    let model = Model::open_folder(&args.model)?;
+    let options = args.planning.options(&model.architecture)?;
+    if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1) {
+        return Err(Error::input(
+            "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons and --round-heads out",
+        )
+        .into());
+    }
+    let choice = args.planning.choice(&model.architecture);
+    if let Some(choice) = &choice {
+        terminal.note(&format!("for this client: {}", choice.words()));
+    }
+    let export = args.export.options(&args.output, choice.map_or(Format::Hf, |choice| choice.format));
+    if export.formats.contains(&Format::Gguf) {
+        gguf::check(&options.expected(&model.architecture))?;
     }
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
@@ -45,8 +57,11 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
         (planned, biases)
     });
     planned.notes.iter().for_each(|note| terminal.note(note));
-    let compacted = compaction::compact(&model, &planned.plan, &biases, output, terminal)?;
-    let mut report = compact::report(&args.output, &planned.plan, compacted);
+    let exported = export::export(&model, &planned.plan, &biases, &export, &output, terminal)?;
+    hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, None)?;
+    output.commit()?;
+    exported.notes.iter().for_each(|note| terminal.note(note));
+    let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
     report.insert("device".into(), json!(engine.info().label()));
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
@@ -54,7 +69,7 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
         format!(
             "{}\n{}\n{:.1} s on {}",
             layers_table(&planned.plan),
-            compact::text(&args.output, &planned.plan, compacted),
+            compact::text(&args.output, &planned.plan, &exported),
             begin.elapsed().as_secs_f64(),
             engine.info().label()
         )

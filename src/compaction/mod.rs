@@ -1,9 +1,199 @@
-//! Carrying out a plan: slices rows and columns, adds biases, and writes a model folder tensor by tensor from the map.
+//! Carrying out a plan: the tensors of the pruned model, cut from the map and given their biases while they are written.
 //!
-//! It does not know how the plan was made.
+//! It does not know how the plan was made, nor in which form the model is written.
 
-mod folder;
 mod slice;
 
-pub use folder::{Compacted, compact};
 pub use slice::Slice;
+
+use crate::architecture::{Architecture, LayerTensor, Part};
+use crate::checkpoint::{Storage, StoredTensor};
+use crate::compensation::LayerBiases;
+use crate::engine::{Dtype, HostTensor};
+use crate::error::{Error, Result};
+use crate::forward::Site;
+use crate::model::Model;
+use crate::plan::{Plan, PlannedLayer};
+use std::collections::{HashMap, HashSet};
+
+/// Where a tensor's data comes from.
+enum Source {
+    /// A part of a layer, cut.
+    Cut(HostTensor, Slice),
+    /// Numbers made here.
+    Made(Vec<u8>),
+    /// A tensor that no pruning touches, as it is.
+    Kept(StoredTensor),
+}
+
+/// A tensor of the pruned model; its data exists only while it is written.
+pub struct CompactTensor {
+    /// Its name in a checkpoint.
+    pub name: String,
+    /// Its layer and the part it plays there; `None` outside the layers.
+    pub part: Option<(usize, Part)>,
+    /// How its numbers are stored.
+    pub storage: Storage,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    source: Source,
+}
+
+impl CompactTensor {
+    /// Numbers it holds.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
+
+    /// Bytes of its data.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.source {
+            Source::Cut(host, slice) => {
+                let (rows, columns) = slice.shape(host);
+                rows * columns * host.dtype.size()
+            }
+            Source::Made(bytes) => bytes.len(),
+            Source::Kept(stored) => stored.bytes.as_ref().len(),
+        }
+    }
+
+    /// Hands its bytes to `sink`, block by block, rows in order.
+    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match &self.source {
+            Source::Cut(host, slice) => slice.write(host, sink),
+            Source::Made(bytes) => sink(bytes),
+            Source::Kept(stored) => sink(stored.bytes.as_ref()),
+        }
+    }
+}
+
+/// The pruned model.
+pub struct CompactModel {
+    /// Its structure.
+    pub architecture: Architecture,
+    /// Its tensors, in the order of the dense model's data, new biases behind their projections.
+    pub tensors: Vec<CompactTensor>,
+}
+
+impl CompactModel {
+    /// A model folder as it is.
+    #[must_use]
+    pub fn whole(model: &Model) -> Self {
+        let parts = parts(&model.architecture);
+        let tensors = model.tensors.entries().iter().map(|stored| kept(stored, parts.get(&stored.name).map(|&(layer, t)| (layer, t.part))));
+        Self { architecture: model.architecture.clone(), tensors: tensors.collect() }
+    }
+
+    /// What a plan leaves, with the biases that compensate for the rest.
+    pub fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases]) -> Result<Self> {
+        let parts = parts(&model.architecture);
+        let mut tensors = Vec::new();
+        for stored in model.tensors.entries() {
+            let Some(&(layer, tensor)) = parts.get(&stored.name) else {
+                tensors.push(kept(stored, None));
+                continue;
+            };
+            let host = stored.read()?;
+            let added = |site: Site| biases[layer].site(site);
+            let dtype = host.dtype;
+            if let Part::OutputBias | Part::DownBias = tensor.part {
+                let added = added(if tensor.part == Part::OutputBias { Site::Attention } else { Site::Mlp });
+                let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
+                tensors.push(bias(tensor.part, layer, dtype, &values)?);
+                continue;
+            }
+            tensors.push(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only));
+            let (site, part) = match tensor.part {
+                Part::OutputProjection => (Site::Attention, Part::OutputBias),
+                Part::DownProjection => (Site::Mlp, Part::DownBias),
+                _ => continue,
+            };
+            if let (Some(values), false) = (added(site), parts.contains_key(&part.name(layer))) {
+                tensors.push(bias(part, layer, dtype, values)?);
+            }
+        }
+        Ok(Self { architecture: plan.pruned(&model.architecture), tensors })
+    }
+
+    /// The same model with the biases that `architecture` has besides its own, all zero.
+    #[must_use]
+    pub fn with_zero_biases(self, architecture: &Architecture) -> Self {
+        let present: HashSet<(usize, Part)> = self.tensors.iter().filter_map(|t| t.part).collect();
+        let mut tensors = Vec::new();
+        for tensor in self.tensors {
+            let behind = tensor.part.and_then(|(layer, part)| Some((layer, part.bias()?)));
+            let dtype = if let Storage::Plain(dtype) = tensor.storage { dtype } else { Dtype::F32 };
+            tensors.push(tensor);
+            let Some((layer, part)) = behind.filter(|place| !present.contains(place)) else { continue };
+            if let Some(missing) = architecture.layer_tensors(layer).into_iter().find(|t| t.part == part) {
+                let bytes = vec![0; missing.columns * dtype.size()];
+                tensors.push(made(part, layer, dtype, missing.columns, bytes));
+            }
+        }
+        Self { architecture: architecture.clone(), tensors }
+    }
+
+    /// Parameters of the whole model.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(CompactTensor::parameters).sum()
+    }
+}
+
+/// The tensors of all layers by their names.
+fn parts(architecture: &Architecture) -> HashMap<String, (usize, LayerTensor)> {
+    let layers = 0..architecture.layers.len();
+    layers.flat_map(|layer| architecture.layer_tensors(layer).into_iter().map(move |t| (t.part.name(layer), (layer, t)))).collect()
+}
+
+fn kept(stored: &StoredTensor, part: Option<(usize, Part)>) -> CompactTensor {
+    let (name, storage, shape) = (stored.name.clone(), stored.storage.clone(), stored.shape.clone());
+    CompactTensor { name, part, storage, shape, source: Source::Kept(stored.clone()) }
+}
+
+fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer, head_dim: usize, mask_only: bool) -> CompactTensor {
+    use Part::*;
+    let whole = Slice::whole(&host).zeroing(mask_only);
+    let slice = match tensor.part {
+        QueryProjection => whole.rows(&kept.heads, head_dim),
+        KeyProjection | ValueProjection => whole.rows(&kept.kv_heads, head_dim),
+        KeyBias | ValueBias => whole.columns(&kept.kv_heads, head_dim),
+        QueryBias | OutputProjection => whole.columns(&kept.heads, head_dim),
+        GateProjection | UpProjection => whole.rows(&kept.neurons, 1),
+        GateBias | UpBias | DownProjection => whole.columns(&kept.neurons, 1),
+        InputNorm | PostAttentionNorm | QueryNorm | KeyNorm | OutputBias | DownBias => whole,
+    };
+    let (rows, columns) = slice.shape(&host);
+    CompactTensor {
+        name: tensor.part.name(layer),
+        part: Some((layer, tensor.part)),
+        storage: Storage::Plain(host.dtype),
+        shape: LayerTensor { part: tensor.part, rows, columns }.shape(),
+        source: Source::Cut(host, slice),
+    }
+}
+
+fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<CompactTensor> {
+    let mut bytes = Vec::with_capacity(values.len() * dtype.size());
+    values.iter().for_each(|&value| dtype.push(value, &mut bytes));
+    if values.iter().any(|&v| !dtype.round(v).is_finite()) {
+        return Err(Error::NotFinite(format!(
+            "tensor `{}`: a compensation bias overflows {}; use --compensation none",
+            part.name(layer),
+            dtype.safetensors_name()
+        )));
+    }
+    Ok(made(part, layer, dtype, values.len(), bytes))
+}
+
+fn made(part: Part, layer: usize, dtype: Dtype, length: usize, bytes: Vec<u8>) -> CompactTensor {
+    CompactTensor {
+        name: part.name(layer),
+        part: Some((layer, part)),
+        storage: Storage::Plain(dtype),
+        shape: vec![length],
+        source: Source::Made(bytes),
+    }
+}

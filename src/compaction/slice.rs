@@ -1,6 +1,5 @@
 //! Cutting a matrix: runs of rows and columns that stay, removed or zeroed.
 
-use crate::checkpoint::SafetensorsWriter;
 use crate::engine::HostTensor;
 use crate::error::Result;
 use crate::interrupt;
@@ -69,8 +68,8 @@ impl Slice {
         if self.zero { (tensor.rows, tensor.columns) } else { (length(&self.rows), length(&self.columns)) }
     }
 
-    /// Writes the result; kept rows that are whole go straight from the map.
-    pub fn write(&self, tensor: &HostTensor, writer: &mut SafetensorsWriter) -> Result<()> {
+    /// Hands the result to `sink`, block by block; kept rows that are whole go straight from the map.
+    pub fn write(&self, tensor: &HostTensor, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let bytes = tensor.bytes.as_ref();
         let (row_bytes, size) = (tensor.row_bytes(), tensor.dtype.size());
         let whole_columns = length(&self.columns) == tensor.columns;
@@ -78,7 +77,7 @@ impl Slice {
         let mut next_row = 0;
         for rows in &self.rows {
             if self.zero {
-                write_zeros(writer, (rows.start - next_row) * row_bytes)?;
+                write_zeros(sink, (rows.start - next_row) * row_bytes)?;
                 next_row = rows.end;
             }
             let step = (BLOCK_BYTES / row_bytes.max(1)).max(1);
@@ -86,7 +85,7 @@ impl Slice {
                 interrupt::check()?;
                 let part = &bytes[first * row_bytes..(first + step).min(rows.end) * row_bytes];
                 if whole_columns {
-                    writer.write(part)?;
+                    sink(part)?;
                     continue;
                 }
                 block.clear();
@@ -104,18 +103,18 @@ impl Slice {
                         }
                     }
                 }
-                writer.write(&block)?;
+                sink(&block)?;
             }
         }
-        if self.zero { write_zeros(writer, (tensor.rows - next_row) * row_bytes) } else { Ok(()) }
+        if self.zero { write_zeros(sink, (tensor.rows - next_row) * row_bytes) } else { Ok(()) }
     }
 }
 
-fn write_zeros(writer: &mut SafetensorsWriter, mut count: usize) -> Result<()> {
+fn write_zeros(sink: &mut dyn FnMut(&[u8]) -> Result<()>, mut count: usize) -> Result<()> {
     let zeros = [0u8; 1 << 14];
     while count > 0 {
         let part = count.min(zeros.len());
-        writer.write(&zeros[..part])?;
+        sink(&zeros[..part])?;
         count -= part;
     }
     Ok(())

@@ -110,9 +110,14 @@ impl HostTensor {
     /// A copy of `values` as an f32 tensor.
     #[must_use]
     pub fn from_f32(values: &[f32], columns: usize) -> Self {
-        let bytes: Vec<u8> = bytemuck::cast_slice(values).to_vec();
+        Self::owning(bytemuck::cast_slice(values).to_vec(), Dtype::F32, values.len() / columns, columns)
+    }
+
+    /// A tensor that owns its bytes.
+    #[must_use]
+    pub fn owning(bytes: Vec<u8>, dtype: Dtype, rows: usize, columns: usize) -> Self {
         let length = bytes.len();
-        Self::new(SharedBytes::new(Arc::new(bytes), 0..length), Dtype::F32, values.len() / columns, columns)
+        Self::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
     }
 
     /// Bytes of one row.

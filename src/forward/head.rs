@@ -13,8 +13,10 @@ pub struct Head<E: Engine> {
     pub norm: E::Tensor,
     /// Epsilon of the norm.
     pub eps: f32,
-    /// `[vocabulary, hidden]`.
-    pub matrix: HostTensor,
+    /// Entries of the vocabulary.
+    pub vocabulary_size: usize,
+    /// Fetches rows of the matrix `[vocabulary, hidden]` when their turn comes.
+    pub rows: Box<dyn Fn(Range<usize>) -> Result<HostTensor>>,
 }
 
 /// Some rows of the head on the device.
@@ -33,9 +35,9 @@ impl<E: Engine> Head<E> {
     /// Brings the head to the device panel by panel; a panel's logits for `tokens` tokens stay within a fixed size.
     pub fn panels<'a>(&'a self, engine: &'a E, tokens: usize) -> impl Iterator<Item = Result<HeadPanel<E>>> + 'a {
         let rows = (PANEL_BYTES / 4 / tokens.max(1)).clamp(64, 1 << 16);
-        (0..self.matrix.rows).step_by(rows).map(move |first| {
-            let entries = first..(first + rows).min(self.matrix.rows);
-            let weight = engine.upload_matrix(&self.matrix.row_panel(entries.clone()))?;
+        (0..self.vocabulary_size).step_by(rows).map(move |first| {
+            let entries = first..(first + rows).min(self.vocabulary_size);
+            let weight = engine.upload_matrix(&(self.rows)(entries.clone())?)?;
             Ok(HeadPanel { entries, weight })
         })
     }

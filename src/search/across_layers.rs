@@ -14,7 +14,7 @@ fn standardise(scores: &[f64]) -> Vec<f64> {
 }
 
 /// A layer's standardised scores: the mean over the channels of each attention unit, and per neuron.
-fn standardised(scores: &LayerScores) -> (Vec<f64>, Vec<f64>) {
+pub fn standardised(scores: &LayerScores) -> (Vec<f64>, Vec<f64>) {
     let channels = LayerScores { attention: standardise(&scores.attention), mlp: Vec::new(), units: scores.units };
     let units = channels.unit_channels().map(|c| c.iter().sum::<f64>() / c.len() as f64).collect();
     (units, standardise(&scores.mlp))

@@ -6,6 +6,7 @@
 mod across_layers;
 mod per_layer;
 mod round;
+mod uniform;
 
 pub use per_layer::uniform_layer;
 
@@ -64,6 +65,10 @@ pub struct Problem {
     pub remove_units: usize,
     /// Kept neurons of a layer become a multiple of this.
     pub round_neurons: usize,
+    /// Kept attention units of a layer become a multiple of this.
+    pub round_units: usize,
+    /// Every layer keeps the same number of units, one of these, and of neurons.
+    pub uniform_units: Option<Vec<usize>>,
     /// Decide by thresholds, and with a truncated cost of attention units, as the authors' code does.
     pub strict: bool,
 }
@@ -93,6 +98,12 @@ impl Problem {
         scores.units as u64 * self.unit_parameters[layer] + scores.mlp.len() as u64 * self.neuron_parameters
     }
 
+    /// Whether a uniform plan may keep this many attention units in every layer.
+    fn allows_units(&self, count: usize) -> bool {
+        let allowed = self.uniform_units.as_ref().is_none_or(|units| units.contains(&count));
+        allowed && count.is_multiple_of(self.round_units.max(1))
+    }
+
     fn total_parameters(&self) -> u64 {
         (0..self.layers.len()).map(|layer| self.layer_parameters(layer)).sum()
     }
@@ -118,14 +129,19 @@ impl Problem {
                 self.ratio
             )));
         }
+        let uniform = self.uniform_units.is_some();
         let mut layers = match structure {
+            Structure::AlAm if uniform => return Ok(Found { layers: uniform::search(self)?, notes: Vec::new() }),
+            Structure::AlMm if uniform => {
+                return Err(Error::input("--structure al-mm lets layers differ in heads; leave it or --uniform out"));
+            }
             Structure::UlUm => self.layers.iter().map(|scores| uniform_layer(scores, self.ratio)).collect(),
             Structure::UlMm => per_layer::manual(self)?,
             Structure::AlMm => across_layers::manual(self)?,
             Structure::AlAm => across_layers::adaptive(self),
         };
         let mut notes = self.keep_one(&mut layers);
-        notes.extend(round::round_neurons(self, &mut layers));
+        notes.extend(round::round(self, &mut layers));
         Ok(Found { layers, notes })
     }
 

@@ -4,11 +4,11 @@
 use crate::support::{gpu, shared};
 use flap_gpu::calibration::{CalibrationOptions, calibrate, sequential_windows, wanda_sp};
 use flap_gpu::checkpoint::{OutputFolder, TensorFile, Tokenizer};
-use flap_gpu::compaction::compact;
 use flap_gpu::compensation::{LayerBiases, biases};
 use flap_gpu::engine::Engine;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::perplexity;
+use flap_gpu::export::{ExportOptions, export};
 use flap_gpu::importance::Metric;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
@@ -155,7 +155,9 @@ fn compare_with_authors<E: Engine>(engine: &E, reference: &Reference) {
     let folder = tempfile::tempdir().unwrap();
     for ((name, plan, added), run) in plans(engine, reference).iter().zip(reference.json["runs"].as_array().unwrap()) {
         let output = folder.path().join(name);
-        compact(&reference.model, plan, added, OutputFolder::create(&output, &reference.model.path, false).unwrap(), &Silent).unwrap();
+        let place = OutputFolder::create(&output, &reference.model.path, false).unwrap();
+        export(&reference.model, plan, added, &ExportOptions::hf(&output), &place, &Silent).unwrap();
+        place.commit().unwrap();
         let pruned = reference.perplexity(engine, &Model::open(&output).unwrap(), None);
         let theirs = run["ppl"].as_f64().unwrap();
         assert!((pruned / theirs - 1.0).abs() < PRUNED_TOLERANCE, "{name}: perplexity {pruned}, authors {theirs}");

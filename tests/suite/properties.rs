@@ -3,10 +3,10 @@
 use crate::support::{data, normalised_squared_error};
 use flap_gpu::calibration::Shard;
 use flap_gpu::checkpoint::OutputFolder;
-use flap_gpu::compaction::compact;
 use flap_gpu::compensation::LayerBiases;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
+use flap_gpu::export::{ExportOptions, export};
 use flap_gpu::model::Model;
 use flap_gpu::plan::{Compensation, Method, Plan, Settings};
 use flap_gpu::progress::Silent;
@@ -38,6 +38,8 @@ fn problems() -> impl Strategy<Value = Problem> {
             ratio,
             remove_units: 0,
             round_neurons: 1,
+            round_units: 1,
+            uniform_units: None,
             layers: layers.into_iter().map(|(attention, mlp)| LayerScores { attention, mlp, units }).collect(),
             strict: false,
         })
@@ -124,7 +126,7 @@ proptest! {
     fn equal_scores_are_cut_by_place(units in 2usize..6, neurons in 4usize..40, ratio in 0.05f64..0.6, structure in structures()) {
         let layer = LayerScores { attention: vec![1.0; 3 * units], mlp: vec![1.0; neurons], units };
         let problem = Problem {
-            layers: vec![layer; 2], unit_parameters: vec![96; 2], neuron_parameters: 48, ratio, remove_units: 1, round_neurons: 1, strict: false,
+            layers: vec![layer; 2], unit_parameters: vec![96; 2], neuron_parameters: 48, ratio, remove_units: 1, round_neurons: 1, round_units: 1, uniform_units: None, strict: false,
         };
         let Ok(found) = problem.search(structure) else { return Ok(()) };
         for kept in found.layers.iter().flat_map(|k| [&k.attention, &k.mlp]) {
@@ -132,6 +134,24 @@ proptest! {
             let borders = kept.windows(2).filter(|pair| pair[0] != pair[1]).count();
             prop_assert!(borders <= 2, "{kept:?}");
         }
+    }
+
+    /// No uniform plan with as many neurons as the best one's budget allows has a higher score; all layers are alike.
+    #[test]
+    fn uniform_plans_are_alike_and_meet_the_ratio(problem in problems()) {
+        let units = (1..=problem.layers[0].units).collect();
+        let problem = Problem { uniform_units: Some(units), ..problem };
+        let Ok(found) = problem.search(Structure::AlAm) else { return Ok(()) };
+        let count = |flags: &[bool]| flags.iter().filter(|&&k| k).count();
+        for kept in &found.layers {
+            prop_assert_eq!(count(&kept.attention), count(&found.layers[0].attention));
+            prop_assert_eq!(count(&kept.mlp), count(&found.layers[0].mlp));
+        }
+        // Half a neuron in every layer.
+        let total: u64 = problem.layers.iter().zip(&problem.unit_parameters)
+            .map(|(l, unit)| l.units as u64 * unit + l.mlp.len() as u64 * problem.neuron_parameters).sum();
+        let tolerance = 0.5001 * problem.layers.len() as f64 * problem.neuron_parameters as f64 / total as f64;
+        prop_assert!((removed(&problem, &found.layers) - problem.ratio).abs() <= tolerance);
     }
 
     #[test]
@@ -152,6 +172,8 @@ fn plan(model: &Model, kept: &[Kept], mask_only: bool) -> Plan {
         ratio: 0.5,
         remove_heads: None,
         round_neurons: 1,
+        round_heads: None,
+        uniform: false,
         compensation: Compensation::Bias,
         mask_only,
         compat: false,
@@ -167,7 +189,9 @@ fn kept(model: &Model, gone: impl Fn(usize, usize) -> bool) -> Vec<Kept> {
 }
 
 fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path::Path) -> Model {
-    compact(model, plan, biases, OutputFolder::create(place, &model.path, false).unwrap(), &Silent).unwrap();
+    let output = OutputFolder::create(place, &model.path, false).unwrap();
+    export(model, plan, biases, &ExportOptions::hf(place), &output, &Silent).unwrap();
+    output.commit().unwrap();
     Model::open(place).unwrap()
 }
 
@@ -185,10 +209,11 @@ fn keeping_everything_changes_no_byte() {
             let same = pruned(&model, &plan(&model, &kept(&model, |_, _| false), mask_only), &biases, &place);
             assert_eq!(same.architecture, model.architecture, "{name}");
             assert_eq!(same.fingerprint(), model.fingerprint(), "{name}");
-            let (before, after) = (&model.tensors.files()[0], &same.tensors.files()[0]);
-            assert_eq!(before.names(), after.names(), "{name}");
-            for tensor in before.names() {
-                assert!(before.bytes(tensor).unwrap().as_ref() == after.bytes(tensor).unwrap().as_ref(), "{name}: {tensor}");
+            let (before, after) = (model.tensors.entries(), same.tensors.entries());
+            assert_eq!(before.len(), after.len(), "{name}");
+            for (before, after) in before.iter().zip(after) {
+                assert_eq!(before.name, after.name, "{name}");
+                assert!(before.bytes.as_ref() == after.bytes.as_ref(), "{name}: {}", before.name);
             }
         }
     }

@@ -1,7 +1,9 @@
-//! A model folder as the engines see it: the checkpoint's tensors in the parts that the architecture gives them.
+//! A model as the engines see it: the tensors of a folder or a GGUF file in the parts that the architecture gives them.
+
+mod gguf;
 
 use crate::architecture::{Architecture, LayerTensor, Part};
-use crate::checkpoint::{Config, Tensors};
+use crate::checkpoint::{Config, StoredTensor, Tensors, Tokenizer};
 use crate::engine::{Engine, HostTensor, widen};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights, Linear};
@@ -9,35 +11,53 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const FINAL_NORM: &str = "model.norm.weight";
-const HEAD: &str = "lm_head.weight";
+/// Name of the embedding matrix.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Name of the weight of the norm behind the last layer.
+pub const FINAL_NORM: &str = "model.norm.weight";
+/// Name of the language-model head, where it is not the embedding matrix.
+pub const HEAD: &str = "lm_head.weight";
 
-/// An opened model folder. Nothing but headers has been read.
+/// An opened model. Nothing but headers has been read.
 pub struct Model {
-    /// The folder.
+    /// The folder, or the GGUF file.
     pub path: PathBuf,
-    /// `config.json`.
+    /// `config.json`, or what would be in it.
     pub config: Config,
     /// Structure and sizes.
     pub architecture: Architecture,
     /// The mapped weights.
     pub tensors: Tensors,
+    /// The `tokenizer.json` that a GGUF file holds.
+    embedded_tokenizer: Option<String>,
 }
 
 impl Model {
-    /// Opens a folder and checks that every tensor is there in the right shape and format.
+    /// Opens a model folder or a GGUF file and checks that every tensor is there in the right shape and format.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file() {
+            gguf::open(path)?.checked()
+        } else {
+            Self::open_folder(path)
+        }
+    }
+
+    /// Opens a model folder, as pruning needs it.
+    pub fn open_folder(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             return Err(Error::file(path, "is not a folder; give the folder that holds the model's config.json"));
         }
         let config = Config::read(path)?;
         let architecture = Architecture::describe(&config)?;
         let tensors = Tensors::open(path)?;
-        let model = Self { path: path.to_owned(), config, architecture, tensors };
+        Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        let model = self;
         for layer in 0..model.architecture.layers.len() {
             for tensor in model.architecture.layer_tensors(layer) {
-                model.layer_tensor(layer, tensor)?;
+                model.stored(layer, tensor)?;
             }
         }
         model.refuse_unknown_tensors()?;
@@ -52,32 +72,40 @@ impl Model {
         let layers = 0..self.architecture.layers.len();
         let known: HashSet<String> =
             layers.flat_map(|layer| self.architecture.layer_tensors(layer).into_iter().map(move |t| t.part.name(layer))).collect();
-        for file in self.tensors.files() {
-            for name in file.names() {
-                // Old checkpoints carry the rotary frequencies, which follow from config.json.
-                if name.starts_with("model.layers.") && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
-                    return Err(Error::file(
-                        file.path(),
-                        format!(
-                            "tensor `{name}` is not part of a {} as config.json describes it; this model cannot be pruned",
-                            self.architecture.family
-                        ),
-                    ));
-                }
+        for entry in self.tensors.entries() {
+            let name = entry.name.as_str();
+            // Old checkpoints carry the rotary frequencies, which follow from config.json.
+            if name.starts_with("model.layers.") && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
+                let family = self.architecture.family;
+                return Err(entry.error(format_args!("is not part of a {family} as config.json describes it; this model cannot be pruned")));
             }
         }
         Ok(())
     }
 
-    /// A layer's tensor, still in the map.
-    pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Result<HostTensor> {
+    /// The model's own tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.embedded_tokenizer {
+            Some(json) => Tokenizer::parse(&self.path, json),
+            None if self.path.is_dir() => Tokenizer::open(&self.path),
+            None => Err(Error::file(&self.path, "holds no tokenizer.json (key `tokenizer.huggingface.json`), so text cannot be tokenised")),
+        }
+    }
+
+    /// A layer's tensor in its file.
+    fn stored(&self, layer: usize, tensor: LayerTensor) -> Result<&StoredTensor> {
         self.tensors.get(&tensor.part.name(layer), tensor.rows, tensor.columns)
+    }
+
+    /// A layer's tensor, still in the map where its form allows that.
+    pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Result<HostTensor> {
+        self.stored(layer, tensor)?.read()
     }
 
     /// Rounds the rotary frequencies to the weights' number format, as frameworks do when a whole model object is cast to 16 bits.
     /// Loading a checkpoint rounds none; this serves to compare with activations of such an object.
     pub fn cast_rope(&mut self) -> Result<()> {
-        let dtype = self.embedding()?.dtype;
+        let dtype = self.embedding()?.read_rows(0..0)?.dtype;
         self.architecture.rope.frequencies.iter_mut().for_each(|frequency| *frequency = f64::from(dtype.round(*frequency as f32)));
         Ok(())
     }
@@ -86,18 +114,18 @@ impl Model {
     #[must_use]
     pub fn layer_bytes(&self, layer: usize) -> u64 {
         let tensors = self.architecture.layer_tensors(layer).into_iter();
-        tensors.filter_map(|tensor| self.layer_tensor(layer, tensor).ok()).map(|host| host.bytes.as_ref().len() as u64).sum()
+        tensors.filter_map(|tensor| self.stored(layer, tensor).ok()).map(|stored| stored.bytes.as_ref().len() as u64).sum()
     }
 
-    fn embedding(&self) -> Result<HostTensor> {
+    fn embedding(&self) -> Result<&StoredTensor> {
         self.tensors.get(EMBEDDING, self.architecture.vocabulary_size, self.architecture.hidden_size)
     }
 
     fn final_norm(&self) -> Result<HostTensor> {
-        self.tensors.get(FINAL_NORM, 1, self.architecture.hidden_size)
+        self.tensors.get(FINAL_NORM, 1, self.architecture.hidden_size)?.read()
     }
 
-    fn head_matrix(&self) -> Result<HostTensor> {
+    fn head_matrix(&self) -> Result<&StoredTensor> {
         let name = if self.architecture.tied_embeddings { EMBEDDING } else { HEAD };
         self.tensors.get(name, self.architecture.vocabulary_size, self.architecture.hidden_size)
     }
@@ -105,21 +133,22 @@ impl Model {
     /// Embedding rows of `ids` as f32 `[ids, hidden]`, gathered from the map.
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
         let embedding = self.embedding()?;
-        let mut hidden_states = vec![0.0; ids.len() * embedding.columns];
-        for (&id, out) in ids.iter().zip(hidden_states.chunks_exact_mut(embedding.columns)) {
+        let columns = embedding.columns();
+        let mut hidden_states = vec![0.0; ids.len() * columns];
+        for (&id, out) in ids.iter().zip(hidden_states.chunks_exact_mut(columns)) {
             let id = id as usize;
-            if id >= embedding.rows {
+            if id >= embedding.rows() {
                 return Err(Error::input(format!(
                     "token id {id} is beyond the vocabulary of {} entries; do tokenizer.json and the weights of {} belong together?",
-                    embedding.rows,
+                    embedding.rows(),
                     self.path.display()
                 )));
             }
-            let row = &embedding.bytes.as_ref()[id * embedding.row_bytes()..(id + 1) * embedding.row_bytes()];
-            widen(embedding.dtype, row, out);
+            let row = embedding.read_rows(id..id + 1)?;
+            widen(row.dtype, row.bytes.as_ref(), out);
         }
         if let Some(bad) = hidden_states.iter().position(|v| !v.is_finite()) {
-            return Err(not_finite(EMBEDDING, &format!("row {}", ids[bad / embedding.columns])));
+            return Err(not_finite(EMBEDDING, &format!("row {}", ids[bad / columns])));
         }
         Ok(hidden_states)
     }
@@ -164,8 +193,8 @@ impl Model {
     pub fn read_ahead(&self, layer: usize) {
         const PAGE: usize = 4096;
         for tensor in self.architecture.layer_tensors(layer) {
-            if let Ok(host) = self.layer_tensor(layer, tensor) {
-                let touched = host.bytes.as_ref().iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte);
+            if let Ok(stored) = self.stored(layer, tensor) {
+                let touched = stored.bytes.as_ref().iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte);
                 std::hint::black_box(touched);
             }
         }
@@ -177,16 +206,19 @@ impl Model {
         if !norm.is_finite() {
             return Err(not_finite(FINAL_NORM, "the final norm"));
         }
-        Ok(Head { norm: engine.upload(&norm.to_f32(), norm.columns)?, eps: self.architecture.rms_norm_eps, matrix: self.head_matrix()? })
+        let matrix = self.head_matrix()?.clone();
+        Ok(Head {
+            norm: engine.upload(&norm.to_f32(), norm.columns)?,
+            eps: self.architecture.rms_norm_eps,
+            vocabulary_size: matrix.rows(),
+            rows: Box::new(move |rows| matrix.read_rows(rows)),
+        })
     }
 
     /// Parameters of the whole model.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        let count = |file: &crate::checkpoint::TensorFile| -> u64 {
-            file.names().iter().filter_map(|name| file.info(name)).map(|info| info.shape.iter().product::<usize>() as u64).sum()
-        };
-        self.tensors.files().iter().map(count).sum()
+        self.tensors.entries().iter().map(|entry| entry.len() as u64).sum()
     }
 
     /// Identifies the weights: a hash of every tensor's name, format, shape and of two samples of its bytes. Reading the whole
@@ -195,15 +227,12 @@ impl Model {
     pub fn fingerprint(&self) -> String {
         const SAMPLE: usize = 4096;
         let mut hash = Sha256::new();
-        for file in self.tensors.files() {
-            for name in file.names() {
-                let (Some(info), Ok(bytes)) = (file.info(name), file.bytes(name)) else { continue };
-                let bytes = bytes.as_ref();
-                let middle = bytes.len() / 2;
-                hash.update(format!("{name} {:?} {:?}\n", info.dtype, info.shape));
-                hash.update(&bytes[..bytes.len().min(SAMPLE)]);
-                hash.update(&bytes[middle..bytes.len().min(middle + SAMPLE)]);
-            }
+        for entry in self.tensors.entries() {
+            let bytes = entry.bytes.as_ref();
+            let middle = bytes.len() / 2;
+            hash.update(format!("{} {} {:?}\n", entry.name, entry.storage.name(), entry.shape));
+            hash.update(&bytes[..bytes.len().min(SAMPLE)]);
+            hash.update(&bytes[middle..bytes.len().min(middle + SAMPLE)]);
         }
         hex(&hash.finalize())
     }

@@ -1,7 +1,6 @@
-//! Writing safetensors tensor by tensor: the header first, then the data as it comes, so no model is ever held in memory.
+//! Writing a large file of known length from its beginning to its end, with the disk kept busy meanwhile.
 
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -11,21 +10,8 @@ use std::thread::JoinHandle;
 /// Bytes after which the disk is asked to begin, so that the end of a large file does not wait for all of it.
 const SYNC_BYTES: usize = 64 << 20;
 
-/// One tensor of a file to be written.
-#[derive(Debug, Clone)]
-pub struct TensorHeader {
-    /// Its name.
-    pub name: String,
-    /// Its number format as safetensors writes it, such as `BF16`.
-    pub dtype: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Bytes of its data.
-    pub bytes: usize,
-}
-
-/// A file being written. Data must follow in the order of the headers.
-pub struct SafetensorsWriter {
+/// A file being written.
+pub struct StreamWriter {
     path: PathBuf,
     file: BufWriter<File>,
     missing: usize,
@@ -35,31 +21,19 @@ pub struct SafetensorsWriter {
     flusher: Option<Flusher>,
 }
 
-impl SafetensorsWriter {
-    /// Creates the file and writes its header, padded so that the data starts at a multiple of 8 bytes.
-    pub fn create(path: &Path, tensors: &[TensorHeader], metadata: &BTreeMap<String, String>) -> Result<Self> {
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
-        let mut offset = 0;
-        for tensor in tensors {
-            let range = [offset, offset + tensor.bytes];
-            offset = range[1];
-            let entry = serde_json::json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": range});
-            header.insert(tensor.name.clone(), entry);
-        }
-        let mut text = serde_json::Value::Object(header).to_string();
-        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+impl StreamWriter {
+    /// Creates a file that will be `length` bytes long.
+    pub fn create(path: &Path, length: usize) -> Result<Self> {
         let file = File::create(path).map_err(Error::io(path, "cannot create"))?;
-        let length = 8 + text.len() + offset;
         let flusher = (length > SYNC_BYTES).then(|| Flusher::start(&file)).transpose().map_err(Error::io(path, "cannot write"))?;
         let file = BufWriter::with_capacity(1 << 20, file);
-        let mut writer = Self { path: path.to_owned(), file, missing: length, unsynced: 0, flusher };
-        writer.write(&(text.len() as u64).to_le_bytes())?;
-        writer.write(text.as_bytes())?;
-        Ok(writer)
+        Ok(Self { path: path.to_owned(), file, missing: length, unsynced: 0, flusher })
     }
 
-    /// Appends bytes of the current tensor.
+    /// Appends bytes.
+    ///
+    /// # Panics
+    /// If they are more than were announced.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.missing = self.missing.checked_sub(bytes.len()).expect("more data than the header announced");
         self.file.write_all(bytes).map_err(Error::io(&self.path, "cannot write"))?;
@@ -74,7 +48,7 @@ impl SafetensorsWriter {
     /// Flushes everything to the disk.
     ///
     /// # Panics
-    /// If data that the header announced was not written.
+    /// If bytes that were announced were not written.
     pub fn finish(self) -> Result<()> {
         assert_eq!(self.missing, 0, "less data than the header announced");
         let path = self.path;

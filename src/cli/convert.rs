@@ -1,0 +1,24 @@
+//! `flap-gpu convert`.
+
+use super::args::{Common, ConvertArguments};
+use super::terminal::{Terminal, size};
+use crate::checkpoint::OutputFile;
+use crate::compaction::CompactModel;
+use crate::error::Error;
+use crate::export::{self, gguf};
+use crate::model::Model;
+use anyhow::Result;
+use serde_json::json;
+
+pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let model = Model::open_folder(&args.model)?;
+    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let name = export::name_of(&args.model);
+    let source = gguf::Source { model: &model, name: &name, plan: None };
+    let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
+    let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();
+    output.commit()?;
+    notes.iter().for_each(|note| terminal.note(note));
+    let report = json!({"output": args.output, "parameters": model.parameters(), "bytes": bytes, "type": args.gguf_type.name()});
+    terminal.result(&report, || format!("{}: {}, {}", args.output.display(), args.gguf_type.name(), size(bytes)))
+}

@@ -1,0 +1,186 @@
+//! A GGUF file that an unmodified llama.cpp runs: architecture `llama` where all layers are alike, `deci` (the same graph with sizes
+//! per layer) where they differ, `qwen3` for models with norms on query and key heads.
+
+mod encode;
+mod metadata;
+mod vocabulary;
+
+use crate::architecture::{Architecture, Part};
+use crate::checkpoint::Storage;
+use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
+use crate::compaction::{CompactModel, CompactTensor};
+use crate::engine::Dtype;
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::model::{EMBEDDING, FINAL_NORM, HEAD, Model};
+use crate::plan::Plan;
+use crate::progress::Progress;
+use encode::Encoder;
+use std::path::Path;
+
+/// Number format of a file's matrices; vectors are f32 in every file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[allow(missing_docs, reason = "the names are those of the formats")]
+pub enum GgufType {
+    #[value(name = "f32")]
+    F32,
+    #[default]
+    #[value(name = "f16")]
+    F16,
+    #[value(name = "bf16")]
+    Bf16,
+    /// 8 bits and a scale for every 32 numbers
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl GgufType {
+    /// The name in a file's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q8_0 => "Q8_0",
+        }
+    }
+
+    /// The number under `general.file_type`.
+    fn file_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 32,
+            Self::Q8_0 => 7,
+        }
+    }
+
+    /// How a matrix with rows of `columns` numbers is stored: f16 where the rows are no whole blocks.
+    fn storage(self, columns: usize) -> Storage {
+        match self {
+            Self::F32 => Storage::Plain(Dtype::F32),
+            Self::F16 => Storage::Plain(Dtype::F16),
+            Self::Bf16 => Storage::Plain(Dtype::Bf16),
+            Self::Q8_0 if columns.is_multiple_of(crate::checkpoint::gguf::q8_0::BLOCK) => Storage::Q8_0,
+            Self::Q8_0 => Storage::Plain(Dtype::F16),
+        }
+    }
+}
+
+/// Where a file's metadata comes from.
+pub struct Source<'a> {
+    /// The dense model.
+    pub model: &'a Model,
+    /// Name of what is written.
+    pub name: &'a str,
+    /// How it was pruned, if it was.
+    pub plan: Option<&'a Plan>,
+}
+
+/// The architecture that llama.cpp runs a model as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Runner {
+    /// Its name.
+    name: &'static str,
+    /// Whether query and key rows are stored as interleaved pairs.
+    interleaved: bool,
+}
+
+impl Runner {
+    fn of(architecture: &Architecture) -> Result<Self> {
+        let first = &architecture.layers[0];
+        let alike = |l: &crate::architecture::LayerShape| {
+            (l.heads, l.key_value_heads, l.intermediate_size) == (first.heads, first.key_value_heads, first.intermediate_size)
+        };
+        let uniform = architecture.layers.iter().all(alike);
+        if !architecture.layers.iter().any(|l| l.qk_norm) {
+            return Ok(Self { name: if uniform { "llama" } else { "deci" }, interleaved: true });
+        }
+        if !uniform {
+            return Err(Error::Unsupported(
+                "llama.cpp has no architecture with norms on query and key heads whose layers differ in size: \
+                 plan with `--uniform --compensation none` (or `--for llama.cpp`)"
+                    .into(),
+            ));
+        }
+        if architecture.layers.iter().any(|l| l.qkv_bias || l.o_bias || l.gate_up_bias || l.down_bias) {
+            return Err(Error::Unsupported(
+                "llama.cpp has no architecture with norms on query and key heads that also has biases: \
+                 plan with `--compensation none` (or `--for llama.cpp`)"
+                    .into(),
+            ));
+        }
+        if architecture.rope.factors().is_some() {
+            return Err(Error::Unsupported(
+                "llama.cpp cannot scale the rotary frequencies of a model with norms on query and key heads".into(),
+            ));
+        }
+        Ok(Self { name: "qwen3", interleaved: false })
+    }
+}
+
+/// Fails, with the reason, if no architecture of llama.cpp runs a model of this structure.
+pub fn check(architecture: &Architecture) -> Result<()> {
+    Runner::of(architecture).map(|_| ())
+}
+
+/// Writes the file `path`. Returns what the user should know.
+pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
+    let architecture = &compact.architecture;
+    let runner = Runner::of(architecture)?;
+    let (vocabulary, mut notes) = vocabulary::keys(source.model)?;
+    let mut keys = metadata::keys(source, architecture, runner, gguf_type, &mut notes)?;
+    keys.extend(vocabulary);
+    let factors = architecture.rope.factors();
+    let mut headers = Vec::new();
+    if let Some(factors) = &factors {
+        headers.push(GgufHeader { name: metadata::ROPE_FACTORS.into(), shape: vec![factors.len()], storage: Storage::Plain(Dtype::F32) });
+    }
+    let mut tensors = Vec::new();
+    for tensor in &compact.tensors {
+        // Rotary frequencies follow from the metadata.
+        if !tensor.name.ends_with(".rotary_emb.inv_freq") && !(tensor.name == HEAD && architecture.tied_embeddings) {
+            headers.push(header(tensor, gguf_type)?);
+            tensors.push(tensor);
+        }
+    }
+    let mut writer = GgufWriter::create(path, &keys, &headers)?;
+    progress.start("writing GGUF", "bytes", headers.iter().map(|h| h.bytes() as u64).sum());
+    if let Some(factors) = factors {
+        factors.iter().try_for_each(|&factor| writer.write(&(factor as f32).to_le_bytes()))?;
+        writer.end_tensor()?;
+    }
+    let to_write = &headers[headers.len() - tensors.len()..];
+    for (tensor, header) in tensors.into_iter().zip(to_write) {
+        interrupt::check()?;
+        let rotary = runner.interleaved && tensor.part.is_some_and(|(_, part)| part.is_rotary());
+        let mut encoder = Encoder::new(tensor, &header.storage, rotary.then_some(architecture.head_dim), &mut writer)?;
+        tensor.write(&mut |bytes| encoder.push(bytes))?;
+        encoder.finish()?;
+        writer.end_tensor()?;
+        progress.advance(header.bytes() as u64);
+    }
+    writer.finish()?;
+    progress.finish();
+    Ok(notes)
+}
+
+fn header(tensor: &CompactTensor, gguf_type: GgufType) -> Result<GgufHeader> {
+    let name = match (tensor.part, tensor.name.as_str()) {
+        (Some((layer, part)), _) => part.gguf_name(layer),
+        (None, EMBEDDING) => "token_embd.weight".into(),
+        (None, FINAL_NORM) => "output_norm.weight".into(),
+        (None, HEAD) => "output.weight".into(),
+        (None, other) => return Err(Error::Unsupported(format!("tensor `{other}` has no place in a GGUF file of this architecture"))),
+    };
+    let storage = match tensor.shape[..] {
+        [_, columns] if !is_norm(tensor.part) => gguf_type.storage(columns),
+        _ => Storage::Plain(Dtype::F32),
+    };
+    Ok(GgufHeader { name, shape: tensor.shape.clone(), storage })
+}
+
+fn is_norm(part: Option<(usize, Part)>) -> bool {
+    matches!(part, Some((_, Part::InputNorm | Part::PostAttentionNorm | Part::QueryNorm | Part::KeyNorm)))
+}

@@ -1,0 +1,86 @@
+//! The model card: what the model is, where it comes from, how it was made and how it is loaded.
+
+use super::form::CODE_FILE;
+use crate::checkpoint::files;
+use crate::error::Result;
+use crate::export::{Exported, Measured};
+use crate::plan::{Method, Plan};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Writes `README.md` of a pruned model's folder, whose other files are there already.
+pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exported: &Exported, measured: Option<&Measured>) -> Result<()> {
+    let origin = Origin::of(source);
+    let mut card = String::from("---\n");
+    for (key, value) in &origin.licence {
+        let _ = writeln!(card, "{key}: {value}");
+    }
+    let _ = write!(card, "tags:\n- pruned\n- flap\n---\n\n# {name}\n\n");
+    let method = match plan.settings.method {
+        Method::Flap => "FLAP (Fluctuation-based Adaptive Structured Pruning, AAAI 2024, arXiv 2312.11983)",
+        Method::WandaSp => "Wanda's score on whole heads and neurons (wanda-sp)",
+        Method::MagnitudeSp => "the magnitude of whole heads and neurons (magnitude-sp)",
+    };
+    let _ = writeln!(
+        card,
+        "{} with {:.2} % of its prunable parameters (attention and MLP matrices) removed by {method}, without retraining: {} parameters \
+         instead of {}.\n",
+        origin.name,
+        100.0 * plan.ratio_reached,
+        exported.parameters_after,
+        exported.parameters_before,
+    );
+    let _ = writeln!(card, "Made with flap-gpu {}. Settings (also in `plan.json`):\n", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(card, "```json\n{}\n```\n", serde_json::to_string_pretty(&plan.settings).unwrap_or_default());
+    if let Some(measured) = measured {
+        let _ = writeln!(card, "| | perplexity ({}) |\n|---|---|", measured.on);
+        let _ = writeln!(card, "| {} | {:.4} |\n| this model | {:.4} |\n", origin.name, measured.dense, measured.pruned);
+    }
+    loading(&mut card, folder, exported);
+    files::write(&folder.join("README.md"), card)
+}
+
+fn loading(card: &mut String, folder: &Path, exported: &Exported) {
+    let _ = writeln!(card, "## Loading\n");
+    if folder.join("config.json").exists() {
+        let trust = if folder.join(CODE_FILE).exists() { ", trust_remote_code=True" } else { "" };
+        let _ = writeln!(
+            card,
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+             model = AutoModelForCausalLM.from_pretrained(\"this folder\"{trust})\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"this folder\")\n```\n"
+        );
+        if !trust.is_empty() {
+            let _ = writeln!(
+                card,
+                "`trust_remote_code` is needed because layers differ in ways that no class of transformers has; `{CODE_FILE}` gives every \
+                 layer its sizes and leaves everything else to the library.\n"
+            );
+        }
+    }
+    for file in &exported.gguf_files {
+        let _ = writeln!(card, "```\nllama-cli -m {file} -p \"Once upon a time\"\n```\n");
+    }
+}
+
+/// Name and licence of a source model.
+pub struct Origin {
+    /// Its name.
+    pub name: String,
+    /// `license` and its relatives, as the source's own card says.
+    pub licence: Vec<(String, String)>,
+}
+
+impl Origin {
+    /// Reads what a model folder says about itself.
+    pub fn of(source: &Path) -> Self {
+        let card = std::fs::read_to_string(source.join("README.md")).unwrap_or_default();
+        let header = card.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map_or("", |(header, _)| header);
+        let entry = |line: &str| -> Option<(String, String)> {
+            let (key, value) = line.split_once(':')?;
+            let known = matches!(key, "license" | "license_name" | "license_link");
+            (known && !value.trim().is_empty()).then(|| (key.to_string(), value.trim().to_string()))
+        };
+        Self { name: crate::export::name_of(source), licence: header.lines().filter_map(entry).collect() }
+    }
+}

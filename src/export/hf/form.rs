@@ -1,0 +1,127 @@
+//! What `config.json` says about a pruned model, and who can load it: a class of transformers itself where one fits, else the code
+//! that is written beside the weights.
+
+use crate::architecture::{Architecture, LayerShape, PRUNED_KEY, per_layer_config};
+use crate::checkpoint::Config;
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+
+/// Name of the code file.
+pub const CODE_FILE: &str = "modeling_flap_gpu.py";
+/// The code that gives every layer its sizes.
+pub const CODE: &str = include_str!("modeling_flap_gpu.py");
+
+/// Families, the name of their model type, and the beginning of their classes' names.
+const MODEL_TYPES: [(&str, &str, &str); 4] = [
+    ("LlamaForCausalLM", "llama", "Llama"),
+    ("MistralForCausalLM", "mistral", "Mistral"),
+    ("Qwen2ForCausalLM", "qwen2", "Qwen2"),
+    ("Qwen3ForCausalLM", "qwen3", "Qwen3"),
+];
+/// Keys of other families that a LLaMA has not.
+const NOT_LLAMA: [&str; 4] = ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types"];
+
+/// A folder's configuration.
+pub struct Form {
+    /// `config.json`.
+    pub config: Map<String, Value>,
+    /// The structure that a reader of it sees: the pruned model's, perhaps with more biases.
+    pub architecture: Architecture,
+    /// Whether the code beside the weights loads it.
+    pub remote_code: bool,
+    /// Whether all layers are alike.
+    uniform: bool,
+}
+
+impl Form {
+    /// What the user should know.
+    pub fn note(&self) -> Option<String> {
+        let reason = if self.uniform { "its biases or its number of heads have" } else { "its layers differ in size, which has" };
+        self.remote_code.then(|| {
+            format!("{reason} no class in transformers: load the folder with trust_remote_code=True ({CODE_FILE} is beside the weights)")
+        })
+    }
+}
+
+/// Chooses the form of a pruned model whose source has `config`.
+pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
+    let uniform = pruned.layers.iter().all(|layer| sizes(layer) == sizes(&pruned.layers[0]));
+    let plain = plain_config(config, pruned);
+    if uniform {
+        for candidate in [plain.clone(), as_llama(&plain, pruned)] {
+            let candidate = Config::new(config.path().to_owned(), candidate);
+            let architecture = Architecture::describe(&candidate)?;
+            if loads(&architecture, pruned) {
+                return Ok(Form { config: candidate.values().clone(), architecture, remote_code: false, uniform });
+            }
+        }
+    }
+    let &(family, model_type, class) = MODEL_TYPES.iter().find(|known| known.0 == pruned.family).expect("every family is in the table");
+    let mut values = config.values().clone();
+    let module = CODE_FILE.trim_end_matches(".py");
+    values.insert("architectures".into(), json!([format!("FlapGpu{class}ForCausalLM")]));
+    values.insert("model_type".into(), json!(format!("flap_gpu_{model_type}")));
+    let auto_map = json!({
+        "AutoConfig": format!("{module}.FlapGpu{class}Config"),
+        "AutoModelForCausalLM": format!("{module}.FlapGpu{class}ForCausalLM"),
+    });
+    values.insert("auto_map".into(), auto_map);
+    values.insert(PRUNED_KEY.into(), json!({"architecture": family, "per_layer_config": per_layer_config(pruned)}));
+    Ok(Form { config: values, architecture: pruned.clone(), remote_code: true, uniform })
+}
+
+fn sizes(layer: &LayerShape) -> (usize, usize, usize) {
+    (layer.heads, layer.key_value_heads, layer.intermediate_size)
+}
+
+/// The source's configuration with the first layer's sizes for all.
+fn plain_config(config: &Config, pruned: &Architecture) -> Map<String, Value> {
+    let mut values = config.values().clone();
+    let (heads, key_value_heads, intermediate_size) = sizes(&pruned.layers[0]);
+    for key in [PRUNED_KEY, "auto_map"] {
+        values.shift_remove(key);
+    }
+    let model_type = MODEL_TYPES.iter().find(|known| known.0 == pruned.family).map(|known| known.1);
+    values.insert("architectures".into(), json!([pruned.family]));
+    values.insert("model_type".into(), json!(model_type));
+    values.insert("num_attention_heads".into(), json!(heads));
+    values.insert("num_key_value_heads".into(), json!(key_value_heads));
+    values.insert("intermediate_size".into(), json!(intermediate_size));
+    values.insert("head_dim".into(), json!(pruned.head_dim));
+    values
+}
+
+/// The same as a LLaMA, which can have biases on every projection.
+fn as_llama(plain: &Map<String, Value>, pruned: &Architecture) -> Map<String, Value> {
+    let mut values = plain.clone();
+    let any = |flag: fn(&LayerShape) -> bool| pruned.layers.iter().any(flag);
+    NOT_LLAMA.iter().for_each(|key| {
+        values.shift_remove(*key);
+    });
+    values.insert("architectures".into(), json!([MODEL_TYPES[0].0]));
+    values.insert("model_type".into(), json!(MODEL_TYPES[0].1));
+    values.insert("attention_bias".into(), json!(any(|l| l.qkv_bias || l.o_bias)));
+    values.insert("mlp_bias".into(), json!(any(|l| l.gate_up_bias || l.down_bias)));
+    values
+}
+
+/// Whether transformers builds, for a configuration that describes `candidate`, the pruned model, perhaps with more biases.
+fn loads(candidate: &Architecture, pruned: &Architecture) -> bool {
+    // Its LLaMA refuses a width that is not a multiple of the heads, although `head_dim` is given.
+    let heads = candidate.layers[0].heads;
+    if candidate.family == MODEL_TYPES[0].0 && candidate.hidden_size % heads != 0 {
+        return false;
+    }
+    let covers = |(candidate, pruned): (&LayerShape, &LayerShape)| {
+        let with_biases = LayerShape {
+            qkv_bias: candidate.qkv_bias | pruned.qkv_bias,
+            o_bias: candidate.o_bias | pruned.o_bias,
+            gate_up_bias: candidate.gate_up_bias | pruned.gate_up_bias,
+            down_bias: candidate.down_bias | pruned.down_bias,
+            ..pruned.clone()
+        };
+        *candidate == with_biases
+    };
+    let same = Architecture { family: pruned.family, layers: pruned.layers.clone(), ..candidate.clone() } == *pruned;
+    same && candidate.layers.iter().zip(&pruned.layers).all(covers)
+}

@@ -1,0 +1,108 @@
+//! A model folder as Hugging Face distributes it: configuration, weights in shards, tokenizer, and the code that loads layers of
+//! different sizes where the library's own classes cannot.
+
+mod card;
+mod form;
+
+pub use card::{Origin, write_card};
+
+use crate::checkpoint::{SafetensorsWriter, TensorHeader, files};
+use crate::compaction::{CompactModel, CompactTensor};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::model::Model;
+use crate::progress::Progress;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Weights above this are split over several files.
+const SHARD_BYTES: usize = 5_000_000_000;
+
+/// Files beside the weights that a model needs to be used.
+const CARRIED: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+/// Beginnings of names of files that a licence asks to pass on.
+const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+
+/// Writes the folder's files. Returns the bytes of the weights, and what the user should know.
+pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn Progress) -> Result<(u64, Option<String>)> {
+    let form = form::form(&model.config, &compact.architecture)?;
+    let compact = compact.with_zero_biases(&form.architecture);
+    write_weights(folder, &compact.tensors, progress)?;
+    files::write_json(&folder.join("config.json"), &form.config)?;
+    if form.remote_code {
+        files::write(&folder.join(form::CODE_FILE), form::CODE)?;
+    }
+    carry(&model.path, folder, &|name| CARRIED.contains(&name))?;
+    Ok((compact.tensors.iter().map(|t| t.bytes() as u64).sum(), form.note()))
+}
+
+/// Copies the licence files of a model folder.
+pub fn carry_licences(from: &Path, to: &Path) -> Result<()> {
+    carry(from, to, &|name| LICENCES.iter().any(|l| name.starts_with(l)))
+}
+
+fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progress) -> Result<()> {
+    let mut shards: Vec<Vec<&CompactTensor>> = vec![Vec::new()];
+    let mut filled = 0;
+    for tensor in tensors {
+        if filled + tensor.bytes() > SHARD_BYTES && filled > 0 {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += tensor.bytes();
+        shards.last_mut().expect("there is a first shard").push(tensor);
+    }
+    let total: usize = tensors.iter().map(CompactTensor::bytes).sum();
+    progress.start("writing", "bytes", total as u64);
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let mut weight_map = BTreeMap::new();
+    for (index, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_string(),
+            count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+        };
+        let headers: Vec<TensorHeader> = shard.iter().map(|t| header(t)).collect();
+        let mut writer = SafetensorsWriter::create(&folder.join(&name), &headers, &metadata)?;
+        for tensor in shard {
+            interrupt::check()?;
+            tensor.write(&mut |bytes| writer.write(bytes))?;
+            weight_map.insert(tensor.name.clone(), name.clone());
+            progress.advance(tensor.bytes() as u64);
+        }
+        writer.finish()?;
+    }
+    if shards.len() > 1 {
+        let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        files::write_json(&folder.join("model.safetensors.index.json"), &index)?;
+    }
+    progress.finish();
+    Ok(())
+}
+
+fn header(tensor: &CompactTensor) -> TensorHeader {
+    TensorHeader { name: tensor.name.clone(), dtype: tensor.storage.name().into(), shape: tensor.shape.clone(), bytes: tensor.bytes() }
+}
+
+fn carry(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+    for entry in std::fs::read_dir(from).map_err(Error::io(from, "cannot list"))? {
+        let name = entry.map_err(Error::io(from, "cannot list"))?.file_name();
+        let path = from.join(&name);
+        if path.is_file() && wanted(&name.to_string_lossy()) {
+            // The content alone: a source may be read-only, its copy should not be.
+            let content = std::fs::read(&path).map_err(Error::io(&path, "cannot read"))?;
+            files::write(&to.join(&name), content)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Writing the pruned model in the forms that other programs load: a Hugging Face folder, a GGUF file, or both.
+//!
+//! It does not know how the model was pruned.
+
+mod client;
+pub mod gguf;
+pub mod hf;
+
+pub use client::{Choice, Client};
+
+use crate::checkpoint::{OutputFolder, files};
+use crate::compaction::CompactModel;
+use crate::compensation::LayerBiases;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use gguf::GgufType;
+use std::path::Path;
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A model folder with safetensors, for transformers and its relatives
+    Hf,
+    /// A GGUF file, for llama.cpp and its relatives
+    Gguf,
+}
+
+/// What is written into the output folder.
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    /// One or both.
+    pub formats: Vec<Format>,
+    /// Number format of a GGUF file's matrices.
+    pub gguf_type: GgufType,
+    /// Name of the model: of the GGUF file, in its metadata and in the model card.
+    pub name: String,
+}
+
+impl ExportOptions {
+    /// A model folder named as the output will be.
+    #[must_use]
+    pub fn hf(output: &Path) -> Self {
+        Self { formats: vec![Format::Hf], gguf_type: GgufType::default(), name: name_of(output) }
+    }
+}
+
+/// The last part of a path, as a name.
+#[must_use]
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// Parameters of the dense model.
+    pub parameters_before: u64,
+    /// Parameters of the pruned model, biases included.
+    pub parameters_after: u64,
+    /// Bytes of the weight files.
+    pub weight_bytes: u64,
+    /// Names of the GGUF files in the folder.
+    pub gguf_files: Vec<String>,
+    /// What the user should know about the result.
+    pub notes: Vec<String>,
+}
+
+/// Perplexities that were measured, for the model card.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Of the dense model.
+    pub dense: f64,
+    /// Of the pruned model.
+    pub pruned: f64,
+    /// What they were measured on, in words.
+    pub on: String,
+}
+
+/// Writes the pruned model into `output`, without committing it.
+pub fn export(
+    model: &Model,
+    plan: &Plan,
+    biases: &[LayerBiases],
+    options: &ExportOptions,
+    output: &OutputFolder,
+    progress: &dyn Progress,
+) -> Result<Exported> {
+    let folder = output.path();
+    let mut exported =
+        Exported { parameters_before: model.parameters(), parameters_after: 0, weight_bytes: 0, gguf_files: Vec::new(), notes: Vec::new() };
+    let compact = CompactModel::pruned(model, plan, biases)?;
+    exported.parameters_after = compact.parameters();
+    if options.formats.contains(&Format::Gguf) {
+        let file = format!("{}-{}.gguf", options.name, options.gguf_type.name());
+        let source = gguf::Source { model, name: &options.name, plan: Some(plan) };
+        exported.notes.extend(gguf::write(&source, &compact, options.gguf_type, &folder.join(&file), progress)?);
+        exported.weight_bytes += std::fs::metadata(folder.join(&file)).map_err(Error::io(folder, "cannot read"))?.len();
+        exported.gguf_files.push(file);
+    }
+    if options.formats.contains(&Format::Hf) {
+        let (bytes, note) = hf::write(model, compact, folder, progress)?;
+        exported.weight_bytes += bytes;
+        exported.notes.extend(note);
+    }
+    hf::carry_licences(&model.path, folder)?;
+    files::write_json(&folder.join("plan.json"), plan)?;
+    Ok(exported)
+}

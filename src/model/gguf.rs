@@ -1,0 +1,147 @@
+//! A GGUF file as a model: its keys as `config.json` would say it, its tensors under their checkpoint names.
+
+use super::{EMBEDDING, FINAL_NORM, HEAD, Model};
+use crate::architecture::{Architecture, PRUNED_KEY, Part};
+use crate::checkpoint::gguf::{GgufFile, GgufTensor};
+use crate::checkpoint::{Config, StoredTensor, Tensors};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Per-pair divisors of the rotary frequencies.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Architectures that can be read, whether their heads' rows are interleaved, and the family they are an instance of.
+const ARCHITECTURES: [(&str, bool, &str); 3] =
+    [("llama", true, "LlamaForCausalLM"), ("deci", true, "LlamaForCausalLM"), ("qwen3", false, "Qwen3ForCausalLM")];
+
+pub fn open(path: &Path) -> Result<Model> {
+    let file = GgufFile::open(path)?;
+    let name = file.get("general.architecture").and_then(|v| v.as_text()).unwrap_or_default();
+    let Some(&(name, interleaved, family)) = ARCHITECTURES.iter().find(|known| known.0 == name) else {
+        let known = ARCHITECTURES.map(|known| known.0).join(", ");
+        return Err(file.error(format_args!("holds a model of the architecture `{name}`; those that can be read are {known}")));
+    };
+    let tensors: HashMap<&str, &GgufTensor> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let config = Config::new(path.to_owned(), config(&Keys { file: &file, prefix: name }, &tensors, family)?);
+    let mut architecture = Architecture::describe(&config)?;
+    let tensors = rename(&file, &architecture, interleaved)?;
+    if let Some(factors) = file.tensors.iter().find(|t| t.name == ROPE_FACTORS) {
+        let factors = stored(&file, factors, ROPE_FACTORS.into(), None).read()?.to_f32();
+        for (frequency, factor) in architecture.rope.frequencies.iter_mut().zip(factors) {
+            *frequency /= f64::from(factor);
+        }
+    }
+    let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(|v| v.as_text()).map(str::to_owned);
+    Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer })
+}
+
+/// The keys of one architecture.
+struct Keys<'a> {
+    file: &'a GgufFile,
+    prefix: &'a str,
+}
+
+impl Keys<'_> {
+    fn get(&self, key: &str) -> Option<&crate::checkpoint::gguf::Value> {
+        self.file.get(&format!("{}.{key}", self.prefix))
+    }
+
+    fn size(&self, key: &str) -> Result<u64> {
+        self.get(key).and_then(|v| v.as_size()).ok_or_else(|| self.file.error(format_args!("has no size under `{}.{key}`", self.prefix)))
+    }
+
+    fn number(&self, key: &str) -> Option<f64> {
+        self.get(key)?.as_number()
+    }
+
+    /// A size for every layer: one for all, or a list.
+    fn sizes(&self, key: &str, layers: usize) -> Result<Vec<u64>> {
+        let sizes = match self.get(key) {
+            Some(crate::checkpoint::gguf::Value::Array(_, items)) => items.iter().map(|v| v.as_size()).collect::<Option<Vec<u64>>>(),
+            Some(value) => value.as_size().map(|size| vec![size; layers]),
+            None => None,
+        };
+        let wrong = || self.file.error(format_args!("has no sizes of {layers} layers under `{}.{key}`", self.prefix));
+        sizes.filter(|sizes| sizes.len() == layers).ok_or_else(wrong)
+    }
+}
+
+/// `config.json` as a folder of this model would have it.
+fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Result<Map<String, Value>> {
+    let layers = keys.size("block_count")? as usize;
+    if layers > tensors.len() {
+        return Err(keys.file.error(format_args!("has {layers} layers but only {} tensors", tensors.len())));
+    }
+    let heads = keys.sizes("attention.head_count", layers)?;
+    let kv_heads = keys.sizes("attention.head_count_kv", layers).or_else(|_| keys.sizes("attention.head_count", layers))?;
+    let widths = keys.sizes("feed_forward_length", layers)?;
+    let (Some(&first_heads), Some(embedding)) = (heads.first(), tensors.get("token_embd.weight")) else {
+        return Err(keys.file.error("has no layers or no tensor `token_embd.weight`"));
+    };
+    let has = |part: Part, layer: usize| tensors.contains_key(part.gguf_name(layer).as_str());
+    let hidden = keys.size("embedding_length")?;
+    let head_dim = keys.size("attention.key_length").unwrap_or(hidden / first_heads.max(1));
+    let layer = |layer: usize| {
+        json!({
+            "num_attention_heads": heads[layer],
+            "num_key_value_heads": kv_heads[layer],
+            "intermediate_size": widths[layer],
+            "o_proj_bias": has(Part::OutputBias, layer),
+            "down_proj_bias": has(Part::DownBias, layer),
+        })
+    };
+    let scaling = keys.get("rope.scaling.type").and_then(|v| v.as_text()).filter(|&kind| kind != "none");
+    let scaling = scaling.map(|kind| json!({"rope_type": kind, "factor": keys.number("rope.scaling.factor")}));
+    let Value::Object(config) = json!({
+        "architectures": [family],
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": first_heads,
+        "num_key_value_heads": kv_heads[0],
+        "intermediate_size": widths[0],
+        "head_dim": head_dim,
+        "vocab_size": embedding.shape[0],
+        "max_position_embeddings": keys.size("context_length")?,
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": keys.number("rope.freq_base"),
+        "rope_scaling": scaling,
+        "tie_word_embeddings": !tensors.contains_key("output.weight"),
+        "attention_bias": has(Part::QueryBias, 0),
+        "mlp_bias": has(Part::GateBias, 0),
+        PRUNED_KEY: {"per_layer_config": (0..layers).map(|index| (index.to_string(), layer(index))).collect::<Map<_, _>>()},
+    }) else {
+        unreachable!("an object was written")
+    };
+    Ok(config)
+}
+
+/// All tensors under their checkpoint names.
+fn rename(file: &GgufFile, architecture: &Architecture, interleaved: bool) -> Result<Tensors> {
+    let mut names: HashMap<String, (String, Option<usize>)> =
+        [("token_embd.weight", EMBEDDING), ("output_norm.weight", FINAL_NORM), ("output.weight", HEAD)]
+            .map(|(gguf, name)| (gguf.to_string(), (name.to_string(), None)))
+            .into();
+    for layer in 0..architecture.layers.len() {
+        for part in Part::ALL {
+            let interleaved = (interleaved && part.is_rotary()).then_some(architecture.head_dim);
+            names.insert(part.gguf_name(layer), (part.name(layer), interleaved));
+        }
+    }
+    let mut entries = Vec::new();
+    for tensor in file.tensors.iter().filter(|t| t.name != ROPE_FACTORS) {
+        let (name, interleaved) =
+            names.get(&tensor.name).ok_or_else(|| file.error(format_args!("holds the unknown tensor `{}`", tensor.name)))?;
+        if interleaved.is_some_and(|head_dim| tensor.shape[0] % head_dim != 0) {
+            return Err(file.error(format_args!("tensor `{}` is not made of whole heads", tensor.name)));
+        }
+        entries.push(stored(file, tensor, name.clone(), *interleaved));
+    }
+    Tensors::new(&file.path, entries, file.length)
+}
+
+fn stored(file: &GgufFile, tensor: &GgufTensor, name: String, interleaved: Option<usize>) -> StoredTensor {
+    let (storage, shape, bytes) = (tensor.storage.clone(), tensor.shape.clone(), tensor.bytes.clone());
+    StoredTensor { name, storage, shape, bytes, interleaved, file: Arc::from(file.path.as_path()) }
+}
