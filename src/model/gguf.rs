@@ -2,10 +2,10 @@
 
 use super::{EMBEDDING, FINAL_NORM, HEAD, Model};
 use crate::architecture::{Architecture, PRUNED_KEY, Part};
-use crate::checkpoint::gguf::{GgufFile, GgufTensor};
+use crate::checkpoint::gguf::{GgufFile, GgufTensor, Value};
 use crate::checkpoint::{Config, StoredTensor, Tensors};
 use crate::error::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const ARCHITECTURES: [(&str, bool, &str); 3] =
 
 pub fn open(path: &Path) -> Result<Model> {
     let file = GgufFile::open(path)?;
-    let name = file.get("general.architecture").and_then(|v| v.as_text()).unwrap_or_default();
+    let name = file.get("general.architecture").and_then(Value::as_text).unwrap_or_default();
     let Some(&(name, interleaved, family)) = ARCHITECTURES.iter().find(|known| known.0 == name) else {
         let known = ARCHITECTURES.map(|known| known.0).join(", ");
         return Err(file.error(format_args!("holds a model of the architecture `{name}`; those that can be read are {known}")));
@@ -33,7 +33,7 @@ pub fn open(path: &Path) -> Result<Model> {
             *frequency /= f64::from(factor);
         }
     }
-    let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(|v| v.as_text()).map(str::to_owned);
+    let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(Value::as_text).map(str::to_owned);
     Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer })
 }
 
@@ -44,12 +44,12 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn get(&self, key: &str) -> Option<&crate::checkpoint::gguf::Value> {
+    fn get(&self, key: &str) -> Option<&Value> {
         self.file.get(&format!("{}.{key}", self.prefix))
     }
 
     fn size(&self, key: &str) -> Result<u64> {
-        self.get(key).and_then(|v| v.as_size()).ok_or_else(|| self.file.error(format_args!("has no size under `{}.{key}`", self.prefix)))
+        self.get(key).and_then(Value::as_size).ok_or_else(|| self.file.error(format_args!("has no size under `{}.{key}`", self.prefix)))
     }
 
     fn number(&self, key: &str) -> Option<f64> {
@@ -59,7 +59,7 @@ impl Keys<'_> {
     /// A size for every layer: one for all, or a list.
     fn sizes(&self, key: &str, layers: usize) -> Result<Vec<u64>> {
         let sizes = match self.get(key) {
-            Some(crate::checkpoint::gguf::Value::Array(_, items)) => items.iter().map(|v| v.as_size()).collect::<Option<Vec<u64>>>(),
+            Some(Value::Array(_, items)) => items.iter().map(Value::as_size).collect::<Option<Vec<u64>>>(),
             Some(value) => value.as_size().map(|size| vec![size; layers]),
             None => None,
         };
@@ -69,7 +69,7 @@ impl Keys<'_> {
 }
 
 /// `config.json` as a folder of this model would have it.
-fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Result<Map<String, Value>> {
+fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Result<Map<String, Json>> {
     let layers = keys.size("block_count")? as usize;
     if layers > tensors.len() {
         return Err(keys.file.error(format_args!("has {layers} layers but only {} tensors", tensors.len())));
@@ -92,9 +92,9 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
             "down_proj_bias": has(Part::DownBias, layer),
         })
     };
-    let scaling = keys.get("rope.scaling.type").and_then(|v| v.as_text()).filter(|&kind| kind != "none");
+    let scaling = keys.get("rope.scaling.type").and_then(Value::as_text).filter(|&kind| kind != "none");
     let scaling = scaling.map(|kind| json!({"rope_type": kind, "factor": keys.number("rope.scaling.factor")}));
-    let Value::Object(config) = json!({
+    let Json::Object(config) = json!({
         "architectures": [family],
         "hidden_size": hidden,
         "num_hidden_layers": layers,

@@ -8,7 +8,7 @@ mod value;
 mod writer;
 
 pub use reader::{GgufFile, GgufTensor};
-pub use value::Value;
+pub use value::{Metadata, Value};
 pub use writer::{GgufHeader, GgufWriter};
 
 use super::tensors::Storage;

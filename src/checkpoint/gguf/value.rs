@@ -19,6 +19,9 @@ pub enum Value {
     F64(f64),
 }
 
+/// Keys and values in the order of the file.
+pub type Metadata = Vec<(String, Value)>;
+
 /// The number of the text type.
 const TEXT: u32 = 8;
 /// The number of the array type.

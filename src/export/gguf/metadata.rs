@@ -2,7 +2,7 @@
 
 use super::{GgufType, Runner, Source};
 use crate::architecture::{Architecture, LayerShape};
-use crate::checkpoint::gguf::Value;
+use crate::checkpoint::gguf::{Metadata, Value};
 use crate::error::Result;
 use crate::export::hf::Origin;
 
@@ -18,7 +18,7 @@ pub fn keys(
     runner: Runner,
     gguf_type: GgufType,
     notes: &mut Vec<String>,
-) -> Result<Vec<(String, Value)>> {
+) -> Result<Metadata> {
     let mut keys = general(source, runner, gguf_type);
     let mut positions = source.model.config.optional_size("max_position_embeddings")?.unwrap_or(DEFAULT_POSITIONS);
     let window = architecture.layers.iter().filter_map(|layer| layer.sliding_window).min();
@@ -52,7 +52,7 @@ pub fn keys(
     Ok(keys)
 }
 
-fn general(source: &Source, runner: Runner, gguf_type: GgufType) -> Vec<(String, Value)> {
+fn general(source: &Source, runner: Runner, gguf_type: GgufType) -> Metadata {
     let origin = Origin::of(&source.model.path);
     let mut keys = vec![
         ("general.architecture".to_string(), Value::text(runner.name)),

@@ -60,10 +60,9 @@ impl GgufType {
     fn storage(self, columns: usize) -> Storage {
         match self {
             Self::F32 => Storage::Plain(Dtype::F32),
-            Self::F16 => Storage::Plain(Dtype::F16),
             Self::Bf16 => Storage::Plain(Dtype::Bf16),
             Self::Q8_0 if columns.is_multiple_of(crate::checkpoint::gguf::q8_0::BLOCK) => Storage::Q8_0,
-            Self::Q8_0 => Storage::Plain(Dtype::F16),
+            Self::F16 | Self::Q8_0 => Storage::Plain(Dtype::F16),
         }
     }
 }
@@ -139,8 +138,9 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     }
     let mut tensors = Vec::new();
     for tensor in &compact.tensors {
-        // Rotary frequencies follow from the metadata.
-        if !tensor.name.ends_with(".rotary_emb.inv_freq") && !(tensor.name == HEAD && architecture.tied_embeddings) {
+        // Rotary frequencies follow from the metadata, and a tied head is the embedding.
+        let follows = tensor.name.ends_with(".rotary_emb.inv_freq") || (tensor.name == HEAD && architecture.tied_embeddings);
+        if !follows {
             headers.push(header(tensor, gguf_type)?);
             tensors.push(tensor);
         }

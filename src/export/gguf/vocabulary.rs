@@ -3,7 +3,7 @@
 //! A byte-level BPE becomes the kind `gpt2`, a BPE on SentencePiece's pieces with byte fallback the kind `llama`. Everything comes from
 //! `tokenizer.json`, which is written into the file as well: whoever reads it with that library needs no other.
 
-use crate::checkpoint::gguf::Value;
+use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Config, files};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -44,7 +44,7 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const UNMERGED: f32 = -1e6;
 
 /// All keys of the vocabulary, and what the user should know.
-pub fn keys(model: &Model) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+pub fn keys(model: &Model) -> Result<(Metadata, Vec<String>)> {
     let path = model.path.join("tokenizer.json");
     if !path.is_file() {
         let note = "the model folder has no tokenizer.json: the GGUF file has no vocabulary and takes token ids only".to_string();
@@ -70,7 +70,7 @@ pub fn keys(model: &Model) -> Result<(Vec<(String, Value)>, Vec<String>)> {
     keys.push(("tokens", Value::texts(vocabulary.tokens.clone())));
     keys.push(("token_type", Value::integers(vocabulary.kinds.clone())));
     keys.extend(special(model, &vocabulary)?);
-    let mut keys: Vec<(String, Value)> = keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
+    let mut keys: Metadata = keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
     if let Some(template) = chat_template(&model.path)? {
         keys.push(("tokenizer.chat_template".into(), Value::Text(template)));
     }
@@ -177,7 +177,7 @@ fn prepends_space(json: &Json) -> bool {
     let metaspace = |step: &&Json| {
         step["type"] == "Metaspace" && step["prepend_scheme"].as_str().map_or(step["add_prefix_space"] != false, |scheme| scheme != "never")
     };
-    normalisers.iter().any(|step| step["type"] == "Prepend") || splitters.iter().any(|step| metaspace(step))
+    normalisers.iter().any(|step| step["type"] == "Prepend") || splitters.iter().any(metaspace)
 }
 
 /// llama.cpp's name of the rule that splits text before merging.

@@ -73,6 +73,7 @@ pub struct Origin {
 
 impl Origin {
     /// Reads what a model folder says about itself.
+    #[must_use]
     pub fn of(source: &Path) -> Self {
         let card = std::fs::read_to_string(source.join("README.md")).unwrap_or_default();
         let header = card.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map_or("", |(header, _)| header);

@@ -109,7 +109,7 @@ fn as_llama(plain: &Map<String, Value>, pruned: &Architecture) -> Map<String, Va
 fn loads(candidate: &Architecture, pruned: &Architecture) -> bool {
     // Its LLaMA refuses a width that is not a multiple of the heads, although `head_dim` is given.
     let heads = candidate.layers[0].heads;
-    if candidate.family == MODEL_TYPES[0].0 && candidate.hidden_size % heads != 0 {
+    if candidate.family == MODEL_TYPES[0].0 && !candidate.hidden_size.is_multiple_of(heads) {
         return false;
     }
     let covers = |(candidate, pruned): (&LayerShape, &LayerShape)| {
