@@ -15,6 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+/// Tokens of a window when perplexity is measured, unless said otherwise.
+pub const EVALUATION_TOKENS: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
+
 /// Make a decoder language model structurally smaller: prune it with FLAP, on any GPU or none.
 #[derive(Debug, Parser)]
 #[command(name = "flap-gpu", version, arg_required_else_help = true)]
@@ -278,6 +281,12 @@ pub struct PruneArguments {
     pub output: PathBuf,
     #[command(flatten)]
     pub export: ExportArguments,
+    /// Measure the perplexity on a text before and after, as `eval` does, and say it in the report and the model card
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub evaluate: Option<PathBuf>,
+    /// Only the first N windows of --evaluate
+    #[arg(long, value_name = "N", requires = "evaluate", help_heading = "Output")]
+    pub windows: Option<NonZeroUsize>,
     #[command(flatten)]
     pub calibration: CalibrationArguments,
     #[command(flatten)]
@@ -362,7 +371,7 @@ pub struct EvalArguments {
     #[arg(long, default_value = "text", value_name = "NAME")]
     pub text_field: String,
     /// Tokens of a window
-    #[arg(long, default_value = "2048", value_name = "N")]
+    #[arg(long, default_value_t = EVALUATION_TOKENS, value_name = "N")]
     pub sequence_length: NonZeroUsize,
     /// Only the first N windows
     #[arg(long, value_name = "N")]

@@ -4,20 +4,18 @@ use super::args::{Common, EvalArguments};
 use super::terminal::{Terminal, grouped};
 use super::{open_engine, with_engine};
 use crate::calibration::{TextSource, read_text, sequential_windows};
+use crate::error::Result;
 use crate::evaluation::perplexity;
 use crate::model::Model;
-use anyhow::Result;
 use serde_json::json;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow::Result<()> {
     let model = Model::open(&args.model)?;
-    let text = read_text(&TextSource { path: args.text.clone(), field: args.text_field.clone() })?;
-    let mut ids = model.tokenizer()?.encode(&text)?;
+    let source = TextSource { path: args.text.clone(), field: args.text_field.clone() };
     let length = args.sequence_length.get();
-    let windows = sequential_windows(ids.len(), length, args.windows.map(NonZeroUsize::get))?;
-    ids.truncate(windows * length);
+    let ids = windows(&model, &source, length, args.windows)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let options = common.pass_options(args.batch_tokens);
@@ -40,4 +38,12 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> Result
             engine.info().label()
         )
     })
+}
+
+/// The token ids of a text's consecutive windows, or of the first of them.
+pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>) -> Result<Vec<u32>> {
+    let mut ids = model.tokenizer()?.encode(&read_text(source)?)?;
+    let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get))?;
+    ids.truncate(windows * length);
+    Ok(ids)
 }

@@ -1,22 +1,24 @@
 //! `flap-gpu prune`: calibrate, plan and compact in one process.
 
-use super::args::{Common, PruneArguments};
+use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, draw, timing};
 use super::plan::layers_table;
 use super::terminal::Terminal;
-use super::{compact, open_engine, with_engine};
-use crate::calibration;
+use super::{compact, eval, open_engine, with_engine};
+use crate::calibration::{self, TextSource};
 use crate::checkpoint::OutputFolder;
 use crate::compensation;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::export::{self, Format, gguf, hf};
+use crate::evaluation::perplexity;
+use crate::export::{self, Exported, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::plan::{Method, Plan};
 use crate::pruning::{self, PlanOptions};
 use crate::statistics::Statistics;
 use anyhow::Result;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Instant;
 
 /// Windows the authors use for wanda-sp.
@@ -48,32 +50,69 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     if export.formats.contains(&Format::Gguf) {
         gguf::check(&options.expected(&model.architecture))?;
     }
+    let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let (planned, biases) = with_engine!(engine, e => {
+    let (planned, exported, measured) = with_engine!(engine, e => {
         let planned = plan(e, &model, &options, args, common, terminal)?;
         let biases = compensation::biases(e, &model, planned.statistics.as_ref(), &planned.plan, terminal)?;
-        (planned, biases)
+        planned.notes.iter().for_each(|note| terminal.note(note));
+        let exported = export::export(&model, &planned.plan, &biases, &export, &output, terminal)?;
+        let measured = test.map(|test| measure(e, &model, &test, output.path(), &exported, common, terminal)).transpose()?;
+        (planned, exported, measured)
     });
-    planned.notes.iter().for_each(|note| terminal.note(note));
-    let exported = export::export(&model, &planned.plan, &biases, &export, &output, terminal)?;
-    hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, None)?;
+    hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
     output.commit()?;
     exported.notes.iter().for_each(|note| terminal.note(note));
     let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
     report.insert("device".into(), json!(engine.info().label()));
+    if let Some(measured) = &measured {
+        report.insert("perplexity".into(), json!({"dense": measured.dense, "pruned": measured.pruned}));
+    }
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
     terminal.result(&Value::Object(report), || {
         format!(
-            "{}\n{}\n{:.1} s on {}",
+            "{}\n{}{}\n{:.1} s on {}",
             layers_table(&planned.plan),
             compact::text(&args.output, &planned.plan, &exported),
+            measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default(),
             begin.elapsed().as_secs_f64(),
             engine.info().label()
         )
     })
+}
+
+/// What perplexity is measured on.
+struct Test {
+    ids: Vec<u32>,
+    length: usize,
+    /// In words.
+    what: String,
+}
+
+fn test_windows(args: &PruneArguments, model: &Model, path: &Path) -> Result<Test> {
+    let length = EVALUATION_TOKENS.get();
+    let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
+    let ids = eval::windows(model, &source, length, args.windows)?;
+    let what = format!("{}, {} windows of {length} tokens", name_of(path), ids.len() / length);
+    Ok(Test { ids, length, what })
+}
+
+/// Perplexity of the dense model and of what was written into `folder`.
+fn measure<E: Engine>(
+    engine: &E,
+    dense: &Model,
+    test: &Test,
+    folder: &Path,
+    exported: &Exported,
+    common: &Common,
+    terminal: &Terminal,
+) -> Result<Measured> {
+    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, common.pass_options(None), terminal).map(|p| p.perplexity);
+    let written = if folder.join("config.json").exists() { folder.to_owned() } else { folder.join(&exported.gguf_files[0]) };
+    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written)?)?, on: test.what.clone() })
 }
 
 fn plan<E: Engine>(

@@ -404,3 +404,78 @@ fn bench_reports_rates_and_compares_them() {
     let (code, _, stderr) = run(&["bench", "--device", "cpu", "--compare", &place.path("test.txt")]);
     assert!(code == 1 && stderr.contains("test.txt"), "{stderr}");
 }
+
+/// Measured on request, and said in the report and in the model card.
+#[test]
+fn pruning_can_measure_what_it_costs() {
+    let place = Place::new();
+    let report = place.prune(&place.model, "measured", &["--evaluate", &place.path("test.txt"), "--windows", "20"]);
+    let eval = |model: &str| {
+        let report = run_json(&["eval", model, "--text", &place.path("test.txt"), "--windows", "20", "--device", "cpu"]);
+        report["perplexity"].as_f64().unwrap()
+    };
+    assert_eq!(report["perplexity"]["dense"].as_f64().unwrap(), eval(&place.model));
+    assert_eq!(report["perplexity"]["pruned"].as_f64().unwrap(), eval(&place.path("measured")));
+    let card = fs::read_to_string(Path::new(&place.path("measured")).join("README.md")).unwrap();
+    assert!(card.contains(&format!("{:.4}", eval(&place.model))), "{card}");
+}
+
+/// Both forms of output, and reading them back.
+#[test]
+fn a_pruned_gguf_file_is_a_model_too() {
+    let place = Place::new();
+    let report = place.prune(&place.model, "both", &["--ratio", "0.3", "--format", "hf", "--format", "gguf", "--gguf-type", "f32"]);
+    let file = report["gguf"][0].as_str().unwrap().to_string();
+    assert_eq!(Path::new(&file), Path::new(&place.path("both")).join("both-F32.gguf"));
+    let (folder, gguf) = (place.perplexity(&place.path("both")), place.perplexity(&file));
+    // The same weights, f16 in the folder and widened in the file; sums in the same order.
+    assert!((folder / gguf - 1.0).abs() < 1e-6, "{folder} {gguf}");
+    let shown = run_json(&["inspect", &file]);
+    assert_eq!((&shown["kind"], &shown["parameters"]), (&Value::from("model"), &report["parameters_after"]));
+    // A folder converted later gives the same file as one written with it, but for what it says of its source.
+    let later = place.path("later.gguf");
+    run_json(&["convert", &place.path("both"), "--output", &later, "--gguf-type", "f32"]);
+    let entries = |path: &str| {
+        let model = Model::open(Path::new(path)).unwrap();
+        model.tensors.entries().iter().map(|e| (e.name.clone(), e.bytes.as_ref().to_vec())).collect::<Vec<_>>()
+    };
+    assert!(entries(&file) == entries(&later));
+    let (code, _, message) = run(&["convert", &place.path("both"), "--output", &later]);
+    assert!(code == 1 && message.contains("--force"), "{message}");
+    // A GGUF file alone makes no model folder, and cannot be pruned.
+    let alone = place.prune(&place.model, "alone", &["--format", "gguf"]);
+    assert!(alone["gguf"][0].as_str().unwrap().ends_with("alone-F16.gguf"));
+    assert!(!Path::new(&place.path("alone")).join("config.json").exists());
+    let (code, _, message) = run(&["plan", &file, "--statistics", "none", "--output", &place.path("p.json")]);
+    assert!(code == 1 && message.contains("not a folder"), "{message}");
+}
+
+#[test]
+fn a_client_gets_what_it_loads() {
+    let place = Place::new();
+    let sizes = |report: &Value, key: &str| -> Vec<u64> {
+        report["layers"].as_array().unwrap().iter().map(|layer| layer[key].as_u64().unwrap()).collect()
+    };
+    let llama = place.prune(&place.model, "llama", &["--for", "llama.cpp", "--ratio", "0.4"]);
+    assert_eq!(llama["gguf"].as_array().unwrap().len(), 1);
+    // 256 neurons allow blocks of 32, not of 256.
+    assert!(sizes(&llama, "neurons").iter().all(|n| n % 32 == 0), "{llama}");
+    let vllm = place.prune(&place.model, "vllm", &["--for", "vllm", "--ratio", "0.4"]);
+    for key in ["heads", "neurons"] {
+        assert!(sizes(&vllm, key).windows(2).all(|pair| pair[0] == pair[1]), "{vllm}");
+    }
+    let config: Value = serde_json::from_str(&fs::read_to_string(Path::new(&place.path("vllm")).join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["architectures"][0], config.get("auto_map")), (&Value::from("LlamaForCausalLM"), None));
+    assert_eq!(config["mlp_bias"], true);
+    assert_eq!(config["attention_bias"], sizes(&vllm, "heads")[0] < 6);
+    // What no client's file can hold is refused before anything is measured.
+    let qwen3 = data("golden/qwen3-bf16");
+    let (code, _, message) =
+        run(&["prune", qwen3.to_str().unwrap(), "--output", &place.path("q"), "--calibration", "none.txt", "--format", "gguf"]);
+    assert!(code == 1 && message.contains("--for llama.cpp"), "{message}");
+    // What is said explicitly stays.
+    let explicit =
+        place.prune(&place.model, "explicit", &["--for", "llama.cpp", "--format", "hf", "--round-neurons", "8", "--ratio", "0.4"]);
+    assert_eq!(explicit["gguf"].as_array().unwrap().len(), 0);
+    assert!(sizes(&explicit, "neurons").iter().any(|n| n % 32 != 0), "{explicit}");
+}

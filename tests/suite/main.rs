@@ -7,6 +7,8 @@
 mod authors;
 mod command_line;
 mod damaged_input;
+mod folders;
+mod gguf;
 mod kernels;
 mod moments;
 mod properties;

@@ -1,6 +1,6 @@
 //! Properties that hold for any input: merging moments, cutting into shards, searching structures, slicing.
 
-use crate::support::{data, normalised_squared_error};
+use crate::support::{GOLDEN, data, normalised_squared_error, prune_by_place};
 use flap_gpu::calibration::Shard;
 use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::compensation::LayerBiases;
@@ -8,7 +8,7 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::export::{ExportOptions, export};
 use flap_gpu::model::Model;
-use flap_gpu::plan::{Compensation, Method, Plan, Settings};
+use flap_gpu::plan::Plan;
 use flap_gpu::progress::Silent;
 use flap_gpu::search::{Kept, LayerScores, Problem, Structure};
 use flap_gpu::statistics::Moments;
@@ -164,30 +164,6 @@ proptest! {
     }
 }
 
-fn plan(model: &Model, kept: &[Kept], mask_only: bool) -> Plan {
-    let settings = Settings {
-        method: Method::Flap,
-        metric: None,
-        structure: Structure::AlAm,
-        ratio: 0.5,
-        remove_heads: None,
-        round_neurons: 1,
-        round_heads: None,
-        uniform: false,
-        compensation: Compensation::Bias,
-        mask_only,
-        compat: false,
-    };
-    Plan::new(&model.architecture, model.fingerprint(), settings, kept)
-}
-
-/// Keeps the units whose place is not in `gone`, the first in any case.
-fn kept(model: &Model, gone: impl Fn(usize, usize) -> bool) -> Vec<Kept> {
-    let flags = |layer: usize, count: usize| (0..count).map(|i| i == 0 || !gone(layer, i)).collect();
-    let layers = model.architecture.layers.iter().enumerate();
-    layers.map(|(i, l)| Kept { attention: flags(i, l.key_value_heads), mlp: flags(i, l.intermediate_size) }).collect()
-}
-
 fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path::Path) -> Model {
     let output = OutputFolder::create(place, &model.path, false).unwrap();
     export(model, plan, biases, &ExportOptions::hf(place), &output, &Silent).unwrap();
@@ -195,18 +171,16 @@ fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path:
     Model::open(place).unwrap()
 }
 
-const FOLDERS: [&str; 6] =
-    ["llama-biased-f32", "llama-mha-f16", "llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16"];
-
 #[test]
 fn keeping_everything_changes_no_byte() {
     let folder = tempfile::tempdir().unwrap();
-    for name in FOLDERS {
+    for name in GOLDEN {
         let model = Model::open(&data("golden").join(name)).unwrap();
         for mask_only in [false, true] {
-            let biases = vec![LayerBiases::default(); model.architecture.layers.len()];
+            let (mut plan, biases) = prune_by_place(&model, |_, _| false);
+            plan.settings.mask_only = mask_only;
             let place = folder.path().join(format!("{name}-{mask_only}"));
-            let same = pruned(&model, &plan(&model, &kept(&model, |_, _| false), mask_only), &biases, &place);
+            let same = pruned(&model, &plan, &biases, &place);
             assert_eq!(same.architecture, model.architecture, "{name}");
             assert_eq!(same.fingerprint(), model.fingerprint(), "{name}");
             let (before, after) = (model.tensors.entries(), same.tensors.entries());
@@ -224,17 +198,13 @@ fn keeping_everything_changes_no_byte() {
 fn masking_and_removing_give_the_same_logits() {
     let engine = CpuEngine::default();
     let folder = tempfile::tempdir().unwrap();
-    for (index, name) in FOLDERS.into_iter().enumerate() {
+    for (index, name) in GOLDEN.into_iter().enumerate() {
         let model = Model::open(&data("golden").join(name)).unwrap();
-        let hidden = model.architecture.hidden_size;
-        let kept = kept(&model, |layer, i| (i * 7 + layer + index) % 3 == 1);
-        // Only where something goes is there something to compensate.
-        let bias = |kept: &[bool], seed: usize| kept.contains(&false).then(|| crate::support::noise(seed as u64, hidden));
-        let biases: Vec<LayerBiases> =
-            kept.iter().enumerate().map(|(l, k)| LayerBiases { attention: bias(&k.attention, l), mlp: bias(&k.mlp, 100 + l) }).collect();
-        let logits = |mask_only: bool| {
+        let (mut plan, biases) = prune_by_place(&model, |layer, i| (i * 7 + layer + index) % 3 == 1);
+        let mut logits = |mask_only: bool| {
+            plan.settings.mask_only = mask_only;
             let place = folder.path().join(format!("{name}-{mask_only}"));
-            let model = pruned(&model, &plan(&model, &kept, mask_only), &biases, &place);
+            let model = pruned(&model, &plan, &biases, &place);
             run_tokens(&engine, &model, &(1..60).collect::<Vec<u32>>(), 59, false, &Silent).unwrap().logits
         };
         let error = normalised_squared_error(&logits(false), &logits(true));

@@ -1,7 +1,12 @@
 //! What the tests share: engines, places, comparison of numbers.
 
+use flap_gpu::compensation::LayerBiases;
 use flap_gpu::engine::Precision;
 use flap_gpu::engine::gpu::{AdapterChoice, GpuEngine};
+use flap_gpu::model::Model;
+use flap_gpu::plan::Plan;
+use flap_gpu::pruning::{PlanOptions, plan_from_kept};
+use flap_gpu::search::Kept;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +83,24 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// Tiny models of every family, in `tests/data/golden`.
+pub const GOLDEN: [&str; 6] =
+    ["llama-biased-f32", "llama-mha-f16", "llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16"];
+
+/// A plan that removes the units whose layer and place are `gone`, but for the first of each layer, and biases without meaning where
+/// something goes.
+pub fn prune_by_place(model: &Model, gone: impl Fn(usize, usize) -> bool) -> (Plan, Vec<LayerBiases>) {
+    let flags = |layer: usize, count: usize| (0..count).map(|i| i == 0 || !gone(layer, i)).collect();
+    let layers = model.architecture.layers.iter().enumerate();
+    let kept: Vec<Kept> =
+        layers.map(|(i, l)| Kept { attention: flags(i, l.key_value_heads), mlp: flags(i, l.intermediate_size) }).collect();
+    let plan = plan_from_kept(model, &PlanOptions { ratio: 0.5, ..PlanOptions::default() }, &kept, false);
+    let bias = |kept: &[bool], seed: usize| kept.contains(&false).then(|| noise(seed as u64, model.architecture.hidden_size));
+    let layers = kept.iter().enumerate();
+    let biases = layers.map(|(l, k)| LayerBiases { attention: bias(&k.attention, l), mlp: bias(&k.mlp, 100 + l) }).collect();
+    (plan, biases)
 }
 
 /// Runs the built program; returns exit code, standard output and standard error.

@@ -43,6 +43,7 @@ def _give_sizes(layer: nn.Module, sizes: dict, hidden_size: int, head_dim: int) 
     attention.num_heads = heads
     attention.num_key_value_heads = kv_heads
     attention.num_key_value_groups = heads // kv_heads
+    attention.hidden_size = heads * head_dim  # of the attention's output, before its projection
     mlp.intermediate_size = neurons
 
 

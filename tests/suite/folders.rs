@@ -1,0 +1,100 @@
+//! The configurations of pruned folders: which class of transformers loads them, and that they say what the weights hold.
+
+use crate::support::{data, normalised_squared_error, prune_by_place};
+use flap_gpu::checkpoint::OutputFolder;
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::evaluation::run_tokens;
+use flap_gpu::export::{ExportOptions, Format, export};
+use flap_gpu::model::Model;
+use flap_gpu::progress::Silent;
+use serde_json::Value;
+use std::path::Path;
+
+/// A pruned folder's configuration, the model read back, and the notes.
+fn written(name: &str, gone: impl Fn(usize, usize) -> bool, with_biases: bool, place: &Path) -> (Value, Model, Vec<String>) {
+    let model = Model::open(&data("golden").join(name)).unwrap();
+    let (mut plan, mut biases) = prune_by_place(&model, gone);
+    if !with_biases {
+        plan.settings.compensation = flap_gpu::plan::Compensation::None;
+        biases.iter_mut().for_each(|b| *b = flap_gpu::compensation::LayerBiases::default());
+    }
+    let output = OutputFolder::create(place, &model.path, true).unwrap();
+    let exported = export(&model, &plan, &biases, &ExportOptions::hf(place), &output, &Silent).unwrap();
+    output.commit().unwrap();
+    let config = serde_json::from_str(&std::fs::read_to_string(place.join("config.json")).unwrap()).unwrap();
+    (config, Model::open(place).unwrap(), exported.notes)
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    run_tokens(&CpuEngine::default(), model, &(1..15).collect::<Vec<u32>>(), 14, false, &Silent).unwrap().logits
+}
+
+#[test]
+fn equal_layers_need_no_code_where_a_class_has_their_biases() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("pruned");
+    // Half the heads and every fourth neuron of every layer; 2 of 4 heads divide every hidden size here.
+    let every = |_: usize, i: usize| i % 4 == 1;
+    let cases = [
+        ("llama3-gqa-rope-scaled-tied-bf16", true, "LlamaForCausalLM"),
+        ("qwen2-bf16", true, "LlamaForCausalLM"),
+        ("mistral-sliding-bf16", false, "MistralForCausalLM"),
+        ("qwen3-bf16", false, "Qwen3ForCausalLM"),
+        // A sliding window or head norms together with biases are nowhere.
+        ("mistral-sliding-bf16", true, "FlapGpuMistralForCausalLM"),
+        ("qwen3-bf16", true, "FlapGpuQwen3ForCausalLM"),
+        // 3 of 4 heads do not divide 64, which transformers asks of a LLaMA.
+        ("llama-mha-f16", true, "FlapGpuLlamaForCausalLM"),
+    ];
+    for (name, with_biases, class) in cases {
+        let (config, model, notes) = written(name, every, with_biases, &place);
+        assert_eq!(config["architectures"][0], class, "{name}");
+        let code = class.starts_with("FlapGpu");
+        assert_eq!(place.join("modeling_flap_gpu.py").exists(), code, "{name}");
+        assert_eq!(notes.iter().any(|note| note.contains("trust_remote_code")), code, "{name}");
+        assert_eq!(config.get("auto_map").is_some(), code, "{name}");
+        assert_eq!(config["num_attention_heads"].as_u64().unwrap() as usize == model.architecture.layers[0].heads, !code, "{name}");
+        // The same model through the other form of output.
+        let dense = Model::open(&data("golden").join(name)).unwrap();
+        let (plan, biases) = prune_by_place(&dense, every);
+        let masked = folder.path().join("masked");
+        let mut plan = plan;
+        plan.settings.mask_only = true;
+        if !with_biases {
+            plan.settings.compensation = flap_gpu::plan::Compensation::None;
+        }
+        let biases = if with_biases { biases } else { vec![flap_gpu::compensation::LayerBiases::default(); biases.len()] };
+        let output = OutputFolder::create(&masked, &dense.path, true).unwrap();
+        export(&dense, &plan, &biases, &ExportOptions::hf(&masked), &output, &Silent).unwrap();
+        output.commit().unwrap();
+        let error = normalised_squared_error(&logits(&model), &logits(&Model::open(&masked).unwrap()));
+        assert!(error < 1e-10, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn layers_that_differ_keep_their_sizes_and_can_be_pruned_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, model, _) = written("qwen2-bf16", |layer, i| layer == 1 && i % 3 == 1, true, &folder.path().join("once"));
+    assert_eq!(config["model_type"], "flap_gpu_qwen2");
+    assert_eq!(config["auto_map"]["AutoModelForCausalLM"], "modeling_flap_gpu.FlapGpuQwen2ForCausalLM");
+    let sizes = &config["flap_gpu"]["per_layer_config"]["1"];
+    assert_eq!(sizes["intermediate_size"].as_u64().unwrap() as usize, model.architecture.layers[1].intermediate_size);
+    assert!(model.architecture.layers[1].intermediate_size < model.architecture.layers[0].intermediate_size);
+    // Again, so that all layers are alike: nothing of the first time is left in the configuration.
+    let keep = |layer: usize, i: usize| if layer == 1 { false } else { i % 3 == 1 };
+    let (plan, biases) = prune_by_place(&model, keep);
+    let twice = folder.path().join("twice");
+    let output = OutputFolder::create(&twice, &model.path, false).unwrap();
+    let mut options = ExportOptions::hf(&twice);
+    options.formats.push(Format::Gguf);
+    let exported = export(&model, &plan, &biases, &options, &output, &Silent).unwrap();
+    output.commit().unwrap();
+    assert_eq!(exported.gguf_files, ["twice-F16.gguf"]);
+    let again = Model::open(&twice).unwrap();
+    assert_eq!(again.architecture.family, "LlamaForCausalLM");
+    assert!(again.config.get("flap_gpu").is_none() && again.config.get("auto_map").is_none());
+    let gguf = Model::open(&twice.join("twice-F16.gguf")).unwrap();
+    let error = normalised_squared_error(&logits(&gguf), &logits(&again));
+    assert!(error < 1e-6, "{error:e}");
+}
