@@ -1,7 +1,8 @@
-// x += y.
+// x += factor * y.
 //#include shared/workgroup.wgsl
 struct Params {
     count: u32,
+    factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -16,6 +17,6 @@ fn main(
 ) {
     let i = linear_workgroup(group, groups) * 256u + thread;
     if (i < params.count) {
-        x[i] += y[i];
+        x[i] += params.factor * y[i];
     }
 }

@@ -12,6 +12,7 @@ pub use host::{Dtype, HostTensor, SharedBytes, widen};
 pub use select::{AnyEngine, DeviceChoice, Precision, select};
 
 use crate::error::Result;
+use std::ops::Range;
 
 /// What an engine runs on, for reports.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -129,6 +130,8 @@ pub trait Engine: Sync {
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<Self::Matrix>;
     /// A second tensor with the same content.
     fn copy(&self, tensor: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `[rows, columns]` of zeros.
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Tensor>;
     /// Reads a tensor back; waits for all work queued before.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 
@@ -136,8 +139,12 @@ pub trait Engine: Sync {
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32) -> Result<Self::Tensor>;
     /// `x W^T + bias`: `[tokens, in]` by `[out, in]` to `[tokens, out]`.
     fn linear(&self, x: &Self::Tensor, weight: &Self::Matrix, bias: Option<&Self::Tensor>) -> Result<Self::Tensor>;
+    /// `x += factor * y`.
+    fn add_scaled(&self, x: &mut Self::Tensor, y: &Self::Tensor, factor: f32) -> Result<()>;
     /// `x += y`.
-    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<()>;
+    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<()> {
+        self.add_scaled(x, y, 1.0)
+    }
     /// Rotary embedding in place, on half-split pairs. `table` is `[positions, head_dim]`: cosines, then sines, of each pair's angle.
     fn rope(&self, x: &mut Self::Tensor, table: &Self::Tensor, window_tokens: usize) -> Result<()>;
     /// Causal softmax attention with scale `1 / sqrt(head_dim)`; returns `[tokens, heads * head_dim]`.
@@ -155,6 +162,16 @@ pub trait Engine: Sync {
     fn accumulate(&self, moments: &mut Self::Moments, x: &Self::Tensor, first_window: usize) -> Result<()>;
     /// Reads all slots back; waits for the device.
     fn read_moments(&self, moments: &Self::Moments) -> Result<Vec<SlotMoments>>;
+    /// `sum += (a - a_shift)^T (b - b_shift)` over all tokens, for the columns `columns` of `a`; `sum` is `[columns, columns of b]`. Where
+    /// `symmetric` is set, `b` is `a`, and sums above the diagonal may be left out.
+    fn add_cross(
+        &self,
+        sum: &mut Self::Tensor,
+        a: Shifted<'_, Self::Tensor>,
+        columns: Range<usize>,
+        b: Shifted<'_, Self::Tensor>,
+        symmetric: bool,
+    ) -> Result<()>;
     /// Column norms of a matrix.
     fn column_norms(&self, matrix: &Self::Matrix) -> Result<ColumnNorms>;
 
@@ -163,6 +180,22 @@ pub trait Engine: Sync {
     /// Takes in the logits `[tokens, panel rows]` of vocabulary entries from `first_entry` on.
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Self::Tensor>, logits: &Self::Tensor, first_entry: usize) -> Result<()>;
 }
+
+/// Activations `[tokens, channels]` seen from a point `[channels]` near their mean, so that sums of products do not cancel.
+pub struct Shifted<'a, T> {
+    /// The activations.
+    pub x: &'a T,
+    /// The point.
+    pub shift: &'a T,
+}
+
+impl<T> Clone for Shifted<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shifted<'_, T> {}
 
 /// Running cross entropy: per token the largest logit so far, the sum of exponentials relative to it, and the target's logit.
 pub struct CrossEntropy<T> {

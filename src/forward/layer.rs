@@ -14,7 +14,8 @@ pub struct Linear<E: Engine> {
 }
 
 impl<E: Engine> Linear<E> {
-    fn apply(&self, engine: &E, x: &E::Tensor) -> Result<E::Tensor> {
+    /// `x W^T + bias`.
+    pub fn apply(&self, engine: &E, x: &E::Tensor) -> Result<E::Tensor> {
         engine.linear(x, &self.weight, self.bias.as_ref())
     }
 }
@@ -47,6 +48,52 @@ impl<E: Engine> LayerWeights<E> {
             Site::Mlp => &self.down_proj,
         }
     }
+
+    /// The residual stream as a site's block reads it.
+    pub fn normalise(&self, engine: &E, site: Site, hidden_states: &E::Tensor) -> Result<E::Tensor> {
+        let weight = match site {
+            Site::Attention => &self.input_norm,
+            Site::Mlp => &self.post_attention_norm,
+        };
+        engine.rms_norm(hidden_states, weight, self.eps)
+    }
+
+    /// The activations `[tokens, channels]` of a site, from the residual stream before its block.
+    pub fn site_input(
+        &self,
+        engine: &E,
+        site: Site,
+        rope: &E::Tensor,
+        hidden_states: &E::Tensor,
+        window_tokens: usize,
+    ) -> Result<E::Tensor> {
+        let x = self.normalise(engine, site, hidden_states)?;
+        if site == Site::Mlp {
+            let mut mlp = self.gate_proj.apply(engine, &x)?;
+            engine.swiglu(&mut mlp, &self.up_proj.apply(engine, &x)?)?;
+            return Ok(mlp);
+        }
+        let mut q = self.q_proj.apply(engine, &x)?;
+        let mut k = self.k_proj.apply(engine, &x)?;
+        let v = self.v_proj.apply(engine, &x)?;
+        drop(x);
+        if let Some(weight) = &self.q_norm {
+            q = engine.rms_norm(&q, weight, self.eps)?;
+        }
+        if let Some(weight) = &self.k_norm {
+            k = engine.rms_norm(&k, weight, self.eps)?;
+        }
+        engine.rope(&mut q, rope, window_tokens)?;
+        engine.rope(&mut k, rope, window_tokens)?;
+        let shape = AttentionShape {
+            window_tokens,
+            heads: self.shape.heads,
+            key_value_heads: self.shape.key_value_heads,
+            head_dim: self.head_dim,
+            sliding_window: self.shape.sliding_window,
+        };
+        engine.attention(&q, &k, &v, shape)
+    }
 }
 
 /// Sees, and may change, what passes a site.
@@ -74,36 +121,10 @@ pub fn decoder_layer<E: Engine>(
     window_tokens: usize,
     observer: &mut impl Observer<E>,
 ) -> Result<()> {
-    let x = engine.rms_norm(hidden_states, &layer.input_norm, layer.eps)?;
-    let mut q = layer.q_proj.apply(engine, &x)?;
-    let mut k = layer.k_proj.apply(engine, &x)?;
-    let v = layer.v_proj.apply(engine, &x)?;
-    drop(x);
-    if let Some(weight) = &layer.q_norm {
-        q = engine.rms_norm(&q, weight, layer.eps)?;
+    for site in Site::BOTH {
+        let mut x = layer.site_input(engine, site, rope, hidden_states, window_tokens)?;
+        observer.observe(engine, site, &mut x)?;
+        engine.add(hidden_states, &layer.projection(site).apply(engine, &x)?)?;
     }
-    if let Some(weight) = &layer.k_norm {
-        k = engine.rms_norm(&k, weight, layer.eps)?;
-    }
-    engine.rope(&mut q, rope, window_tokens)?;
-    engine.rope(&mut k, rope, window_tokens)?;
-    let shape = AttentionShape {
-        window_tokens,
-        heads: layer.shape.heads,
-        key_value_heads: layer.shape.key_value_heads,
-        head_dim: layer.head_dim,
-        sliding_window: layer.shape.sliding_window,
-    };
-    let mut attention = engine.attention(&q, &k, &v, shape)?;
-    drop((q, k, v));
-    observer.observe(engine, Site::Attention, &mut attention)?;
-    engine.add(hidden_states, &layer.o_proj.apply(engine, &attention)?)?;
-    drop(attention);
-
-    let x = engine.rms_norm(hidden_states, &layer.post_attention_norm, layer.eps)?;
-    let mut mlp = layer.gate_proj.apply(engine, &x)?;
-    engine.swiglu(&mut mlp, &layer.up_proj.apply(engine, &x)?)?;
-    drop(x);
-    observer.observe(engine, Site::Mlp, &mut mlp)?;
-    engine.add(hidden_states, &layer.down_proj.apply(engine, &mlp)?)
+    Ok(())
 }

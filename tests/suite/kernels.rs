@@ -3,7 +3,7 @@
 
 use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
 use flap_gpu::engine::gpu::{GpuEngine, Products};
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, negative_log_likelihood, widen};
+use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, Shifted, negative_log_likelihood, widen};
 use std::sync::Arc;
 
 /// One operation with its sizes.
@@ -35,6 +35,15 @@ enum Case {
     Add {
         rows: usize,
         columns: usize,
+        factor: f32,
+    },
+    /// Columns `first..first + columns` of `[tokens, a]` by `[tokens, b]`; the first itself where `b` is 0.
+    Cross {
+        tokens: usize,
+        a: usize,
+        first: usize,
+        columns: usize,
+        b: usize,
     },
     Swiglu {
         rows: usize,
@@ -70,7 +79,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-const CASES: [Case; 48] = [
+const CASES: [Case; 52] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -109,8 +118,12 @@ const CASES: [Case; 48] = [
     attention(2, 70, 4, 2, 16, Some(1)),
     attention(2, 70, 4, 2, 16, Some(19)),
     attention(1, 200, 2, 2, 8, Some(500)),
-    Add { rows: 3, columns: 5 },
-    Add { rows: 257, columns: 300 },
+    Add { rows: 3, columns: 5, factor: 1.0 },
+    Add { rows: 257, columns: 300, factor: -0.5 },
+    Cross { tokens: 1, a: 1, first: 0, columns: 1, b: 1 },
+    Cross { tokens: 37, a: 130, first: 3, columns: 90, b: 67 },
+    Cross { tokens: 300, a: 70, first: 0, columns: 70, b: 0 },
+    Cross { tokens: 129, a: 300, first: 128, columns: 172, b: 0 },
     Swiglu { rows: 1, columns: 1 },
     Swiglu { rows: 129, columns: 67 },
     ScaleColumns { rows: 33, columns: 77 },
@@ -133,6 +146,8 @@ impl Case {
             ColumnNorms { rows, .. } => ROUNDING * (rows + 4) as f64,
             CrossEntropy { vocabulary, .. } => ROUNDING * (16 * vocabulary) as f64,
             Add { .. } | ScaleColumns { .. } => ROUNDING,
+            // The differences round as well.
+            Cross { tokens, .. } => ROUNDING * (tokens + 8) as f64,
             Rope { .. } => 4.0 * ROUNDING,
             Swiglu { .. } => 64.0 * ROUNDING,
         }
@@ -159,10 +174,21 @@ impl Case {
                 let (q, k, v) = (part(1, shape.heads), part(2, shape.key_value_heads), part(3, shape.key_value_heads));
                 down(&engine.attention(&q, &k, &v, shape).unwrap())
             }
-            Add { rows, columns } => {
+            Add { rows, columns, factor } => {
                 let mut x = up(1, rows, columns);
-                engine.add(&mut x, &up(2, rows, columns)).unwrap();
+                engine.add_scaled(&mut x, &up(2, rows, columns), factor).unwrap();
                 down(&x)
+            }
+            Cross { tokens, a, first, columns, b } => {
+                let symmetric = b == 0;
+                let (left, left_shift) = (up(1, tokens, a), up(2, 1, a));
+                let right = (!symmetric).then(|| (up(3, tokens, b), up(4, 1, b)));
+                let of = |x, shift| Shifted { x, shift };
+                let (left, width) = (of(&left, &left_shift), if symmetric { a } else { b });
+                let right = right.as_ref().map_or(left, |(x, shift)| of(x, shift));
+                let mut sum = up(5, columns, width);
+                engine.add_cross(&mut sum, left, first..first + columns, right, symmetric).unwrap();
+                below_diagonal(down(&sum), width, first, symmetric)
             }
             Swiglu { rows, columns } => {
                 let mut gate = up(1, rows, columns);
@@ -225,7 +251,21 @@ impl Case {
                 x
             }
             Attention { windows, shape } => attention_reference(windows, shape),
-            Add { rows, columns } => wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(a, b)| a + b).collect(),
+            Add { rows, columns, factor } => {
+                wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(a, b)| a + f64::from(factor) * b).collect()
+            }
+            Cross { tokens, a, first, columns, b } => {
+                let symmetric = b == 0;
+                let width = if symmetric { a } else { b };
+                let shifted = |seed: u64, columns: usize| -> Vec<f64> {
+                    wide(seed, tokens * columns).iter().zip(wide(seed + 1, columns).iter().cycle()).map(|(x, s)| x - s).collect()
+                };
+                let (left, right) = (shifted(1, a), if symmetric { shifted(1, a) } else { shifted(3, b) });
+                let dot = |i: usize, j: usize| (0..tokens).map(|t| left[t * a + first + i] * right[t * width + j]).sum::<f64>();
+                let mut sum = wide(5, columns * width);
+                sum.iter_mut().enumerate().for_each(|(place, value)| *value += dot(place / width, place % width));
+                below_diagonal(sum, width, first, symmetric)
+            }
             Swiglu { rows, columns } => {
                 wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
             }
@@ -274,6 +314,13 @@ fn attention_reference(windows: usize, shape: AttentionShape) -> Vec<f64> {
         }
     }
     output
+}
+
+/// Of a symmetric sum only the lower triangle counts.
+fn below_diagonal<T: Default>(mut sum: Vec<T>, width: usize, first: usize, symmetric: bool) -> Vec<T> {
+    let beyond = |place: usize| symmetric && place % width > first + place / width;
+    sum.iter_mut().enumerate().filter(|(place, _)| beyond(*place)).for_each(|(_, value)| *value = T::default());
+    sum
 }
 
 fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {

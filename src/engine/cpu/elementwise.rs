@@ -33,9 +33,9 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     partial.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>()
 }
 
-pub fn add(x: &mut [f32], y: &[f32]) {
+pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
     assert_eq!(x.len(), y.len(), "tensors of different sizes");
-    x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+    x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
 }
 
 pub fn rope(x: &mut [f32], columns: usize, table: &[f32], head_dim: usize, window_tokens: usize) {

@@ -1,6 +1,7 @@
 //! The native engine: multi-threaded, matrix products on faer. It needs no driver, and it is the oracle of the GPU kernels.
 
 mod attention;
+mod cross;
 mod elementwise;
 mod linear;
 mod moments;
@@ -10,8 +11,11 @@ mod product;
 pub use moments::Moments;
 pub use peak::multiply_adds;
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
+use super::{
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, Shifted, SlotMoments,
+};
 use crate::error::Result;
+use std::ops::Range;
 
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
@@ -70,6 +74,10 @@ impl Engine for CpuEngine {
         self.upload(&tensor.data, tensor.columns)
     }
 
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        Ok(Tensor { data: vec![0.0; rows * columns], columns })
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(tensor.data.clone())
     }
@@ -83,8 +91,8 @@ impl Engine for CpuEngine {
         Ok(Tensor { data, columns: weight.rows })
     }
 
-    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
-        elementwise::add(&mut x.data, &y.data);
+    fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
+        elementwise::add_scaled(&mut x.data, &y.data, factor);
         Ok(())
     }
 
@@ -122,6 +130,21 @@ impl Engine for CpuEngine {
 
     fn read_moments(&self, moments: &Moments) -> Result<Vec<SlotMoments>> {
         Ok(moments.slots())
+    }
+
+    fn add_cross(
+        &self,
+        sum: &mut Tensor,
+        a: Shifted<'_, Tensor>,
+        columns: Range<usize>,
+        b: Shifted<'_, Tensor>,
+        symmetric: bool,
+    ) -> Result<()> {
+        let of = |shifted: Shifted<'_, Tensor>| cross::shifted(&shifted.x.data, &shifted.shift.data);
+        let a_values = of(a);
+        let b_values = if symmetric { None } else { Some(of(b)) };
+        cross::add_cross(&mut sum.data, &a_values, a.x.columns, columns, b_values.as_ref().unwrap_or(&a_values), b.x.columns, symmetric);
+        Ok(())
     }
 
     fn column_norms(&self, matrix: &HostTensor) -> Result<ColumnNorms> {

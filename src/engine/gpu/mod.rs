@@ -14,16 +14,18 @@ pub use shaders::Kernel;
 
 use super::{
     AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, Precision,
-    SlotMoments,
+    Shifted, SlotMoments,
 };
 use crate::error::{Error, Result};
 use bytemuck::{Pod, bytes_of, cast_slice};
 use context::{Buffer, Context};
+use std::ops::Range;
 
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
 const ATTENTION_QUERIES: usize = 16;
+const CROSS_TILE: usize = 64;
 const FINITE_PER_THREAD: usize = 16;
 /// Head channels that attention's registers hold.
 const MAXIMUM_HEAD_DIM: usize = 256;
@@ -186,6 +188,12 @@ impl Engine for GpuEngine {
         Ok(copy)
     }
 
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        let tensor = self.tensor(rows, columns)?;
+        self.context.clear(&tensor.buffer);
+        Ok(tensor)
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let bytes = self.context.download(&tensor.buffer, 4 * tensor.count() as u64)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
@@ -204,8 +212,9 @@ impl Engine for GpuEngine {
         self.multiply(x, weight, bias)
     }
 
-    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
-        self.over(Kernel::Add, &words([x.count()]), &[(1, &y.buffer), (2, &x.buffer)], x.count(), THREADS)
+    fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
+        let [count] = words([x.count()]);
+        self.over(Kernel::Add, &[count, factor.to_bits()], &[(1, &y.buffer), (2, &x.buffer)], x.count(), THREADS)
     }
 
     fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
@@ -290,6 +299,21 @@ impl Engine for GpuEngine {
             m2: state.iter().map(|s| f64::from(s[2])).collect(),
         };
         Ok(state.chunks_exact(channels).enumerate().map(slot).collect())
+    }
+
+    fn add_cross(
+        &self,
+        sum: &mut Tensor,
+        a: Shifted<'_, Tensor>,
+        columns: Range<usize>,
+        b: Shifted<'_, Tensor>,
+        symmetric: bool,
+    ) -> Result<()> {
+        let params = words([a.x.rows, a.x.columns, columns.start, columns.len(), b.x.columns, usize::from(symmetric)]);
+        let buffers = [(1, &a.x.buffer), (2, &a.shift.buffer), (3, &b.x.buffer), (4, &b.shift.buffer), (5, &sum.buffer)];
+        let groups = [b.x.columns.div_ceil(CROSS_TILE) as u32, columns.len().div_ceil(CROSS_TILE) as u32, 1];
+        let operation = || format!("[{}, {}] by [{}, {}]", a.x.rows, columns.len(), b.x.rows, b.x.columns);
+        self.context.dispatch(Kernel::Cross, &[], bytes_of(&params), &buffers, groups, operation)
     }
 
     fn column_norms(&self, matrix: &Matrix) -> Result<ColumnNorms> {

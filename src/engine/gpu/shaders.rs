@@ -7,6 +7,7 @@ pub enum Kernel {
     Add,
     Attention,
     ColumnNorms,
+    Cross,
     CrossEntropy,
     Matmul,
     MatmulCooperative16,
@@ -25,10 +26,11 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
+        Self::Cross,
         Self::CrossEntropy,
         Self::Matmul,
         Self::MatmulCooperative16,
@@ -56,6 +58,7 @@ impl Kernel {
             Self::Add => shader!("add"),
             Self::Attention => shader!("attention"),
             Self::ColumnNorms => shader!("column_norms"),
+            Self::Cross => shader!("cross"),
             Self::CrossEntropy => shader!("cross_entropy"),
             Self::Matmul => shader!("matmul"),
             Self::MatmulCooperative16 => shader!("matmul_cooperative_16"),
