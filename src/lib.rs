@@ -25,5 +25,6 @@ pub mod pass;
 pub mod plan;
 pub mod progress;
 pub mod pruning;
+pub mod recipe;
 pub mod search;
 pub mod statistics;

@@ -4,6 +4,7 @@ use crate::architecture::Architecture;
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::importance::Metric;
+use crate::recipe::Recipe;
 use crate::search::{Kept, Structure};
 use std::path::Path;
 
@@ -37,6 +38,9 @@ pub enum Method {
 /// How a plan was made.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
+    /// FLAP or a recipe beyond it.
+    #[serde(default)]
+    pub recipe: Recipe,
     /// The method.
     pub method: Method,
     /// FLAP's metric.
@@ -197,8 +201,10 @@ impl Plan {
         let mut pruned = dense.clone();
         for (planned, shape) in self.layers.iter().zip(&mut pruned.layers) {
             if self.settings.compensation == Compensation::Bias {
-                shape.o_bias |= planned.heads.len() < shape.heads;
-                shape.down_bias |= planned.neurons.len() < shape.intermediate_size;
+                // The sequential recipe corrects every site, pruned or not.
+                let all = self.settings.recipe == Recipe::Sequential;
+                shape.o_bias |= all || planned.heads.len() < shape.heads;
+                shape.down_bias |= all || planned.neurons.len() < shape.intermediate_size;
             }
             if !self.settings.mask_only {
                 shape.heads = planned.heads.len();

@@ -9,6 +9,7 @@ use crate::interrupt;
 use crate::model::Model;
 use crate::plan::{Compensation, Method, Plan, Settings};
 use crate::progress::Progress;
+use crate::recipe::Recipe;
 use crate::search::{Kept, LayerScores, Problem, Structure};
 use crate::statistics::{LayerStatistics, Mode, Statistics};
 
@@ -25,7 +26,9 @@ pub enum Uniform {
 }
 
 impl Uniform {
-    fn units(self, architecture: &Architecture) -> Vec<usize> {
+    /// The numbers of attention units.
+    #[must_use]
+    pub fn units(self, architecture: &Architecture) -> Vec<usize> {
         let first = &architecture.layers[0];
         let allowed = |units: &usize| self == Self::AnyHeads || architecture.hidden_size.is_multiple_of(units * first.group_size());
         (1..=first.key_value_heads).filter(allowed).collect()
@@ -35,6 +38,8 @@ impl Uniform {
 /// What the user asks of a plan.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
+    /// FLAP or a recipe beyond it.
+    pub recipe: Recipe,
     /// FLAP or a baseline.
     pub method: Method,
     /// FLAP's metric.
@@ -61,6 +66,7 @@ impl Default for PlanOptions {
     /// The paper's choices, a fifth removed.
     fn default() -> Self {
         Self {
+            recipe: Recipe::Flap,
             method: Method::default(),
             metric: Metric::default(),
             structure: Structure::default(),
@@ -77,18 +83,19 @@ impl Default for PlanOptions {
 
 impl PlanOptions {
     fn settings(&self, compat: bool) -> Settings {
-        let flap = self.method == Method::Flap;
+        let flap = self.method == Method::Flap && self.recipe == Recipe::Flap;
         let manual = flap && matches!(self.structure, Structure::AlMm | Structure::UlMm);
         Settings {
+            recipe: self.recipe,
             method: self.method,
             metric: flap.then_some(self.metric),
-            structure: if flap { self.structure } else { Structure::UlUm },
+            structure: if self.method == Method::Flap { self.structure } else { Structure::UlUm },
             ratio: self.ratio,
             remove_heads: manual.then_some(self.remove_heads),
             round_neurons: self.round_neurons,
             round_heads: (self.round_heads > 1).then_some(self.round_heads),
             uniform: self.uniform.is_some(),
-            compensation: if flap { self.compensation } else { Compensation::None },
+            compensation: if self.method == Method::Flap { self.compensation } else { Compensation::None },
             mask_only: self.mask_only,
             compat,
         }

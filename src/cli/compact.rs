@@ -26,7 +26,7 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     let engine = open_engine(common)?;
     let biases = with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?;
     let options = args.export.options(&args.output, Format::Hf);
-    let exported = export::export(&model, &plan, &biases, &options, &output, terminal)?;
+    let exported = export::export(&model, &plan, &biases.into(), &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;
     exported.notes.iter().for_each(|note| terminal.note(note));

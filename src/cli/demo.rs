@@ -97,7 +97,7 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
         let biases = compensation::biases(engine, &model, Some(&statistics), &plan, terminal)?;
         let output = folder.join(format!("pruned-{ratio}"));
         let place = OutputFolder::create(&output, dense, false)?;
-        export::export(&model, &plan, &biases, &ExportOptions::hf(&output), &place, terminal)?;
+        export::export(&model, &plan, &biases.into(), &ExportOptions::hf(&output), &place, terminal)?;
         place.commit()?;
         let seconds = calibration_seconds + begin.elapsed().as_secs_f64();
         let name = format!("{:.0} % pruned", 100.0 * ratio);

@@ -3,15 +3,21 @@
 use super::args::{Common, PlanCommandArguments};
 use super::terminal::{Terminal, table};
 use crate::checkpoint::OutputFile;
+use crate::error::Error;
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::recipe::Recipe;
 use crate::{pruning, statistics};
 use anyhow::Result;
 use serde_json::{Value, json};
 
 pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
-    let options = args.planning.options(&model.architecture)?;
+    let options = args.planning.options(&model.architecture, false, Recipe::Flap)?;
+    if options.recipe != Recipe::Flap {
+        let message = "the recipes beyond flap fit weights to activations, which statistics do not hold: use `flap-gpu prune --recipe ...`";
+        return Err(Error::input(message).into());
+    }
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let statistics = statistics::read(&args.statistics)?;
     let (plan, notes) = pruning::plan_from_statistics(&model, &statistics, &options)?;

@@ -11,11 +11,11 @@ use crate::compensation;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::perplexity;
-use crate::export::{self, Exported, Format, Measured, gguf, hf, name_of};
+use crate::export::{self, Changes, Exported, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::plan::{Method, Plan};
 use crate::pruning::{self, PlanOptions};
-use crate::statistics::Statistics;
+use crate::recipe::{self, Recipe, RecipeOptions};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -28,14 +28,14 @@ const WANDA_SAMPLES: usize = 128;
 struct Planned {
     plan: Plan,
     notes: Vec<String>,
-    statistics: Option<Statistics>,
+    changes: Changes,
     /// The report of the calibration, where there was one.
     calibration: Value,
 }
 
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
-    let options = args.planning.options(&model.architecture)?;
+    let options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
     if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1) {
         return Err(Error::input(
             "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons and --round-heads out",
@@ -55,10 +55,12 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, exported, measured) = with_engine!(engine, e => {
-        let planned = plan(e, &model, &options, args, common, terminal)?;
-        let biases = compensation::biases(e, &model, planned.statistics.as_ref(), &planned.plan, terminal)?;
+        let planned = match options.recipe {
+            Recipe::Flap => plan(e, &model, &options, args, common, terminal)?,
+            _ => by_recipe(e, &model, &options, args, common, terminal)?,
+        };
         planned.notes.iter().for_each(|note| terminal.note(note));
-        let exported = export::export(&model, &planned.plan, &biases, &export, &output, terminal)?;
+        let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
         let measured = test.map(|test| measure(e, &model, &test, output.path(), &exported, common, terminal)).transpose()?;
         (planned, exported, measured)
     });
@@ -115,6 +117,25 @@ fn measure<E: Engine>(
     Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written)?)?, on: test.what.clone() })
 }
 
+/// A recipe beyond FLAP.
+fn by_recipe<E: Engine>(
+    engine: &E,
+    model: &Model,
+    options: &PlanOptions,
+    args: &PruneArguments,
+    common: &Common,
+    terminal: &Terminal,
+) -> Result<Planned> {
+    let set = draw(model, &args.calibration, DEFAULT_SAMPLES, None)?;
+    let begin = Instant::now();
+    let options =
+        RecipeOptions { plan: options.clone(), pass: common.pass_options(args.calibration.batch_tokens), refit: !args.planning.no_refit };
+    let outcome = recipe::run(engine, model, &set, &options, terminal)?;
+    let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
+    let changes = Changes { biases: Vec::new(), replaced: outcome.replaced };
+    Ok(Planned { plan: outcome.plan, notes: Vec::new(), changes, calibration })
+}
+
 fn plan<E: Engine>(
     engine: &E,
     model: &Model,
@@ -125,7 +146,7 @@ fn plan<E: Engine>(
 ) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
         let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, terminal)?;
-        return Ok(Planned { plan, notes, statistics: None, calibration: Value::Null });
+        return Ok(Planned { plan, notes, changes: Changes::default(), calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None)?;
@@ -135,10 +156,11 @@ fn plan<E: Engine>(
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
         let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
-        return Ok(Planned { plan, notes: Vec::new(), statistics: None, calibration });
+        return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), calibration });
     }
     let statistics = calibration::calibrate(engine, model, &set, passes, None, terminal)?;
     let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
     let (plan, notes) = pruning::plan_from_statistics(model, &statistics, options)?;
-    Ok(Planned { plan, notes, statistics: Some(statistics), calibration })
+    let biases = compensation::biases(engine, model, Some(&statistics), &plan, terminal)?;
+    Ok(Planned { plan, notes, changes: biases.into(), calibration })
 }

@@ -16,6 +16,9 @@ use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
 use std::collections::{HashMap, HashSet};
 
+/// Tensors that a recipe has made anew, by layer and part, already cut.
+pub type Replaced = HashMap<(usize, Part), HostTensor>;
+
 /// Where a tensor's data comes from.
 enum Source {
     /// A part of a layer, cut.
@@ -86,8 +89,8 @@ impl CompactModel {
         Self { architecture: model.architecture.clone(), tensors: tensors.collect() }
     }
 
-    /// What a plan leaves, with the biases that compensate for the rest.
-    pub fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases]) -> Result<Self> {
+    /// What a plan leaves, with the biases that compensate for the rest, and with `replaced` tensors instead of the model's own.
+    pub fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], replaced: &Replaced) -> Result<Self> {
         let parts = parts(&model.architecture);
         let mut tensors = Vec::new();
         for stored in model.tensors.entries() {
@@ -95,23 +98,23 @@ impl CompactModel {
                 tensors.push(kept(stored, None));
                 continue;
             };
-            let host = stored.read()?;
-            let added = |site: Site| biases[layer].site(site);
-            let dtype = host.dtype;
-            if let Part::OutputBias | Part::DownBias = tensor.part {
-                let added = added(if tensor.part == Part::OutputBias { Site::Attention } else { Site::Mlp });
-                let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
-                tensors.push(bias(tensor.part, layer, dtype, &values)?);
-                continue;
-            }
-            tensors.push(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only));
+            let own = match replaced.get(&(layer, tensor.part)) {
+                Some(host) => whole(layer, tensor.part, host.clone()),
+                None => kept_part(model, plan, biases, layer, tensor, stored)?,
+            };
+            tensors.push(own);
             let (site, part) = match tensor.part {
                 Part::OutputProjection => (Site::Attention, Part::OutputBias),
                 Part::DownProjection => (Site::Mlp, Part::DownBias),
                 _ => continue,
             };
-            if let (Some(values), false) = (added(site), parts.contains_key(&part.name(layer))) {
-                tensors.push(bias(part, layer, dtype, values)?);
+            if parts.contains_key(&part.name(layer)) {
+                continue;
+            }
+            if let Some(host) = replaced.get(&(layer, part)) {
+                tensors.push(whole(layer, part, host.clone()));
+            } else if let Some(values) = biases.get(layer).and_then(|biases| biases.site(site)) {
+                tensors.push(bias(part, layer, stored.read()?.dtype, values)?);
             }
         }
         Ok(Self { architecture: plan.pruned(&model.architecture), tensors })
@@ -151,6 +154,37 @@ fn parts(architecture: &Architecture) -> HashMap<String, (usize, LayerTensor)> {
 fn kept(stored: &StoredTensor, part: Option<(usize, Part)>) -> CompactTensor {
     let (name, storage, shape) = (stored.name.clone(), stored.storage.clone(), stored.shape.clone());
     CompactTensor { name, part, storage, shape, source: Source::Kept(stored.clone()) }
+}
+
+/// A part that the plan cuts, or a bias that takes up what was removed.
+fn kept_part(
+    model: &Model,
+    plan: &Plan,
+    biases: &[LayerBiases],
+    layer: usize,
+    tensor: LayerTensor,
+    stored: &StoredTensor,
+) -> Result<CompactTensor> {
+    let host = stored.read()?;
+    let site = match tensor.part {
+        Part::OutputBias => Site::Attention,
+        Part::DownBias => Site::Mlp,
+        _ => return Ok(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only)),
+    };
+    let added = biases.get(layer).and_then(|biases| biases.site(site));
+    let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
+    bias(tensor.part, layer, host.dtype, &values)
+}
+
+/// A tensor that was made elsewhere, complete.
+fn whole(layer: usize, part: Part, host: HostTensor) -> CompactTensor {
+    CompactTensor {
+        name: part.name(layer),
+        part: Some((layer, part)),
+        storage: Storage::Plain(host.dtype),
+        shape: LayerTensor { part, rows: host.rows, columns: host.columns }.shape(),
+        source: Source::Cut(host.clone(), Slice::whole(&host)),
+    }
 }
 
 fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer, head_dim: usize, mask_only: bool) -> CompactTensor {

@@ -132,6 +132,8 @@ pub trait Engine: Sync {
     fn copy(&self, tensor: &Self::Tensor) -> Result<Self::Tensor>;
     /// `[rows, columns]` of zeros.
     fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Tensor>;
+    /// Columns of a tensor.
+    fn columns(&self, tensor: &Self::Tensor) -> usize;
     /// Reads a tensor back; waits for all work queued before.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 

@@ -102,6 +102,18 @@ impl Model {
         self.stored(layer, tensor)?.read()
     }
 
+    /// The part's tensor of a layer, which must have it.
+    pub fn part(&self, layer: usize, part: Part) -> Result<HostTensor> {
+        let tensor = self.architecture.layer_tensors(layer).into_iter().find(|t| t.part == part);
+        self.layer_tensor(layer, tensor.expect("every layer has its projections"))
+    }
+
+    /// A bias of a layer, if it has it.
+    pub fn bias(&self, layer: usize, part: Part) -> Result<Option<Vec<f32>>> {
+        let tensor = self.architecture.layer_tensors(layer).into_iter().find(|t| t.part == part);
+        Ok(tensor.map(|tensor| self.layer_tensor(layer, tensor)).transpose()?.map(|host| host.to_f32()))
+    }
+
     /// Rounds the rotary frequencies to the weights' number format, as frameworks do when a whole model object is cast to 16 bits.
     /// Loading a checkpoint rounds none; this serves to compare with activations of such an object.
     pub fn cast_rope(&mut self) -> Result<()> {

@@ -30,6 +30,8 @@ pub struct Pass<'a, E: Engine> {
     pub engine: &'a E,
     /// Gives weights.
     pub model: &'a Model,
+    /// Windows.
+    pub windows: usize,
     /// Tokens of one window.
     pub window_tokens: usize,
     progress: &'a dyn Progress,
@@ -50,7 +52,7 @@ impl<'a, E: Engine> Pass<'a, E> {
         let architecture = &model.architecture;
         let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
         let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
-        Ok(Self { engine, model, window_tokens, progress, rope, layout })
+        Ok(Self { engine, model, windows, window_tokens, progress, rope, layout })
     }
 
     /// Embeds windows, given as one run of token ids, and gathers them in batches.
@@ -75,6 +77,11 @@ impl<'a, E: Engine> Pass<'a, E> {
             keeper.keep(self.engine, index * windows, part.len() / self.window_tokens, states(part)?)
         };
         tokens.chunks(self.layout.batch_tokens).enumerate().map(batch).collect()
+    }
+
+    /// The table of rotary angles.
+    pub fn rope(&self) -> &E::Tensor {
+        &self.rope
     }
 
     /// Sends one batch through a layer.

@@ -78,6 +78,10 @@ impl Engine for CpuEngine {
         Ok(Tensor { data: vec![0.0; rows * columns], columns })
     }
 
+    fn columns(&self, tensor: &Tensor) -> usize {
+        tensor.columns
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(tensor.data.clone())
     }

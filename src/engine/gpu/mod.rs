@@ -194,6 +194,10 @@ impl Engine for GpuEngine {
         Ok(tensor)
     }
 
+    fn columns(&self, tensor: &Tensor) -> usize {
+        tensor.columns
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let bytes = self.context.download(&tensor.buffer, 4 * tensor.count() as u64)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))

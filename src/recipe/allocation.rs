@@ -1,0 +1,130 @@
+//! How many units each site keeps, from the error curves of all sites. Pure functions.
+
+use crate::error::{Error, Result};
+
+/// One site of one layer.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Parameters of a unit.
+    pub cost: u64,
+    /// Error after so many removals, relative to what follows the site; from 0 removals to all.
+    pub curve: Vec<f64>,
+    /// Kept units are a multiple of this.
+    pub multiple: usize,
+    /// Whether units are so many and so cheap that few counts need be tried and the rest is filled up one by one.
+    pub fine: bool,
+}
+
+/// Counts of a fine site that are tried, besides its ends.
+const STEPS: usize = 43;
+
+impl Site {
+    fn units(&self) -> usize {
+        self.curve.len() - 1
+    }
+
+    /// Numbers of removed units that are tried, ascending. One unit stays in any case.
+    fn candidates(&self) -> Vec<usize> {
+        let units = self.units();
+        let step = if self.fine { (units / STEPS).max(1).next_multiple_of(self.multiple) } else { self.multiple };
+        let least = self.multiple.min(units);
+        let mut kept: Vec<usize> =
+            (least..=units).rev().filter(|kept| (units - kept).is_multiple_of(step) && kept.is_multiple_of(self.multiple)).collect();
+        if kept.is_empty() || kept[0] != units {
+            // A width that is no multiple itself: nothing removed is still a choice.
+            kept = (least..units).rev().filter(|kept| kept.is_multiple_of(step)).collect();
+            kept.insert(0, units);
+        }
+        if kept.last() != Some(&least) {
+            kept.push(least);
+        }
+        kept.into_iter().map(|kept| units - kept).collect()
+    }
+}
+
+/// Removed units of every site that minimise the sum of errors while at least `ratio` of all parameters goes: by bisection on the
+/// price of a parameter, each site taking the whole curve's best answer to it. What is taken too much is given back, one multiple of
+/// a fine site after the other.
+///
+/// # Errors
+/// If the ratio cannot be reached with one unit (or multiple) kept everywhere.
+pub fn allocate(sites: &[Site], ratio: f64) -> Result<Vec<usize>> {
+    let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
+    let wanted = ratio * total as f64;
+    let candidates: Vec<Vec<usize>> = sites.iter().map(Site::candidates).collect();
+    let best = |price: f64| -> Vec<usize> {
+        let answer = |(site, counts): (&Site, &Vec<usize>)| {
+            let value = |&removed: &usize| site.curve[removed] - price * (site.cost * removed as u64) as f64;
+            // The smallest count among equals, so that a price of zero removes nothing that matters.
+            counts.iter().copied().min_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0)
+        };
+        sites.iter().zip(&candidates).map(answer).collect()
+    };
+    let removed = |counts: &[usize]| -> f64 { sites.iter().zip(counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum() };
+    let (mut low, mut high) = (1e-30f64, 1e30f64);
+    if removed(&best(high)) < wanted {
+        return Err(Error::input(format!(
+            "the ratio {ratio} cannot be reached: every layer keeps one attention unit and one neuron (or one multiple of them)"
+        )));
+    }
+    for _ in 0..300 {
+        let middle = (low * high).sqrt();
+        if removed(&best(middle)) >= wanted { high = middle } else { low = middle }
+    }
+    let mut counts = best(high);
+    give_back(sites, &mut counts, wanted);
+    Ok(counts)
+}
+
+/// Returns units of fine sites, round robin, as long as enough stays removed.
+fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
+    let mut removed: f64 = sites.iter().zip(&*counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum();
+    loop {
+        let before = removed;
+        for (site, count) in sites.iter().zip(&mut *counts).filter(|(site, _)| site.fine) {
+            // Back to the next multiple of kept units.
+            let kept = site.units() - *count;
+            let step = (kept + 1).next_multiple_of(site.multiple).min(site.units()) - kept;
+            let cost = (site.cost * step as u64) as f64;
+            if *count >= step && step > 0 && removed - cost >= wanted {
+                *count -= step;
+                removed -= cost;
+            }
+        }
+        if removed == before {
+            return;
+        }
+    }
+}
+
+/// The same with equal counts in all layers: `sites` are attention and MLP of every layer in turn, alike in all layers. Every allowed
+/// number of kept attention units is tried, and the MLPs fill the budget.
+pub fn allocate_uniformly(sites: &[Site], ratio: f64, allowed: &[usize]) -> Result<Vec<usize>> {
+    let (attention, mlp): (Vec<&Site>, Vec<&Site>) = sites.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).unzip();
+    let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
+    let (units, neurons) = (attention[0].units(), mlp[0].units());
+    if attention.iter().any(|site| site.units() != units) || mlp.iter().any(|site| site.units() != neurons) {
+        return Err(Error::input("--uniform needs a model whose layers are alike"));
+    }
+    let unit_costs: u64 = attention.iter().map(|site| site.cost).sum();
+    let neuron_costs: u64 = mlp.iter().map(|site| site.cost).sum();
+    let mut best: Option<(f64, usize, usize)> = None;
+    for &kept in allowed.iter().filter(|&&kept| kept <= units && kept.is_multiple_of(attention[0].multiple)) {
+        let rest = (1.0 - ratio) * total as f64 - (kept as u64 * unit_costs) as f64;
+        let multiple = mlp[0].multiple;
+        let wanted = (rest / neuron_costs as f64 / multiple as f64).round() as i64 * multiple as i64;
+        let Ok(neurons_kept) = usize::try_from(wanted) else { continue };
+        if neurons_kept < multiple || neurons_kept > neurons {
+            continue;
+        }
+        let error: f64 = attention.iter().map(|site| site.curve[units - kept]).sum::<f64>()
+            + mlp.iter().map(|site| site.curve[neurons - neurons_kept]).sum::<f64>();
+        if best.is_none_or(|(least, ..)| error < least) {
+            best = Some((error, units - kept, neurons - neurons_kept));
+        }
+    }
+    let Some((_, units, neurons)) = best else {
+        return Err(Error::input(format!("no uniform plan removes the share {ratio}; try another --ratio or leave --uniform out")));
+    };
+    Ok(sites.iter().enumerate().map(|(index, _)| if index % 2 == 0 { units } else { neurons }).collect())
+}

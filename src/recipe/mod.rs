@@ -1,0 +1,159 @@
+//! Recipes beyond FLAP: the same pruned units and the same text, but removal by what the rest can take over, weights that do take it
+//! over, and an allocation by error curves. Without retraining.
+//!
+//! * `least-squares`: from the dense model's activations, in one pass.
+//! * `sequential`: the same allocation; units and weights site by site from the pruned model's own activations, in a second pass.
+
+mod allocation;
+mod curves;
+mod gram;
+mod least_squares;
+mod linear_algebra;
+mod scratch;
+mod sequential;
+mod weights;
+
+pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
+pub use linear_algebra::{Removal, inverse, refit, remove_greedily, ridged};
+
+use crate::architecture::Part;
+use crate::calibration::CalibrationSet;
+use crate::compaction::Replaced;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::forward::Site;
+use crate::model::Model;
+use crate::pass::PassOptions;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::pruning::{PlanOptions, plan_from_kept};
+use crate::search::Kept;
+
+/// How the pruned model is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// The paper: one pass, a structure search, bias compensation
+    #[default]
+    Flap,
+    /// Error curves and least-squares weights from the dense model; one pass
+    LeastSquares,
+    /// The same allocation, units and weights from the pruned model's own stream; two passes
+    Sequential,
+}
+
+impl Recipe {
+    /// The name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flap => "flap",
+            Self::LeastSquares => "least-squares",
+            Self::Sequential => "sequential",
+        }
+    }
+}
+
+/// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
+pub const RIDGE: f64 = 0.01;
+
+/// What a recipe is asked for.
+#[derive(Debug, Clone)]
+pub struct RecipeOptions {
+    /// Ratio, rounding, uniformity.
+    pub plan: PlanOptions,
+    /// Memory.
+    pub pass: PassOptions,
+    /// Whether the projections that read the residual stream are fitted to the pruned stream as well (`sequential` only).
+    pub refit: bool,
+}
+
+/// A site's part of the result.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SiteReport {
+    /// Layer.
+    pub layer: usize,
+    /// Attention or MLP.
+    pub site: Site,
+    /// Units kept.
+    pub kept: usize,
+    /// Units before.
+    pub units: usize,
+    /// Squared error left in the site's output, relative to the mean square of the residual stream behind it, as the error curve of
+    /// the dense model predicts it.
+    pub error: f64,
+}
+
+/// What a recipe made.
+pub struct Outcome {
+    /// Which units stay.
+    pub plan: Plan,
+    /// New weights and biases.
+    pub replaced: Replaced,
+    /// Per site.
+    pub sites: Vec<SiteReport>,
+}
+
+/// Runs a recipe other than FLAP.
+pub fn run<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    options: &RecipeOptions,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    if options.plan.mask_only {
+        return Err(Error::input(
+            "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
+        ));
+    }
+    let recipe = options.plan.recipe;
+    let curves = curves::measure(engine, model, set, options.pass, recipe == Recipe::LeastSquares, progress)?;
+    let removed = curves.allocate(model, &options.plan)?;
+    let sites = curves.report(&removed);
+    let (kept, replaced) = match recipe {
+        Recipe::Sequential => sequential::run(engine, model, set, options, &removed, progress)?,
+        Recipe::LeastSquares | Recipe::Flap => least_squares::run(model, &curves, &removed, progress)?,
+    };
+    let plan = plan_from_kept(model, &options.plan, &kept, false);
+    Ok(Outcome { plan, replaced, sites })
+}
+
+/// The projection that reads a site, and its bias.
+fn writer(site: Site) -> (Part, Part) {
+    match site {
+        Site::Attention => (Part::OutputProjection, Part::OutputBias),
+        Site::Mlp => (Part::DownProjection, Part::DownBias),
+    }
+}
+
+/// Channels that a unit of a site owns.
+fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
+    match site {
+        Site::Attention => model.architecture.layers[layer].group_size() * model.architecture.head_dim,
+        Site::Mlp => 1,
+    }
+}
+
+/// The units that stay when the first `removed` of an order go.
+fn keep(order: &[usize], removed: usize) -> Vec<bool> {
+    let mut kept = vec![true; order.len()];
+    order[..removed].iter().for_each(|&unit| kept[unit] = false);
+    kept
+}
+
+/// Channels of the units that stay.
+fn kept_channels(kept: &[bool], channels_per_unit: usize) -> Vec<usize> {
+    let units = (0..kept.len()).filter(|&unit| kept[unit]);
+    units.flat_map(|unit| unit * channels_per_unit..(unit + 1) * channels_per_unit).collect()
+}
+
+/// Attention and MLP of every layer in turn, as layers.
+fn into_layers(sites: Vec<Vec<bool>>) -> Vec<Kept> {
+    let mut sites = sites.into_iter();
+    let mut layers = Vec::new();
+    while let (Some(attention), Some(mlp)) = (sites.next(), sites.next()) {
+        layers.push(Kept { attention, mlp });
+    }
+    layers
+}

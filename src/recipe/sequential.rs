@@ -1,0 +1,252 @@
+//! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
+//! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
+
+use super::gram::{Cross, SiteMoments, SiteSums};
+use super::linear_algebra::{inverse, product, refit, remove_greedily, ridged, select, solve};
+use super::scratch::Scratch;
+use super::weights::{row, to_bytes, to_matrix};
+use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, writer};
+use crate::architecture::Part;
+use crate::calibration::CalibrationSet;
+use crate::compaction::{Replaced, Slice};
+use crate::engine::{Engine, HostTensor};
+use crate::error::{Error, Result};
+use crate::forward::{LayerWeights, Linear, Site};
+use crate::model::Model;
+use crate::pass::{Batch, Pass, Visitor};
+use crate::progress::Progress;
+use crate::search::Kept;
+use faer::Mat;
+
+/// Fits every site, `removed` units fewer than it has.
+pub fn run<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    options: &RecipeOptions,
+    removed: &[usize],
+    progress: &dyn Progress,
+) -> Result<(Vec<Kept>, Replaced)> {
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options.pass, progress)?;
+    progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
+    let mut dense = pass.embed(&set.ids)?;
+    let pruned = pass.embed(&set.ids)?;
+    let mut visitor = Fit { pruned, removed, refit: options.refit, scratch: Scratch::new()?, kept: Vec::new(), replaced: Replaced::new() };
+    pass.layers(0, &mut dense, &mut visitor)?;
+    progress.finish();
+    Ok((into_layers(visitor.kept), visitor.replaced))
+}
+
+struct Fit<'a, E: Engine> {
+    /// The stream of the pruned model.
+    pruned: Vec<Batch<E>>,
+    /// Units that go, per site.
+    removed: &'a [usize],
+    refit: bool,
+    scratch: Scratch,
+    kept: Vec<Vec<bool>>,
+    replaced: Replaced,
+}
+
+impl<E: Engine> Visitor<E> for Fit<'_, E> {
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, dense: &mut [Batch<E>]) -> Result<()> {
+        // The pruned layer begins as the dense one, and becomes what is written site by site.
+        let mut own = pass.model.layer(pass.engine, layer)?;
+        for site in Site::BOTH {
+            self.site(pass, layer, site, weights, &mut own, dense)?;
+        }
+        dense.iter().for_each(|batch| pass.advance(batch));
+        Ok(())
+    }
+
+    fn finish(&mut self, pass: &Pass<'_, E>, layer: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
+        if Batch::all_finite(pass.engine, &self.pruned)? {
+            return Ok(());
+        }
+        Err(Error::NotFinite(format!("NaN or infinity appeared in the pruned model's activations of layer {layer}; try a smaller --ratio")))
+    }
+}
+
+/// The projections that read the residual stream for a site.
+fn readers(site: Site) -> &'static [Part] {
+    match site {
+        Site::Attention => &[Part::QueryProjection, Part::KeyProjection, Part::ValueProjection],
+        Site::Mlp => &[Part::GateProjection, Part::UpProjection],
+    }
+}
+
+impl<E: Engine> Fit<'_, E> {
+    fn site(
+        &mut self,
+        pass: &Pass<'_, E>,
+        layer: usize,
+        site: Site,
+        weights: &LayerWeights<E>,
+        own: &mut LayerWeights<E>,
+        dense: &mut [Batch<E>],
+    ) -> Result<()> {
+        let (engine, model) = (pass.engine, pass.model);
+        let what = format!("layer {layer}, {}", site.name());
+        let mut read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
+        let is_first = layer == 0 && site == Site::Attention;
+        if self.refit && !is_first {
+            let map = self.reader_map(pass, site, weights, dense, &what)?;
+            for host in &mut read {
+                let bytes = to_bytes(product(to_matrix(host).as_ref(), map.as_ref()).as_ref(), host.dtype, &what)?;
+                *host = HostTensor::owning(bytes, host.dtype, host.rows, host.columns);
+            }
+            place_readers(engine, own, site, &read)?;
+        }
+        let found = self.moments(pass, site, weights, own, dense)?;
+        let per_unit = channels_per_unit(model, layer, site);
+        let (part, bias_part) = writer(site);
+        let host = model.part(layer, part)?;
+        let (kept, fitted, bias) = choose(found, &to_matrix(&host), per_unit, self.removed[self.kept.len()], &what)?;
+
+        // What is written, and what the pruned stream goes on with, are the same rounded numbers.
+        let fitted = self.scratch.keep(&to_bytes(fitted.as_ref(), host.dtype, &what)?, host.dtype, fitted.nrows(), fitted.ncols())?;
+        let bias = self.scratch.keep(&to_bytes(row(&bias).as_ref(), host.dtype, &what)?, host.dtype, 1, bias.len())?;
+        let projection = Linear { weight: engine.upload_matrix(&fitted)?, bias: Some(engine.upload(&bias.to_f32(), bias.columns)?) };
+        let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
+        for (&reader, host) in readers(site).iter().zip(&mut read) {
+            let rows = host.rows / kept.len();
+            let mut bytes = Vec::new();
+            let slice = Slice::whole(host).rows(&places, rows);
+            slice.write(host, &mut |part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            })?;
+            *host = self.scratch.keep(&bytes, host.dtype, places.len() * rows, host.columns)?;
+            self.replaced.insert((layer, reader), host.clone());
+        }
+        place_readers(engine, own, site, &read)?;
+        cut_biases(engine, model, layer, site, own, &places, kept.len())?;
+        if site == Site::Attention {
+            let group = weights.shape.group_size();
+            (own.shape.key_value_heads, own.shape.heads) = (places.len(), places.len() * group);
+        } else {
+            own.shape.intermediate_size = places.len();
+        }
+        for batch in &mut self.pruned {
+            crate::interrupt::check()?;
+            batch.update(engine, |g| {
+                let input = own.site_input(engine, site, pass.rope(), g, pass.window_tokens)?;
+                engine.add(g, &projection.apply(engine, &input)?)
+            })?;
+        }
+        self.replaced.insert((layer, part), fitted);
+        self.replaced.insert((layer, bias_part), bias);
+        self.kept.push(kept);
+        Ok(())
+    }
+
+    /// The map `M` that brings the pruned stream's normalised activations nearest to the dense ones', to be multiplied to the readers'
+    /// weights: `((U + R)^-1 (V + R))^T` with the uncentred `U = E[x~ x~^T]` and `V = E[x~ x^T]`.
+    fn reader_map(&self, pass: &Pass<'_, E>, site: Site, weights: &LayerWeights<E>, dense: &[Batch<E>], what: &str) -> Result<Mat<f64>> {
+        let engine = pass.engine;
+        let hidden = pass.model.architecture.hidden_size;
+        let origin = vec![0.0; hidden];
+        let mut own = Cross::<E>::new(engine, &origin, None)?;
+        let mut across = Cross::<E>::new(engine, &origin, Some(&origin))?;
+        for (dense, pruned) in dense.iter().zip(&self.pruned) {
+            crate::interrupt::check()?;
+            let x = dense.read(engine, |h| weights.normalise(engine, site, h))?;
+            let reached = pruned.read(engine, |g| weights.normalise(engine, site, g))?;
+            let tokens = dense.windows * pass.window_tokens;
+            own.add(engine, &reached, &reached, tokens)?;
+            across.add(engine, &reached, &x, tokens)?;
+        }
+        // Sums instead of means: the ridge is relative, and both sides have the same count.
+        let (own, mut across) = (own.finish(engine)?, across.finish(engine)?);
+        let (own, ridge) = ridged(own.as_ref(), RIDGE);
+        (0..hidden).for_each(|i| across[(i, i)] += ridge);
+        Ok(solve(own.as_ref(), across.as_ref(), what)?)
+    }
+
+    /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream
+    /// passes the site.
+    fn moments(
+        &self,
+        pass: &Pass<'_, E>,
+        site: Site,
+        weights: &LayerWeights<E>,
+        own: &LayerWeights<E>,
+        dense: &mut [Batch<E>],
+    ) -> Result<SiteMoments> {
+        let engine = pass.engine;
+        let mut sums = SiteSums::new(true);
+        for (dense, pruned) in dense.iter_mut().zip(&self.pruned) {
+            crate::interrupt::check()?;
+            dense.update(engine, |h| {
+                let input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
+                engine.add(h, &weights.projection(site).apply(engine, &input)?)
+            })?;
+            let mut target = dense.copy_to_device(engine)?;
+            let input = pruned.read(engine, |g| {
+                engine.add_scaled(&mut target, g, -1.0)?;
+                own.site_input(engine, site, pass.rope(), g, pass.window_tokens)
+            })?;
+            sums.add(pass, pruned, &input, Some(&target))?;
+        }
+        sums.finish(engine)
+    }
+}
+
+/// Units, weights and bias of a site from its moments.
+fn choose(found: SiteMoments, weight: &Mat<f64>, per_unit: usize, removed: usize, what: &str) -> Result<(Vec<bool>, Mat<f64>, Vec<f64>)> {
+    let (target_mean, cross) = found.target.expect("a target was given");
+    let covariance = found.covariance;
+    let kept = if removed == 0 {
+        vec![true; covariance.nrows() / per_unit]
+    } else {
+        // What the site would do for the target with all its channels is what the removal starts from.
+        let (ridged, _) = ridged(covariance.as_ref(), RIDGE);
+        let start = refit(covariance.as_ref(), cross.as_ref(), weight.as_ref(), RIDGE, what)?;
+        keep(&remove_greedily(inverse(ridged.as_ref(), what)?, start, per_unit, what)?.order, removed)
+    };
+    let channels = kept_channels(&kept, per_unit);
+    let outputs: Vec<usize> = (0..weight.nrows()).collect();
+    let own = select(covariance.as_ref(), &channels, &channels);
+    let cross = select(cross.as_ref(), &channels, &outputs);
+    let fitted = refit(own.as_ref(), cross.as_ref(), select(weight.as_ref(), &outputs, &channels).as_ref(), RIDGE, what)?;
+    let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
+    let reached = product(fitted.as_ref(), mean.as_ref());
+    let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
+    Ok((kept, fitted, bias))
+}
+
+/// Brings a site's readers to the device.
+fn place_readers<E: Engine>(engine: &E, own: &mut LayerWeights<E>, site: Site, read: &[HostTensor]) -> Result<()> {
+    let places = match site {
+        Site::Attention => vec![&mut own.q_proj, &mut own.k_proj, &mut own.v_proj],
+        Site::Mlp => vec![&mut own.gate_proj, &mut own.up_proj],
+    };
+    for (place, host) in places.into_iter().zip(read) {
+        place.weight = engine.upload_matrix(host)?;
+    }
+    Ok(())
+}
+
+/// Cuts the readers' biases to the units that stay, `of` before.
+fn cut_biases<E: Engine>(
+    engine: &E,
+    model: &Model,
+    layer: usize,
+    site: Site,
+    own: &mut LayerWeights<E>,
+    kept: &[usize],
+    of: usize,
+) -> Result<()> {
+    let places = match site {
+        Site::Attention => vec![(&mut own.q_proj, Part::QueryBias), (&mut own.k_proj, Part::KeyBias), (&mut own.v_proj, Part::ValueBias)],
+        Site::Mlp => vec![(&mut own.gate_proj, Part::GateBias), (&mut own.up_proj, Part::UpBias)],
+    };
+    for (place, part) in places {
+        if let Some(bias) = model.bias(layer, part)? {
+            let run = bias.len() / of;
+            let cut: Vec<f32> = kept.iter().flat_map(|&unit| bias[unit * run..(unit + 1) * run].iter().copied()).collect();
+            place.bias = Some(engine.upload(&cut, cut.len())?);
+        }
+    }
+    Ok(())
+}

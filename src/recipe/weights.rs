@@ -1,0 +1,45 @@
+//! Weights between the checkpoint's number format and the host's f64 matrices.
+
+use crate::engine::{Dtype, HostTensor};
+use crate::error::{Error, Result};
+use faer::{Mat, MatRef};
+use rayon::prelude::*;
+
+/// A tensor as a matrix.
+pub fn to_matrix(tensor: &HostTensor) -> Mat<f64> {
+    let values = tensor.to_f32();
+    let mut matrix = Mat::zeros(tensor.rows, tensor.columns);
+    matrix.par_col_iter_mut().enumerate().for_each(|(j, column)| {
+        column.iter_mut().zip(values.iter().skip(j).step_by(tensor.columns)).for_each(|(out, &value)| *out = f64::from(value));
+    });
+    matrix
+}
+
+/// A matrix in a number format, row by row.
+///
+/// # Errors
+/// If a number is beyond the format's range.
+pub fn to_bytes(matrix: MatRef<'_, f64>, dtype: Dtype, what: &str) -> Result<Vec<u8>> {
+    let row_bytes = matrix.ncols() * dtype.size();
+    let mut bytes = vec![0; matrix.nrows() * row_bytes];
+    let fits = bytes.par_chunks_mut(row_bytes.max(1)).enumerate().map(|(i, out)| {
+        let mut row = Vec::with_capacity(row_bytes);
+        let mut finite = true;
+        for j in 0..matrix.ncols() {
+            let value = matrix[(i, j)] as f32;
+            finite &= dtype.round(value).is_finite();
+            dtype.push(value, &mut row);
+        }
+        out.copy_from_slice(&row);
+        finite
+    });
+    if fits.all(|fits| fits) {
+        return Ok(bytes);
+    }
+    Err(Error::NotFinite(format!("{what}: a new weight is beyond the range of {}", dtype.safetensors_name())))
+}
+
+/// A vector as a matrix of one row.
+pub fn row(values: &[f64]) -> Mat<f64> {
+    Mat::from_fn(1, values.len(), |_, j| values[j])
+}
