@@ -160,7 +160,7 @@ impl<E: Engine> Fit<'_, E> {
         let (own, mut across) = (own.finish(engine)?, across.finish(engine)?);
         let (own, ridge) = ridged(own.as_ref(), RIDGE);
         (0..hidden).for_each(|i| across[(i, i)] += ridge);
-        Ok(solve(own.as_ref(), across.as_ref(), what)?)
+        Ok(solve(own.as_ref(), across.as_ref(), what)?.transpose().to_owned())
     }
 
     /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream
