@@ -3,15 +3,17 @@
 use super::args::Common;
 use super::terminal::{Terminal, grouped, size, table};
 use super::{open_engine, with_engine};
-use crate::calibration::{self, CalibrationOptions, sequential_windows};
+use crate::calibration::{self, CalibrationOptions, CalibrationSet, sequential_windows};
 use crate::checkpoint::{OutputFolder, Tokenizer, files};
 use crate::compensation;
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
-use crate::export::{self, ExportOptions};
+use crate::export::{self, Changes, ExportOptions};
 use crate::model::Model;
 use crate::pass::PassOptions;
+use crate::plan::Plan;
 use crate::pruning::{PlanOptions, plan_from_statistics};
+use crate::recipe::{self, Recipe, RecipeOptions};
 use crate::statistics::Mode;
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -29,6 +31,7 @@ const TEST_TEXT: &str = include_str!("../../demo/test.txt");
 const WINDOW_TOKENS: usize = 256;
 const CALIBRATION: CalibrationOptions = CalibrationOptions { samples: 256, sequence_length: 128, seed: 0, mode: Mode::Exact, shard: None };
 const RATIOS: [f64; 2] = [0.2, 0.5];
+const RECIPES: [Recipe; 2] = [Recipe::Flap, Recipe::Sequential];
 
 /// One line of the table.
 struct Row {
@@ -72,7 +75,7 @@ fn text(rows: &[Row], device: &str) -> String {
     };
     let header = ["model", "perplexity", "parameters", "weights", "seconds", "heads per layer", "neurons per layer"];
     format!(
-        "A small story model, pruned with FLAP on {device}: no retraining, one pass over a little text.\n{}\n\
+        "A small story model, pruned on {device}: no retraining, one pass over a little text with FLAP, two with the sequential recipe.\n{}\n\
          Perplexity: on text the model has not seen, lower is better. Seconds: calibration, planning and writing.\n\
          Now with your own: flap-gpu prune MODEL --output DIR --calibration TEXT.txt --ratio 0.2",
         table(&header, rows.iter().map(line).collect())
@@ -85,25 +88,35 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
     let mut test = tokenizer.encode(TEST_TEXT)?;
     test.truncate(sequential_windows(test.len(), WINDOW_TOKENS, None)? * WINDOW_TOKENS);
     let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, terminal)?];
-    let begin = Instant::now();
     let set = CALIBRATION.draw(&model, &tokenizer.encode(CALIBRATION_TEXT)?)?;
-    let statistics = calibration::calibrate(engine, &model, &set, PassOptions::default(), None, terminal)?;
-    let calibration_seconds = begin.elapsed().as_secs_f64();
     for ratio in RATIOS {
-        let begin = Instant::now();
-        let options = PlanOptions { ratio, ..PlanOptions::default() };
-        let (plan, notes) = plan_from_statistics(&model, &statistics, &options)?;
-        notes.iter().for_each(|note| terminal.note(note));
-        let biases = compensation::biases(engine, &model, Some(&statistics), &plan, terminal)?;
-        let output = folder.join(format!("pruned-{ratio}"));
-        let place = OutputFolder::create(&output, dense, false)?;
-        export::export(&model, &plan, &biases.into(), &ExportOptions::hf(&output), &place, terminal)?;
-        place.commit()?;
-        let seconds = calibration_seconds + begin.elapsed().as_secs_f64();
-        let name = format!("{:.0} % pruned", 100.0 * ratio);
-        rows.push(row(engine, name, &Model::open(&output)?, &test, seconds, terminal)?);
+        for recipe in RECIPES {
+            let begin = Instant::now();
+            let options = PlanOptions { recipe, ratio, ..PlanOptions::default() };
+            let (plan, changes) = prune(engine, &model, &set, options, terminal)?;
+            let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
+            let place = OutputFolder::create(&output, dense, false)?;
+            export::export(&model, &plan, &changes, &ExportOptions::hf(&output), &place, terminal)?;
+            place.commit()?;
+            let seconds = begin.elapsed().as_secs_f64();
+            let name = format!("{:.0} % pruned, {}", 100.0 * ratio, recipe.name());
+            rows.push(row(engine, name, &Model::open(&output)?, &test, seconds, terminal)?);
+        }
     }
     Ok(rows)
+}
+
+fn prune<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: PlanOptions, terminal: &Terminal) -> Result<(Plan, Changes)> {
+    if options.recipe != Recipe::Flap {
+        let options = RecipeOptions { plan: options, pass: PassOptions::default(), refit: true };
+        let outcome = recipe::run(engine, model, set, &options, terminal)?;
+        return Ok((outcome.plan, Changes { biases: Vec::new(), replaced: outcome.replaced }));
+    }
+    let statistics = calibration::calibrate(engine, model, set, PassOptions::default(), None, terminal)?;
+    let (plan, notes) = plan_from_statistics(model, &statistics, &options)?;
+    notes.iter().for_each(|note| terminal.note(note));
+    let biases = compensation::biases(engine, model, Some(&statistics), &plan, terminal)?;
+    Ok((plan, biases.into()))
 }
 
 fn row<E: Engine>(engine: &E, name: String, model: &Model, test: &[u32], seconds: f64, terminal: &Terminal) -> Result<Row> {

@@ -10,25 +10,32 @@ use crate::checkpoint::OutputFolder;
 use crate::compensation;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::evaluation::perplexity;
+use crate::evaluation::{Guard, Guarded, perplexity};
 use crate::export::{self, Changes, Exported, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::plan::{Method, Plan};
 use crate::pruning::{self, PlanOptions};
 use crate::recipe::{self, Recipe, RecipeOptions};
+use crate::statistics::Statistics;
 use anyhow::Result;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Windows the authors use for wanda-sp.
 const WANDA_SAMPLES: usize = 128;
+
+/// A recipe is compared with plain FLAP on this share of the calibration, one in so many windows.
+const GUARD_SHARE: usize = 16;
 
 /// A plan and what it was made from.
 struct Planned {
     plan: Plan,
     notes: Vec<String>,
     changes: Changes,
+    /// Of a recipe beyond FLAP: what FLAP would have gone by, and windows to compare on.
+    statistics: Option<Statistics>,
+    slice: Vec<u32>,
     /// The report of the calibration, where there was one.
     calibration: Value,
 }
@@ -54,15 +61,25 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let (planned, exported, measured) = with_engine!(engine, e => {
+    let (planned, exported, measured, guard) = with_engine!(engine, e => {
         let planned = match options.recipe {
             Recipe::Flap => plan(e, &model, &options, args, common, terminal)?,
             _ => by_recipe(e, &model, &options, args, common, terminal)?,
         };
         planned.notes.iter().for_each(|note| terminal.note(note));
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
+        let guard = match &planned.statistics {
+            None => None,
+            Some(statistics) => {
+                let pruned = Model::open(&written(output.path(), &exported))?;
+                let window_tokens = args.calibration.sequence_length.get();
+                let guarded =
+                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids: &planned.slice, window_tokens };
+                Some(guarded.measure(e, common.pass_options(None), output.path(), terminal)?)
+            }
+        };
         let measured = test.map(|test| measure(e, &model, &test, output.path(), &exported, common, terminal)).transpose()?;
-        (planned, exported, measured)
+        (planned, exported, measured, guard)
     });
     hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
     output.commit()?;
@@ -70,6 +87,12 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
     report.insert("device".into(), json!(engine.info().label()));
+    if let Some(guard) = &guard {
+        report.insert("divergence".into(), json!({"recipe": guard.recipe, "flap": guard.flap}));
+        if guard.recipe > guard.flap {
+            terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard)));
+        }
+    }
     if let Some(measured) = &measured {
         report.insert("perplexity".into(), json!({"dense": measured.dense, "pruned": measured.pruned}));
     }
@@ -79,11 +102,24 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
             "{}\n{}{}\n{:.1} s on {}",
             layers_table(&planned.plan),
             compact::text(&args.output, &planned.plan, &exported),
-            measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default(),
+            [
+                guard.map(|g| format!("\n{}", words(&g))).unwrap_or_default(),
+                measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default()
+            ]
+            .concat(),
             begin.elapsed().as_secs_f64(),
             engine.info().label()
         )
     })
+}
+
+fn words(guard: &Guard) -> String {
+    format!("divergence from the dense model {:.4} nats a token, by plain FLAP {:.4}", guard.recipe, guard.flap)
+}
+
+/// The model that was written into a folder.
+fn written(folder: &Path, exported: &Exported) -> PathBuf {
+    if folder.join("config.json").exists() { folder.to_owned() } else { folder.join(&exported.gguf_files[0]) }
 }
 
 /// What perplexity is measured on.
@@ -113,8 +149,7 @@ fn measure<E: Engine>(
     terminal: &Terminal,
 ) -> Result<Measured> {
     let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, common.pass_options(None), terminal).map(|p| p.perplexity);
-    let written = if folder.join("config.json").exists() { folder.to_owned() } else { folder.join(&exported.gguf_files[0]) };
-    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written)?)?, on: test.what.clone() })
+    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written(folder, exported))?)?, on: test.what.clone() })
 }
 
 /// A recipe beyond FLAP.
@@ -133,7 +168,8 @@ fn by_recipe<E: Engine>(
     let outcome = recipe::run(engine, model, &set, &options, terminal)?;
     let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
     let changes = Changes { biases: Vec::new(), replaced: outcome.replaced };
-    Ok(Planned { plan: outcome.plan, notes: Vec::new(), changes, calibration })
+    let slice = set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
+    Ok(Planned { plan: outcome.plan, notes: Vec::new(), changes, statistics: Some(outcome.statistics), slice, calibration })
 }
 
 fn plan<E: Engine>(
@@ -146,7 +182,7 @@ fn plan<E: Engine>(
 ) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
         let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, terminal)?;
-        return Ok(Planned { plan, notes, changes: Changes::default(), calibration: Value::Null });
+        return Ok(Planned { plan, notes, changes: Changes::default(), statistics: None, slice: Vec::new(), calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None)?;
@@ -156,11 +192,11 @@ fn plan<E: Engine>(
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
         let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
-        return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), calibration });
+        return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), statistics: None, slice: Vec::new(), calibration });
     }
     let statistics = calibration::calibrate(engine, model, &set, passes, None, terminal)?;
     let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
     let (plan, notes) = pruning::plan_from_statistics(model, &statistics, options)?;
     let biases = compensation::biases(engine, model, Some(&statistics), &plan, terminal)?;
-    Ok(Planned { plan, notes, changes: biases.into(), calibration })
+    Ok(Planned { plan, notes, changes: biases.into(), statistics: None, slice: Vec::new(), calibration })
 }

@@ -99,7 +99,7 @@ impl CompactModel {
                 continue;
             };
             let own = match replaced.get(&(layer, tensor.part)) {
-                Some(host) => whole(layer, tensor.part, host.clone()),
+                Some(host) => whole(layer, tensor.part, host),
                 None => kept_part(model, plan, biases, layer, tensor, stored)?,
             };
             tensors.push(own);
@@ -112,7 +112,7 @@ impl CompactModel {
                 continue;
             }
             if let Some(host) = replaced.get(&(layer, part)) {
-                tensors.push(whole(layer, part, host.clone()));
+                tensors.push(whole(layer, part, host));
             } else if let Some(values) = biases.get(layer).and_then(|biases| biases.site(site)) {
                 tensors.push(bias(part, layer, stored.read()?.dtype, values)?);
             }
@@ -177,13 +177,13 @@ fn kept_part(
 }
 
 /// A tensor that was made elsewhere, complete.
-fn whole(layer: usize, part: Part, host: HostTensor) -> CompactTensor {
+fn whole(layer: usize, part: Part, host: &HostTensor) -> CompactTensor {
     CompactTensor {
         name: part.name(layer),
         part: Some((layer, part)),
         storage: Storage::Plain(host.dtype),
         shape: LayerTensor { part, rows: host.rows, columns: host.columns }.shape(),
-        source: Source::Cut(host.clone(), Slice::whole(&host)),
+        source: Source::Cut(host.clone(), Slice::whole(host)),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use crate::pruning::{PlanOptions, site_matrix};
+use crate::statistics::{LayerStatistics, Moments, SiteStatistics, Spread, Statistics};
 
 /// What the dense model says about one site.
 pub struct Curve {
@@ -24,8 +25,8 @@ pub struct Curve {
     pub removal: Removal,
     /// Mean square of the residual stream behind the site, summed over its channels.
     pub stream_square: f64,
-    /// Mean of the site's channels.
-    pub mean: Vec<f64>,
+    /// Moments of the site's channels.
+    pub moments: Moments,
     /// Their covariance in f32, where it was kept.
     pub covariance: Option<HostTensor>,
 }
@@ -79,8 +80,8 @@ impl<E: Engine> Visitor<E> for Measure {
                     pass.advance(batch);
                 }
             }
-            let found = sums.finish(pass.engine)?;
             let what = format!("layer {layer}, {}", site.name());
+            let found = sums.finish(pass.engine, &what)?;
             let weight = to_matrix(&site_matrix(pass.model, layer, writer(site).0)?);
             let precision = inverse(ridged(found.covariance.as_ref(), RIDGE).0.as_ref(), &what)?;
             let removal = remove_greedily(precision, weight, channels_per_unit(pass.model, layer, site), &what)?;
@@ -91,7 +92,10 @@ impl<E: Engine> Visitor<E> for Measure {
             };
             let covariance = self.scratch.as_mut().map(keep).transpose()?;
             let stream_square = moments(pass.engine, &stream)?.second_moment().iter().sum();
-            self.sites.push(Curve { layer, site, removal, stream_square, mean: found.mean, covariance });
+            let count = found.count;
+            let m2 = (0..channels).map(|i| found.covariance[(i, i)].max(0.0) * count as f64).collect();
+            let of_channels = Moments { count, mean: found.mean, m2 };
+            self.sites.push(Curve { layer, site, removal, stream_square, moments: of_channels, covariance });
         }
         Ok(())
     }
@@ -124,6 +128,20 @@ impl Curves {
             None => super::allocate(&sites, options.ratio),
             Some(uniform) => super::allocate_uniformly(&sites, options.ratio, &uniform.units(architecture)),
         }
+    }
+
+    /// The same measurements as FLAP takes them.
+    pub fn statistics<E: Engine>(&self, engine: &E, model: &Model, set: &CalibrationSet) -> Result<Statistics> {
+        let site = |curve: &Curve| -> Result<SiteStatistics> {
+            let norms = engine.column_norms(&engine.upload_matrix(&site_matrix(model, curve.layer, writer(curve.site).0)?)?)?;
+            Ok(SiteStatistics {
+                spread: Spread::Exact(curve.moments.clone()),
+                weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
+                weight_absolute_mean: norms.absolute_mean.into_iter().map(f64::from).collect(),
+            })
+        };
+        let layers = self.sites.chunks_exact(2).map(|pair| Ok(LayerStatistics { attention: site(&pair[0])?, mlp: site(&pair[1])? }));
+        Ok(Statistics { header: set.header.clone(), layers: layers.collect::<Result<_>>()? })
     }
 
     /// What stays and what is lost.

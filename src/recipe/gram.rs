@@ -3,7 +3,7 @@
 
 use super::linear_algebra::parallel;
 use crate::engine::{Engine, MomentsShape, Shifted};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pass::{Batch, Pass};
 use crate::statistics::Moments;
 use faer::linalg::matmul::matmul;
@@ -88,6 +88,8 @@ impl<E: Engine> Cross<E> {
 
 /// Mean and covariance of a site's activations, and their covariance with a target.
 pub struct SiteMoments {
+    /// Tokens.
+    pub count: u64,
     /// `[channels]`.
     pub mean: Vec<f64>,
     /// `[channels, channels]`.
@@ -143,11 +145,11 @@ impl<E: Engine> SiteSums<E> {
         Ok(())
     }
 
-    /// Means and covariances over all tokens.
+    /// Means and covariances over all tokens. `what` names the site in errors.
     ///
     /// # Panics
     /// If nothing was added.
-    pub fn finish(self, engine: &E) -> Result<SiteMoments> {
+    pub fn finish(self, engine: &E, what: &str) -> Result<SiteMoments> {
         let sums = self.sums.expect("a pass has windows");
         let site = moments(engine, &sums.site.moments)?;
         let count = site.count as f64;
@@ -169,7 +171,12 @@ impl<E: Engine> SiteSums<E> {
             }
             _ => None,
         };
-        Ok(SiteMoments { mean: site.mean, covariance, target })
+        if let Some(channel) = (0..covariance.nrows()).find(|&i| !covariance[(i, i)].is_finite()) {
+            return Err(Error::NotFinite(format!(
+                "NaN or infinity appeared at {what}, channel {channel}; the checkpoint is damaged, or its activations overflow f32"
+            )));
+        }
+        Ok(SiteMoments { count: site.count, mean: site.mean, covariance, target })
     }
 }
 

@@ -39,8 +39,8 @@ pub fn run(model: &Model, curves: &Curves, removed: &[usize], progress: &dyn Pro
             let fitted_host = scratch.keep(&bytes, host.dtype, fitted.nrows(), fitted.ncols())?;
             // The bias makes up for the rounding of the weights as well.
             let fitted = to_matrix(&fitted_host);
-            let mean = Mat::from_fn(curve.mean.len(), 1, |i, _| curve.mean[i]);
-            let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| curve.mean[channels[i]]);
+            let mean = Mat::from_fn(curve.moments.mean.len(), 1, |i, _| curve.moments.mean[i]);
+            let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| curve.moments.mean[channels[i]]);
             let mut bias = product(weight.as_ref(), mean.as_ref()) - product(fitted.as_ref(), kept_mean.as_ref());
             if let Some(own_bias) = model.bias(curve.layer, bias_part)? {
                 bias += Mat::from_fn(own_bias.len(), 1, |i, _| f64::from(own_bias[i]));

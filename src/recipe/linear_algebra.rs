@@ -17,6 +17,7 @@ pub fn parallel() -> Par {
 
 /// A covariance with a ridge, `C + lambda mean(diag C) I`, and the ridge. Where all channels are constant the ridge is 1: any
 /// weight is as good as another there.
+#[must_use]
 pub fn ridged(covariance: MatRef<'_, f64>, lambda: f64) -> (Mat<f64>, f64) {
     let size = covariance.nrows();
     let mean = (0..size).map(|i| covariance[(i, i)]).sum::<f64>() / size.max(1) as f64;

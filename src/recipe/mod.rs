@@ -28,6 +28,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::pruning::{PlanOptions, plan_from_kept};
 use crate::search::Kept;
+use crate::statistics::Statistics;
 
 /// How the pruned model is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -92,6 +93,8 @@ pub struct Outcome {
     pub replaced: Replaced,
     /// Per site.
     pub sites: Vec<SiteReport>,
+    /// The dense model's statistics, of which FLAP would have made its plan.
+    pub statistics: Statistics,
 }
 
 /// Runs a recipe other than FLAP.
@@ -116,7 +119,7 @@ pub fn run<E: Engine>(
         Recipe::LeastSquares | Recipe::Flap => least_squares::run(model, &curves, &removed, progress)?,
     };
     let plan = plan_from_kept(model, &options.plan, &kept, false);
-    Ok(Outcome { plan, replaced, sites })
+    Ok(Outcome { plan, replaced, sites, statistics: curves.statistics(engine, model, set)? })
 }
 
 /// The projection that reads a site, and its bias.

@@ -97,7 +97,7 @@ impl<E: Engine> Fit<'_, E> {
             }
             place_readers(engine, own, site, &read)?;
         }
-        let found = self.moments(pass, site, weights, own, dense)?;
+        let found = self.moments(pass, site, weights, own, dense, &what)?;
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
@@ -172,6 +172,7 @@ impl<E: Engine> Fit<'_, E> {
         weights: &LayerWeights<E>,
         own: &LayerWeights<E>,
         dense: &mut [Batch<E>],
+        what: &str,
     ) -> Result<SiteMoments> {
         let engine = pass.engine;
         let mut sums = SiteSums::new(true);
@@ -188,7 +189,7 @@ impl<E: Engine> Fit<'_, E> {
             })?;
             sums.add(pass, pruned, &input, Some(&target))?;
         }
-        sums.finish(engine)
+        sums.finish(engine, what)
     }
 }
 

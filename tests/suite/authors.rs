@@ -156,7 +156,7 @@ fn compare_with_authors<E: Engine>(engine: &E, reference: &Reference) {
     for ((name, plan, added), run) in plans(engine, reference).iter().zip(reference.json["runs"].as_array().unwrap()) {
         let output = folder.path().join(name);
         let place = OutputFolder::create(&output, &reference.model.path, false).unwrap();
-        export(&reference.model, plan, added, &ExportOptions::hf(&output), &place, &Silent).unwrap();
+        export(&reference.model, plan, &added.clone().into(), &ExportOptions::hf(&output), &place, &Silent).unwrap();
         place.commit().unwrap();
         let pruned = reference.perplexity(engine, &Model::open(&output).unwrap(), None);
         let theirs = run["ppl"].as_f64().unwrap();

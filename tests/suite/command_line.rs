@@ -86,7 +86,7 @@ fn a_pruned_folder_is_a_model_again() {
 #[test]
 fn three_steps_give_what_prune_gives() {
     let place = Place::new();
-    place.prune(&place.model, "at-once", &["--ratio", "0.3"]);
+    place.prune(&place.model, "at-once", &["--ratio", "0.3", "--recipe", "flap"]);
     let path = |name: &str| place.path(name);
     let (text, stats, plan, stepwise) = (path("calibration.txt"), path("stats"), path("plan.json"), path("stepwise"));
     let report = run_json(&["calibrate", &place.model, "--calibration", &text, "--output", &stats, "--samples", "64", "--device", "cpu"]);
@@ -99,10 +99,35 @@ fn three_steps_give_what_prune_gives() {
     }
 }
 
+/// The default recipe says what it gained over plain FLAP, and takes none of FLAP's own options.
+#[test]
+fn recipes_beat_flap_and_say_so() {
+    let place = Place::new();
+    for recipe in ["least-squares", "sequential"] {
+        let report = place.prune(&place.model, recipe, &["--ratio", "0.4", "--recipe", recipe]);
+        let (own, flap) = (report["divergence"]["recipe"].as_f64().unwrap(), report["divergence"]["flap"].as_f64().unwrap());
+        assert!(own > 0.0 && own < 0.7 * flap, "{recipe}: {own} against {flap}");
+        assert!((report["ratio_reached"].as_f64().unwrap() - 0.4).abs() < 1e-3, "{report}");
+        assert!(!Path::new(&place.path(recipe)).join("flap").exists());
+    }
+    let flap = place.prune(&place.model, "flap", &["--ratio", "0.4", "--recipe", "flap"]);
+    assert!(flap.get("divergence").is_none());
+    let perplexity = |name: &str| place.perplexity(&place.path(name));
+    assert!(perplexity("sequential") < perplexity("flap") && perplexity("least-squares") < perplexity("flap"));
+    // The default, when nothing speaks for FLAP.
+    place.prune(&place.model, "default", &["--ratio", "0.4"]);
+    let weights = |name: &str| fs::read(Path::new(&place.path(name)).join("model.safetensors")).unwrap();
+    assert!(weights("default") == weights("sequential"));
+    let text = place.path("calibration.txt");
+    let (code, _, message) =
+        run(&["prune", &place.model, "--calibration", &text, "--output", &place.path("x"), "--recipe", "sequential", "--metric", "ifv"]);
+    assert!(code == 1 && message.contains("--metric belongs to --recipe flap"), "{message}");
+}
+
 #[test]
 fn masking_keeps_the_shapes_and_the_function() {
     let place = Place::new();
-    let removed = place.prune(&place.model, "removed", &["--ratio", "0.3"]);
+    let removed = place.prune(&place.model, "removed", &["--ratio", "0.3", "--recipe", "flap"]);
     let masked = place.prune(&place.model, "masked", &["--ratio", "0.3", "--mask-only"]);
     assert!(masked["parameters_after"].as_u64() > removed["parameters_after"].as_u64());
     let (a, b) = (place.perplexity(&place.path("removed")), place.perplexity(&place.path("masked")));
@@ -273,12 +298,14 @@ fn the_demo_tells_what_it_did() {
     let report = run_json(&["demo", "--device", "cpu"]);
     let models = report["models"].as_array().unwrap();
     let perplexity = |i: usize| models[i]["perplexity"].as_f64().unwrap();
-    assert_eq!(models.len(), 3);
+    assert_eq!(models.len(), 5);
     assert!((perplexity(0) - 1.82).abs() < 0.01, "the dense model's perplexity is {}", perplexity(0));
-    assert!(perplexity(0) < perplexity(1) && perplexity(1) < perplexity(2));
+    // FLAP and the sequential recipe at 20 and at 50 %.
+    assert!(perplexity(0) < perplexity(1) && perplexity(1) < perplexity(3));
+    assert!(perplexity(2) < perplexity(1) && perplexity(4) < perplexity(3));
     let (code, stdout, _) = run(&["demo", "--device", "cpu"]);
     assert_eq!(code, 0);
-    for part in ["dense", "20 % pruned", "50 % pruned", "perplexity", "flap-gpu prune"] {
+    for part in ["dense", "20 % pruned, flap", "50 % pruned, sequential", "perplexity", "flap-gpu prune"] {
         assert!(stdout.contains(part), "{part} is not in {stdout}");
     }
 }
@@ -467,7 +494,7 @@ fn a_client_gets_what_it_loads() {
     let config: Value = serde_json::from_str(&fs::read_to_string(Path::new(&place.path("vllm")).join("config.json")).unwrap()).unwrap();
     assert_eq!((&config["architectures"][0], config.get("auto_map")), (&Value::from("LlamaForCausalLM"), None));
     assert_eq!(config["mlp_bias"], true);
-    assert_eq!(config["attention_bias"], sizes(&vllm, "heads")[0] < 6);
+    assert_eq!(config["attention_bias"], true);
     // What no client's file can hold is refused before anything is measured.
     let qwen3 = data("golden/qwen3-bf16");
     let (code, _, message) =

@@ -19,7 +19,7 @@ fn written(name: &str, gone: impl Fn(usize, usize) -> bool, with_biases: bool, p
         biases.iter_mut().for_each(|b| *b = flap_gpu::compensation::LayerBiases::default());
     }
     let output = OutputFolder::create(place, &model.path, true).unwrap();
-    let exported = export(&model, &plan, &biases, &ExportOptions::hf(place), &output, &Silent).unwrap();
+    let exported = export(&model, &plan, &biases.clone().into(), &ExportOptions::hf(place), &output, &Silent).unwrap();
     output.commit().unwrap();
     let config = serde_json::from_str(&std::fs::read_to_string(place.join("config.json")).unwrap()).unwrap();
     (config, Model::open(place).unwrap(), exported.notes)
@@ -65,7 +65,7 @@ fn equal_layers_need_no_code_where_a_class_has_their_biases() {
         }
         let biases = if with_biases { biases } else { vec![flap_gpu::compensation::LayerBiases::default(); biases.len()] };
         let output = OutputFolder::create(&masked, &dense.path, true).unwrap();
-        export(&dense, &plan, &biases, &ExportOptions::hf(&masked), &output, &Silent).unwrap();
+        export(&dense, &plan, &biases.clone().into(), &ExportOptions::hf(&masked), &output, &Silent).unwrap();
         output.commit().unwrap();
         let error = normalised_squared_error(&logits(&model), &logits(&Model::open(&masked).unwrap()));
         assert!(error < 1e-10, "{name}: {error:e}");
@@ -88,7 +88,7 @@ fn layers_that_differ_keep_their_sizes_and_can_be_pruned_again() {
     let output = OutputFolder::create(&twice, &model.path, false).unwrap();
     let mut options = ExportOptions::hf(&twice);
     options.formats.push(Format::Gguf);
-    let exported = export(&model, &plan, &biases, &options, &output, &Silent).unwrap();
+    let exported = export(&model, &plan, &biases.clone().into(), &options, &output, &Silent).unwrap();
     output.commit().unwrap();
     assert_eq!(exported.gguf_files, ["twice-F16.gguf"]);
     let again = Model::open(&twice).unwrap();

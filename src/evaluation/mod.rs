@@ -1,4 +1,10 @@
-//! Perplexity of a model on a text, and running given token ids through a model.
+//! Perplexity of a model on a text, divergence from another model, and running given token ids through a model.
+
+mod divergence;
+mod guard;
+
+pub use divergence::divergence;
+pub use guard::{Guard, Guarded};
 
 use crate::engine::{Engine, negative_log_likelihood};
 use crate::error::{Error, Result};
