@@ -17,6 +17,7 @@ use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::search::Kept;
 use faer::Mat;
+use std::time::Instant;
 
 /// Fits every site, `removed` units fewer than it has.
 pub fn run<E: Engine>(
@@ -88,6 +89,7 @@ impl<E: Engine> Fit<'_, E> {
         let (engine, model) = (pass.engine, pass.model);
         let what = format!("layer {layer}, {}", site.name());
         let mut read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
+        let begin = Instant::now();
         let is_first = layer == 0 && site == Site::Attention;
         if self.refit && !is_first {
             let map = self.reader_map(pass, site, weights, dense, &what)?;
@@ -97,11 +99,19 @@ impl<E: Engine> Fit<'_, E> {
             }
             place_readers(engine, own, site, &read)?;
         }
+        let refitted = begin.elapsed();
         let found = self.moments(pass, site, weights, own, dense, &what)?;
+        let measured = begin.elapsed();
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
         let (kept, fitted, bias) = choose(found, &to_matrix(&host), per_unit, self.removed[self.kept.len()], &what)?;
+        let chosen = begin.elapsed();
+        tracing::info!(
+            "{what}: readers {refitted:.1?}, activations and Gram matrices {:.1?}, units and weights {:.1?}",
+            measured - refitted,
+            chosen - measured
+        );
 
         // What is written, and what the pruned stream goes on with, are the same rounded numbers.
         let fitted = self.scratch.keep(&to_bytes(fitted.as_ref(), host.dtype, &what)?, host.dtype, fitted.nrows(), fitted.ncols())?;

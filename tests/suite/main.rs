@@ -12,6 +12,7 @@ mod gguf;
 mod kernels;
 mod moments;
 mod properties;
+mod recipes;
 mod shaders;
 mod support;
 mod transformers;

@@ -1,0 +1,234 @@
+//! The recipes beyond FLAP against the same formulas written in another language (`tests/tools/recipe_reference.py`), and their parts
+//! against definitions.
+
+use crate::support::{data, on_both_engines};
+use faer::Mat;
+use flap_gpu::architecture::Part;
+use flap_gpu::calibration::{CalibrationOptions, CalibrationSet};
+use flap_gpu::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
+use flap_gpu::engine::Engine;
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::forward::Site;
+use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
+use flap_gpu::progress::Silent;
+use flap_gpu::pruning::{PlanOptions, Uniform};
+use flap_gpu::recipe::{self, AllocationSite, Outcome, Recipe, RecipeOptions, allocate, inverse, remove_greedily, ridged};
+use flap_gpu::statistics::Mode;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Multi-head with biases; grouped-query with tied embeddings and scaled RoPE; grouped-query with query biases.
+const MODELS: [&str; 3] = ["llama-biased-f32", "llama3-gqa-rope-scaled-tied-bf16", "qwen2-bf16"];
+/// f32 activations and sums against f64: a few parts in a million of a weight, more where a covariance is nearly singular.
+const WEIGHT_TOLERANCE: f64 = 1e-4;
+
+/// A model with its weights widened to f32, so that new weights are not rounded to 16 bits.
+fn widened(name: &str, folder: &Path) -> Model {
+    let source = Model::open(&data("golden").join(name)).unwrap();
+    let tensors: Vec<(TensorHeader, Vec<f32>)> = source
+        .tensors
+        .entries()
+        .iter()
+        .map(|entry| {
+            let values = entry.read().unwrap().to_f32();
+            let header =
+                TensorHeader { name: entry.name.clone(), dtype: "F32".into(), shape: entry.shape.clone(), bytes: 4 * values.len() };
+            (header, values)
+        })
+        .collect();
+    let headers: Vec<TensorHeader> = tensors.iter().map(|t| t.0.clone()).collect();
+    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors"), &headers, &BTreeMap::new()).unwrap();
+    tensors.iter().for_each(|(_, values)| writer.write(bytemuck::cast_slice(values)).unwrap());
+    writer.finish().unwrap();
+    std::fs::copy(source.path.join("config.json"), folder.join("config.json")).unwrap();
+    Model::open(folder).unwrap()
+}
+
+/// Numbers of the reference.
+struct Reference(TensorFile);
+
+impl Reference {
+    fn open(name: &str) -> Self {
+        Self(TensorFile::open(&data("recipes").join(format!("{name}.safetensors"))).unwrap())
+    }
+
+    fn integers(&self, name: &str) -> Vec<usize> {
+        self.0.bytes(name).unwrap().as_ref().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as usize).collect()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(self.0.bytes(name).unwrap().as_ref())
+    }
+
+    fn set(&self, model: &Model) -> CalibrationSet {
+        let text: Vec<u32> = self.integers("text").into_iter().map(|id| id as u32).collect();
+        let options = CalibrationOptions { samples: 24, sequence_length: 48, seed: 0, mode: Mode::Exact, shard: None };
+        options.draw(model, &text).unwrap()
+    }
+}
+
+fn options(recipe: Recipe, ratio: f64) -> RecipeOptions {
+    // Several batches, so that sums over batches are tested.
+    let pass = PassOptions { batch_tokens: Some(5 * 48), memory_budget: None };
+    RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true }
+}
+
+fn places(outcome: &Outcome, index: usize) -> &[usize] {
+    let layer = &outcome.plan.layers[index / 2];
+    if index.is_multiple_of(2) { &layer.kv_heads } else { &layer.neurons }
+}
+
+/// Relative to the norm of what is expected; where that is nothing but rounding, to numbers of a hundredth.
+fn close(found: &[f32], expected: &[f32], what: &str) {
+    let norm = expected.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>().sqrt().max(0.01 * (expected.len() as f64).sqrt());
+    let difference = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let error = difference / norm;
+    assert!(error < WEIGHT_TOLERANCE, "{what}: relative error {error:e}");
+}
+
+fn compare<E: Engine>(engine: &E) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in MODELS {
+        let model = widened(name, folder.path());
+        let reference = Reference::open(name);
+        let set = reference.set(&model);
+        let removed = reference.integers("removed");
+        for recipe in [Recipe::LeastSquares, Recipe::Sequential] {
+            let outcome = recipe::run(engine, &model, &set, &options(recipe, 0.4), &Silent).unwrap();
+            for (index, &removed) in removed.iter().enumerate() {
+                let what = format!("{name}, {}, site {index}", recipe.name());
+                let (layer, site) = (index / 2, Site::BOTH[index % 2]);
+                let (part, bias) = match site {
+                    Site::Attention => (Part::OutputProjection, Part::OutputBias),
+                    Site::Mlp => (Part::DownProjection, Part::DownBias),
+                };
+                let order = reference.integers(&format!("order.{index}"));
+                assert_eq!(outcome.sites[index].kept, order.len() - removed, "{what}");
+                let curve = reference.numbers(&format!("curve.{index}"));
+                let error = outcome.sites[index].error;
+                assert!((error - f64::from(curve[removed])).abs() <= 1e-4 * error.max(1e-6), "{what}: {error} against {}", curve[removed]);
+                let kept = match recipe {
+                    Recipe::Sequential => reference.integers(&format!("sequential.kept.{index}")),
+                    _ => {
+                        let mut kept = order[removed..].to_vec();
+                        kept.sort_unstable();
+                        kept
+                    }
+                };
+                assert_eq!(places(&outcome, index), kept, "{what}");
+                if recipe == Recipe::LeastSquares && removed == 0 {
+                    assert!(!outcome.replaced.contains_key(&(layer, part)), "{what}: a site that keeps all was changed");
+                    continue;
+                }
+                let made = |part: Part| outcome.replaced[&(layer, part)].to_f32();
+                let prefix = recipe.name();
+                close(&made(part), &reference.numbers(&format!("{prefix}.weight.{index}")), &format!("{what}: weight"));
+                close(&made(bias), &reference.numbers(&format!("{prefix}.bias.{index}")), &format!("{what}: bias"));
+                if recipe == Recipe::Sequential {
+                    let reader = if site == Site::Attention { Part::QueryProjection } else { Part::GateProjection };
+                    close(&made(reader), &reference.numbers(&format!("sequential.reader.{index}")), &format!("{what}: reader"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn recipes_agree_with_their_formulas() {
+    on_both_engines!(engine => { compare(engine); });
+}
+
+/// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and what costs nothing goes first.
+#[test]
+fn removal_copes_with_rank_deficiency() {
+    let (channels, outputs) = (24, 5);
+    let noise = crate::support::noise(1, channels * 6);
+    // Six tokens; channel 3 is dead, channel 5 is a copy of channel 4.
+    let value = |token: usize, channel: usize| match channel {
+        3 => 0.0,
+        5 => f64::from(noise[token * channels + 4]),
+        _ => f64::from(noise[token * channels + channel]),
+    };
+    let z = Mat::from_fn(6, channels, value);
+    let covariance = z.transpose() * &z;
+    let weight = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    for per_unit in [1, 4] {
+        let (ridged, _) = ridged(covariance.as_ref(), 0.01);
+        let removal = remove_greedily(inverse(ridged.as_ref(), "a test").unwrap(), weight.clone(), per_unit, "a test").unwrap();
+        let mut units = removal.order.clone();
+        units.sort_unstable();
+        assert_eq!(units, (0..channels / per_unit).collect::<Vec<_>>());
+        assert!(removal.curve.windows(2).all(|pair| pair[1] >= pair[0]), "{:?}", removal.curve);
+        // All removed: the whole (ridged) output is lost.
+        let all = (&weight * &ridged * weight.transpose()).diagonal().column_vector().iter().sum::<f64>();
+        let last = removal.curve[removal.curve.len() - 1];
+        assert!((last / all - 1.0).abs() < 1e-9, "{last} against {all}");
+    }
+    // Nothing but constant channels.
+    let constant = Mat::<f64>::zeros(4, 4);
+    let (ridged, _) = ridged(constant.as_ref(), 0.01);
+    remove_greedily(inverse(ridged.as_ref(), "a test").unwrap(), Mat::zeros(2, 4), 1, "a test").unwrap();
+}
+
+fn curves() -> impl Strategy<Value = Vec<AllocationSite>> {
+    let site = |fine: bool| {
+        (prop::collection::vec(0.0f64..1.0, if fine { 50..120 } else { 2..7 }), 1u64..5).prop_map(move |(steps, cost)| {
+            let curve = std::iter::once(0.0).chain(steps.iter().scan(0.0, |sum, step| {
+                *sum += step * step;
+                Some(*sum)
+            }));
+            AllocationSite { cost: if fine { 3 } else { 40 * cost }, curve: curve.collect(), multiple: 1, fine }
+        })
+    };
+    prop::collection::vec((site(false), site(true)), 1..5).prop_map(|layers| layers.into_iter().flat_map(|(a, b)| [a, b]).collect())
+}
+
+proptest! {
+    /// The ratio is met by less than a unit of the coarsest site, and more is removed for a larger ratio.
+    #[test]
+    fn allocation_meets_the_ratio_and_is_monotone(sites in curves(), ratio in 0.01f64..0.6) {
+        let total: f64 = sites.iter().map(|s| (s.cost * (s.curve.len() - 1) as u64) as f64).sum();
+        let removed = |counts: &[usize]| sites.iter().zip(counts).map(|(s, &n)| (s.cost * n as u64) as f64).sum::<f64>();
+        let Ok(counts) = allocate(&sites, ratio) else { return Ok(()) };
+        let coarsest = sites.iter().map(|s| s.cost).max().unwrap() as f64;
+        prop_assert!(removed(&counts) >= ratio * total - 1e-6);
+        prop_assert!(counts.iter().zip(&sites).all(|(&n, s)| n < s.curve.len() - 1));
+        if counts.iter().zip(&sites).any(|(&n, s)| s.fine && n > 0) {
+            prop_assert!(removed(&counts) - ratio * total < 3.0 + coarsest);
+        }
+        if let Ok(more) = allocate(&sites, ratio + 0.1) {
+            prop_assert!(removed(&more) >= removed(&counts) - coarsest);
+        }
+        prop_assert_eq!(&counts, &allocate(&sites, ratio).unwrap());
+    }
+}
+
+/// Small and large ratios, little text, equal layers: it works or says why not.
+#[test]
+fn extremes_work_or_say_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = widened("llama3-gqa-rope-scaled-tied-bf16", folder.path());
+    let engine = CpuEngine::default();
+    let set = Reference::open("llama3-gqa-rope-scaled-tied-bf16").set(&model);
+    for recipe in [Recipe::LeastSquares, Recipe::Sequential] {
+        for ratio in [0.01, 0.6] {
+            let outcome = recipe::run(&engine, &model, &set, &options(recipe, ratio), &Silent).unwrap();
+            assert!(outcome.plan.ratio_reached >= ratio - 1e-9, "{}", outcome.plan.ratio_reached);
+        }
+        let error = recipe::run(&engine, &model, &set, &options(recipe, 0.95), &Silent).err().unwrap().to_string();
+        assert!(error.contains("0.95 cannot be reached"), "{error}");
+        // 200 tokens for sites of 160 channels.
+        let few = CalibrationOptions { samples: 4, sequence_length: 50, seed: 0, mode: Mode::Exact, shard: None };
+        let few = few.draw(&model, &(0..60).collect::<Vec<u32>>()).unwrap();
+        recipe::run(&engine, &model, &few, &options(recipe, 0.3), &Silent).unwrap();
+        let mut uniform = options(recipe, 0.4);
+        uniform.plan.uniform = Some(Uniform::AnyHeads);
+        uniform.plan.round_neurons = 8;
+        let outcome = recipe::run(&engine, &model, &set, &uniform, &Silent).unwrap();
+        let sizes = |l: &flap_gpu::plan::PlannedLayer| (l.kv_heads.len(), l.neurons.len());
+        assert!(outcome.plan.layers.iter().all(|l| sizes(l) == sizes(&outcome.plan.layers[0]) && l.neurons.len() % 8 == 0));
+    }
+}

@@ -1,0 +1,231 @@
+"""Writes the reference of the recipes: `least-squares` and `sequential` from their formulas, in numpy and f64, on tiny models.
+
+    python tests/tools/recipe_reference.py      # writes tests/data/recipes/*.safetensors
+
+Everything is computed here from the checkpoint: the forward pass (checked by the tests against transformers' activations through the
+engines), moments, removal orders, error curves, the allocation and the new weights. Each model is given fixed token ids.
+"""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+PROJECT = Path(__file__).resolve().parents[2]
+GOLDEN = PROJECT / "tests/data/golden"
+OUTPUT = PROJECT / "tests/data/recipes"
+MODELS = ["llama-biased-f32", "llama3-gqa-rope-scaled-tied-bf16", "qwen2-bf16"]
+TEXT, WINDOWS, LENGTH, RATIO, RIDGE = 2000, 24, 48, 0.4, 0.01
+
+
+class Model:
+    def __init__(self, folder):
+        self.config = json.loads((folder / "config.json").read_text())
+        import torch
+
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            self.tensors = {name: file.get_tensor(name).to(torch.float64).numpy() for name in file.keys()}
+        c = self.config
+        self.heads, self.hidden = c["num_attention_heads"], c["hidden_size"]
+        self.kv_heads = c["num_key_value_heads"]
+        self.head_dim = c.get("head_dim") or self.hidden // self.heads
+        self.layers, self.neurons = c["num_hidden_layers"], c["intermediate_size"]
+        self.eps, self.group = c["rms_norm_eps"], self.heads // self.kv_heads
+
+    def get(self, layer, name):
+        return self.tensors.get(f"model.layers.{layer}.{name}")
+
+    def angles(self):
+        rope = self.config["rope_parameters"]
+        frequencies = rope["rope_theta"] ** (-2.0 * np.arange(self.head_dim // 2) / self.head_dim)
+        if rope["rope_type"] == "llama3":
+            turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+            kept = np.clip((turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"]), 0, 1)
+            frequencies = kept * frequencies + (1 - kept) * frequencies / rope["factor"]
+        return np.outer(np.arange(LENGTH), frequencies)
+
+    def norm(self, layer, site, h):
+        weight = self.get(layer, "input_layernorm.weight" if site == 0 else "post_attention_layernorm.weight")
+        return h / np.sqrt((h * h).mean(-1, keepdims=True) + self.eps) * weight
+
+    def readers(self, layer, site):
+        names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] if site == 0 else ["mlp.gate_proj", "mlp.up_proj"]
+        return [(self.get(layer, f"{name}.weight"), self.get(layer, f"{name}.bias")) for name in names]
+
+    def writer(self, layer, site):
+        name = "self_attn.o_proj" if site == 0 else "mlp.down_proj"
+        bias = self.get(layer, f"{name}.bias")
+        return self.get(layer, f"{name}.weight"), np.zeros(self.hidden) if bias is None else bias
+
+    def site_input(self, layer, site, h, readers):
+        """`[tokens, channels]` of the site from the residual stream before its block."""
+        x = self.norm(layer, site, h)
+        outputs = [x @ weight.T + (0 if bias is None else bias) for weight, bias in readers]
+        if site == 1:
+            gate, up = outputs
+            return gate / (1 + np.exp(-gate)) * up
+        angles = self.angles()
+        split = lambda y: y.reshape(WINDOWS, LENGTH, -1, self.head_dim).transpose(0, 2, 1, 3)
+        q, k, v = map(split, outputs)
+
+        def turn(y):
+            a, b = y[..., : self.head_dim // 2], y[..., self.head_dim // 2 :]
+            cos, sin = np.cos(angles), np.sin(angles)
+            return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+        q, k, v = turn(q), np.repeat(turn(k), self.group, 1), np.repeat(v, self.group, 1)
+        scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(self.head_dim)
+        scores = np.where(np.tril(np.ones((LENGTH, LENGTH), bool)), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return (weights @ v).transpose(0, 2, 1, 3).reshape(WINDOWS * LENGTH, -1)
+
+    def per_unit(self, site):
+        return self.group * self.head_dim if site == 0 else 1
+
+
+def ridge(matrix):
+    return RIDGE * np.trace(matrix) / len(matrix)
+
+
+def greedy(precision, weight, per_unit):
+    """Removal order and cumulative error: neurons in blocks of a sixteenth, attention units one by one."""
+    count = weight.shape[1] // per_unit
+    block = max(1, count // 16) if per_unit == 1 else 1
+    living, order, curve, error = list(range(count)), [], [0.0], 0.0
+    while living:
+        channels = lambda places: np.concatenate([np.arange(p * per_unit, (p + 1) * per_unit) for p in places]).astype(int)
+        cost = lambda q: np.trace(weight[:, q] @ np.linalg.solve(precision[np.ix_(q, q)], weight[:, q].T))
+        costs = np.array([cost(channels([p])) for p in range(len(living))])
+        places = np.argsort(costs, kind="stable")[:block]
+        gone = channels(places)
+        stays = np.setdiff1d(np.arange(weight.shape[1]), gone)
+        lost = cost(gone)
+        curve += list(error + lost * np.cumsum(costs[places]) / costs[places].sum())
+        error += lost
+        curve[-1] = error
+        order += [living[p] for p in places]
+        transfer = np.linalg.solve(precision[np.ix_(gone, gone)], precision[np.ix_(gone, stays)])
+        weight = weight[:, stays] - weight[:, gone] @ transfer
+        precision = precision[np.ix_(stays, stays)] - precision[np.ix_(stays, gone)] @ transfer
+        living = [unit for place, unit in enumerate(living) if place not in set(places)]
+    return order, np.array(curve)
+
+
+def allocate(curves, costs, fine):
+    total = sum(cost * (len(curve) - 1) for curve, cost in zip(curves, costs))
+    candidates = []
+    for curve, is_fine in zip(curves, fine):
+        units = len(curve) - 1
+        step = max(1, units // 43) if is_fine else 1
+        # One unit stays everywhere.
+        candidates.append(sorted(set(list(range(0, units, step)) + [units - 1])))
+    pick = lambda price: [
+        min(options, key=lambda n: curve[n] - price * cost * n) for options, curve, cost in zip(candidates, curves, costs)
+    ]
+    removed = lambda counts: sum(cost * n for cost, n in zip(costs, counts))
+    low, high = 1e-30, 1e30
+    for _ in range(300):
+        middle = np.sqrt(low * high)
+        low, high = (low, middle) if removed(pick(middle)) >= RATIO * total else (middle, high)
+    counts = pick(high)
+    changed = True
+    while changed:
+        changed = False
+        for index, cost in enumerate(costs):
+            if fine[index] and counts[index] > 0 and removed(counts) - cost >= RATIO * total:
+                counts[index] -= 1
+                changed = True
+    return counts
+
+
+def moments(z, y=None):
+    mean = z.mean(0)
+    centred = z - mean
+    covariance = centred.T @ centred / len(z)
+    return mean, covariance, None if y is None else centred.T @ (y - y.mean(0)) / len(z)
+
+
+def fit(covariance, cross, anchor):
+    r = ridge(covariance) * np.eye(len(covariance))
+    return np.linalg.solve(covariance + r, cross + r @ anchor.T).T
+
+
+def channels_of(kept, per_unit):
+    return np.concatenate([np.arange(unit * per_unit, (unit + 1) * per_unit) for unit in kept]).astype(int)
+
+
+def reference(name):
+    model = Model(GOLDEN / name)
+    places = np.arange(TEXT)
+    text = (places * 7919 + places // 11 * 31) % model.config["vocab_size"]
+    # Windows as flap-gpu draws them with seed 0.
+    random.seed(0)
+    starts = [random.randint(0, TEXT - LENGTH - 1) for _ in range(WINDOWS)]
+    ids = np.concatenate([text[start : start + LENGTH] for start in starts])
+    embedded = model.tensors["model.embed_tokens.weight"][ids]
+    result = {"text": text.astype(np.int64)}
+    sites = [(layer, site) for layer in range(model.layers) for site in (0, 1)]
+    streams, curves, orders, costs, one_shot = [embedded], [], [], [], []
+    for index, (layer, site) in enumerate(sites):
+        z = model.site_input(layer, site, streams[-1], model.readers(layer, site))
+        weight, bias = model.writer(layer, site)
+        streams.append(streams[-1] + z @ weight.T + bias)
+        mean, covariance, _ = moments(z)
+        precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
+        order, curve = greedy(precision, weight, model.per_unit(site))
+        orders.append(order)
+        curves.append(curve / (streams[-1] ** 2).sum(-1).mean())
+        costs.append((2 * model.group + 2) * model.head_dim * model.hidden if site == 0 else 3 * model.hidden)
+        one_shot.append((mean, covariance))
+        result[f"order.{index}"] = np.array(order, np.int64)
+        result[f"curve.{index}"] = curves[-1]
+    counts = allocate(curves, costs, [site == 1 for _, site in sites])
+    result["removed"] = np.array(counts, np.int64)
+    for index, (layer, site) in enumerate(sites):
+        kept = sorted(orders[index][counts[index] :])
+        k = channels_of(kept, model.per_unit(site))
+        mean, covariance = one_shot[index]
+        weight, bias = model.writer(layer, site)
+        fitted = fit(covariance[np.ix_(k, k)], covariance[k] @ weight.T, weight[:, k])
+        result[f"least-squares.weight.{index}"] = fitted
+        result[f"least-squares.bias.{index}"] = weight @ mean - fitted @ mean[k] + bias
+    g = embedded
+    for index, (layer, site) in enumerate(sites):
+        readers = model.readers(layer, site)
+        if index > 0:
+            reached, x = model.norm(layer, site, g), model.norm(layer, site, streams[index])
+            u, v = reached.T @ reached / len(x), reached.T @ x / len(x)
+            r = ridge(u) * np.eye(len(u))
+            mapping = np.linalg.solve(u + r, v + r).T
+            readers = [(weight @ mapping, bias) for weight, bias in readers]
+        z = model.site_input(layer, site, g, readers)
+        y = streams[index + 1] - g
+        weight, _ = model.writer(layer, site)
+        mean, covariance, cross = moments(z, y)
+        start = fit(covariance, cross, weight)
+        precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
+        order, _ = greedy(precision, start, model.per_unit(site))
+        kept = sorted(order[counts[index] :])
+        k = channels_of(kept, model.per_unit(site))
+        fitted = fit(covariance[np.ix_(k, k)], cross[k], weight[:, k])
+        bias = y.mean(0) - fitted @ mean[k]
+        g = g + z[:, k] @ fitted.T + bias
+        result[f"sequential.kept.{index}"] = np.array(kept, np.int64)
+        result[f"sequential.weight.{index}"] = fitted
+        result[f"sequential.bias.{index}"] = bias
+        rows = readers[0][0].shape[0] // (len(order))
+        result[f"sequential.reader.{index}"] = readers[0][0][channels_of(kept, rows)]
+    result["sequential.error"] = np.array([((g - streams[-1]) ** 2).sum() / (streams[-1] ** 2).sum()])
+    OUTPUT.mkdir(exist_ok=True)
+    keep = {key: value if value.dtype == np.int64 else value.astype(np.float32) for key, value in result.items()}
+    save_file({key: np.ascontiguousarray(value) for key, value in keep.items()}, OUTPUT / f"{name}.safetensors")
+    print(name, counts, "error of the last stream", result["sequential.error"])
+
+
+if __name__ == "__main__":
+    for name in MODELS:
+        reference(name)
