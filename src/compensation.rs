@@ -8,7 +8,6 @@ use crate::interrupt;
 use crate::model::Model;
 use crate::plan::{Compensation, Plan};
 use crate::progress::Progress;
-use crate::pruning::site_matrix;
 use crate::statistics::Statistics;
 
 /// Biases of a layer's two projections `[hidden]`; `None` where nothing was removed.
@@ -60,7 +59,7 @@ pub fn biases<E: Engine>(
             for &unit in kept {
                 removed[unit * channels_per_unit..(unit + 1) * channels_per_unit].fill(0.0);
             }
-            let matrix = site_matrix(model, layer, part)?;
+            let matrix = model.part(layer, part)?;
             let input = engine.upload(&removed, removed.len())?;
             let bias = engine.download(&engine.linear(&input, &engine.upload_matrix(&matrix)?, None)?)?;
             if bias.iter().any(|b| !b.is_finite()) {

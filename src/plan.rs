@@ -4,7 +4,6 @@ use crate::architecture::Architecture;
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::importance::Metric;
-use crate::recipe::Recipe;
 use crate::search::{Kept, Structure};
 use std::path::Path;
 
@@ -33,6 +32,31 @@ pub enum Method {
     WandaSp,
     /// Norms of the weights alone, the same share of every layer; needs no text.
     MagnitudeSp,
+}
+
+/// How the pruned model is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// The paper: one pass, a structure search, bias compensation
+    #[default]
+    Flap,
+    /// Error curves and least-squares weights from the dense model; one pass
+    LeastSquares,
+    /// The same allocation, units and weights from the pruned model's own stream; two passes
+    Sequential,
+}
+
+impl Recipe {
+    /// The name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flap => "flap",
+            Self::LeastSquares => "least-squares",
+            Self::Sequential => "sequential",
+        }
+    }
 }
 
 /// How a plan was made.
@@ -120,6 +144,10 @@ pub struct Plan {
     pub settings: Settings,
     /// Share of the prunable parameters that goes.
     pub ratio_reached: f64,
+    /// Of a recipe beyond FLAP: the squared error that its error curves predict behind each layer's attention and MLP, relative to the
+    /// mean square of the residual stream there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub errors: Option<Vec<[f64; 2]>>,
     /// What stays.
     pub layers: Vec<PlannedLayer>,
 }
@@ -154,6 +182,7 @@ impl Plan {
             model: PlannedModel::of(architecture, fingerprint),
             settings,
             ratio_reached: 1.0 - stays as f64 / architecture.prunable_parameters() as f64,
+            errors: None,
             layers,
         }
     }

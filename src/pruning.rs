@@ -1,15 +1,14 @@
 //! From statistics, or from weights alone, to a plan.
 
-use crate::architecture::{Architecture, LayerTensor, Part};
+use crate::architecture::{Architecture, Part};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::importance::{self, Metric};
 use crate::interrupt;
 use crate::model::Model;
-use crate::plan::{Compensation, Method, Plan, Settings};
+use crate::plan::{Compensation, Method, Plan, Recipe, Settings};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
 use crate::search::{Kept, LayerScores, Problem, Structure};
 use crate::statistics::{LayerStatistics, Mode, Statistics};
 
@@ -190,7 +189,7 @@ pub fn plan_by_magnitude<E: Engine>(
     let layer = |index: usize| -> Result<LayerScores> {
         interrupt::check()?;
         let scores = |part: Part| -> Result<Vec<f64>> {
-            let host = site_matrix(model, index, part)?;
+            let host = model.part(index, part)?;
             Ok(importance::magnitude(&engine.column_norms(&engine.upload_matrix(&host)?)?.square_sum))
         };
         let scores = LayerScores {
@@ -204,13 +203,6 @@ pub fn plan_by_magnitude<E: Engine>(
     let layers = (0..count).map(layer).collect::<Result<Vec<_>>>()?;
     progress.finish();
     search(model, options, layers, false)
-}
-
-/// The matrix that reads a site, still in the map.
-pub(crate) fn site_matrix(model: &Model, layer: usize, part: Part) -> Result<crate::engine::HostTensor> {
-    let shape = &model.architecture.layers[layer];
-    let columns = if part == Part::OutputProjection { shape.heads * model.architecture.head_dim } else { shape.intermediate_size };
-    model.layer_tensor(layer, LayerTensor { part, rows: model.architecture.hidden_size, columns })
 }
 
 /// A plan from units that were chosen elsewhere, such as layer by layer.

@@ -5,8 +5,7 @@ use super::terminal::{Terminal, table};
 use crate::checkpoint::OutputFile;
 use crate::error::Error;
 use crate::model::Model;
-use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::plan::{Plan, PlannedLayer, Recipe};
 use crate::{pruning, statistics};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -35,24 +34,38 @@ pub fn share(ratio: f64) -> String {
     format!("{:.2} % of the prunable parameters", 100.0 * ratio)
 }
 
-/// Kept and dense sizes of every layer.
+/// Kept and dense sizes of every layer, and what a recipe predicts to be lost.
 pub fn layers_json(plan: &Plan) -> Value {
-    let layer = |(kept, dense): (&crate::plan::PlannedLayer, &[usize; 3])| {
-        json!({
+    let layer = |(index, (kept, dense)): (usize, (&PlannedLayer, &[usize; 3]))| {
+        let mut layer = json!({
             "heads": kept.heads.len(), "heads_before": dense[0],
             "kv_heads": kept.kv_heads.len(), "kv_heads_before": dense[1],
             "neurons": kept.neurons.len(), "neurons_before": dense[2],
-        })
+        });
+        if let Some([attention, mlp]) = plan.errors.as_ref().and_then(|errors| errors.get(index)) {
+            layer["attention_error"] = json!(attention);
+            layer["mlp_error"] = json!(mlp);
+        }
+        layer
     };
-    plan.layers.iter().zip(&plan.model.layers).map(layer).collect()
+    plan.layers.iter().zip(&plan.model.layers).enumerate().map(layer).collect()
 }
 
 /// The same as a table.
 pub fn layers_table(plan: &Plan) -> String {
-    let row = |(index, (kept, dense)): (usize, (&crate::plan::PlannedLayer, &[usize; 3]))| {
+    let row = |(index, (kept, dense)): (usize, (&PlannedLayer, &[usize; 3]))| {
         let of = |kept: usize, dense: usize| format!("{kept} of {dense}");
-        vec![index.to_string(), of(kept.heads.len(), dense[0]), of(kept.kv_heads.len(), dense[1]), of(kept.neurons.len(), dense[2])]
+        let mut row =
+            vec![index.to_string(), of(kept.heads.len(), dense[0]), of(kept.kv_heads.len(), dense[1]), of(kept.neurons.len(), dense[2])];
+        if let Some(errors) = plan.errors.as_ref().and_then(|errors| errors.get(index)) {
+            row.extend(errors.map(|error| format!("{error:.1e}")));
+        }
+        row
     };
     let rows = plan.layers.iter().zip(&plan.model.layers).enumerate().map(row).collect();
-    table(&["layer", "heads kept", "KV heads kept", "neurons kept"], rows)
+    let mut header = vec!["layer", "heads kept", "KV heads kept", "neurons kept"];
+    if plan.errors.is_some() {
+        header.extend(["attention error", "MLP error"]);
+    }
+    table(&header, rows)
 }

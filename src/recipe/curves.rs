@@ -12,7 +12,7 @@ use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
-use crate::pruning::{PlanOptions, site_matrix};
+use crate::pruning::PlanOptions;
 use crate::statistics::{LayerStatistics, Moments, SiteStatistics, Spread, Statistics};
 use std::time::Instant;
 
@@ -84,11 +84,12 @@ impl<E: Engine> Visitor<E> for Measure {
             }
             let what = format!("layer {layer}, {}", site.name());
             let found = sums.finish(pass.engine, &what)?;
-            let measured = begin.elapsed();
-            let weight = to_matrix(&site_matrix(pass.model, layer, writer(site).0)?);
+            let measured = begin.elapsed().as_secs_f64();
+            let weight = to_matrix(&pass.model.part(layer, writer(site).0)?);
             let precision = inverse(ridged(found.covariance.as_ref(), RIDGE).0.as_ref(), &what)?;
             let removal = remove_greedily(precision, weight, channels_per_unit(pass.model, layer, site), &what)?;
-            tracing::info!("{what}: activations and Gram matrix {measured:.1?}, error curve {:.1?}", begin.elapsed() - measured);
+            let curve = begin.elapsed().as_secs_f64() - measured;
+            tracing::info!("{what}: activations and Gram matrix {measured:.1} s, error curve {curve:.1} s");
             let channels = found.mean.len();
             let keep = |scratch: &mut Scratch| {
                 let bytes = to_bytes(found.covariance.as_ref(), Dtype::F32, &what)?;
@@ -137,7 +138,7 @@ impl Curves {
     /// The same measurements as FLAP takes them.
     pub fn statistics<E: Engine>(&self, engine: &E, model: &Model, set: &CalibrationSet) -> Result<Statistics> {
         let site = |curve: &Curve| -> Result<SiteStatistics> {
-            let norms = engine.column_norms(&engine.upload_matrix(&site_matrix(model, curve.layer, writer(curve.site).0)?)?)?;
+            let norms = engine.column_norms(&engine.upload_matrix(&model.part(curve.layer, writer(curve.site).0)?)?)?;
             Ok(SiteStatistics {
                 spread: Spread::Exact(curve.moments.clone()),
                 weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
@@ -153,7 +154,7 @@ impl Curves {
         let site = |(curve, &removed): (&Curve, &usize)| {
             let units = curve.removal.order.len();
             let error = curve.removal.curve[removed] / curve.stream_square.max(f64::MIN_POSITIVE);
-            SiteReport { layer: curve.layer, site: curve.site, kept: units - removed, units, error }
+            SiteReport { kept: units - removed, error }
         };
         self.sites.iter().zip(removed).map(site).collect()
     }

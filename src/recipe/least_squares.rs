@@ -9,7 +9,6 @@ use crate::compaction::Replaced;
 use crate::error::Result;
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::pruning::site_matrix;
 use crate::search::Kept;
 use faer::Mat;
 
@@ -25,7 +24,7 @@ pub fn run(model: &Model, curves: &Curves, removed: &[usize], progress: &dyn Pro
         if let Some(covariance) = curve.covariance.as_ref().filter(|_| count > 0) {
             let what = format!("layer {}, {}", curve.layer, curve.site.name());
             let (part, bias_part) = writer(curve.site);
-            let host = site_matrix(model, curve.layer, part)?;
+            let host = model.part(curve.layer, part)?;
             let weight = to_matrix(&host);
             let covariance = to_matrix(covariance);
             let channels = kept_channels(&kept, channels_per_unit(model, curve.layer, curve.site));

@@ -9,6 +9,7 @@ mod curves;
 mod gram;
 mod least_squares;
 mod linear_algebra;
+mod readers;
 mod scratch;
 mod sequential;
 mod weights;
@@ -24,36 +25,11 @@ use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::Plan;
+use crate::plan::{Plan, Recipe};
 use crate::progress::Progress;
 use crate::pruning::{PlanOptions, plan_from_kept};
 use crate::search::Kept;
 use crate::statistics::Statistics;
-
-/// How the pruned model is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Recipe {
-    /// The paper: one pass, a structure search, bias compensation
-    #[default]
-    Flap,
-    /// Error curves and least-squares weights from the dense model; one pass
-    LeastSquares,
-    /// The same allocation, units and weights from the pruned model's own stream; two passes
-    Sequential,
-}
-
-impl Recipe {
-    /// The name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flap => "flap",
-            Self::LeastSquares => "least-squares",
-            Self::Sequential => "sequential",
-        }
-    }
-}
 
 /// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
 pub const RIDGE: f64 = 0.01;
@@ -70,16 +46,10 @@ pub struct RecipeOptions {
 }
 
 /// A site's part of the result.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone)]
 pub struct SiteReport {
-    /// Layer.
-    pub layer: usize,
-    /// Attention or MLP.
-    pub site: Site,
     /// Units kept.
     pub kept: usize,
-    /// Units before.
-    pub units: usize,
     /// Squared error left in the site's output, relative to the mean square of the residual stream behind it, as the error curve of
     /// the dense model predicts it.
     pub error: f64,
@@ -91,7 +61,7 @@ pub struct Outcome {
     pub plan: Plan,
     /// New weights and biases.
     pub replaced: Replaced,
-    /// Per site.
+    /// Attention and MLP of every layer in turn.
     pub sites: Vec<SiteReport>,
     /// The dense model's statistics, of which FLAP would have made its plan.
     pub statistics: Statistics,
@@ -118,7 +88,8 @@ pub fn run<E: Engine>(
         Recipe::Sequential => sequential::run(engine, model, set, options, &removed, progress)?,
         Recipe::LeastSquares | Recipe::Flap => least_squares::run(model, &curves, &removed, progress)?,
     };
-    let plan = plan_from_kept(model, &options.plan, &kept, false);
+    let mut plan = plan_from_kept(model, &options.plan, &kept, false);
+    plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
     Ok(Outcome { plan, replaced, sites, statistics: curves.statistics(engine, model, set)? })
 }
 

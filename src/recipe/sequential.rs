@@ -3,10 +3,10 @@
 
 use super::gram::{Cross, SiteMoments, SiteSums};
 use super::linear_algebra::{inverse, product, refit, remove_greedily, ridged, select, solve};
+use super::readers::{cut_biases, place_readers, readers};
 use super::scratch::Scratch;
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, writer};
-use crate::architecture::Part;
 use crate::calibration::CalibrationSet;
 use crate::compaction::{Replaced, Slice};
 use crate::engine::{Engine, HostTensor};
@@ -68,14 +68,6 @@ impl<E: Engine> Visitor<E> for Fit<'_, E> {
     }
 }
 
-/// The projections that read the residual stream for a site.
-fn readers(site: Site) -> &'static [Part] {
-    match site {
-        Site::Attention => &[Part::QueryProjection, Part::KeyProjection, Part::ValueProjection],
-        Site::Mlp => &[Part::GateProjection, Part::UpProjection],
-    }
-}
-
 impl<E: Engine> Fit<'_, E> {
     fn site(
         &mut self,
@@ -99,18 +91,17 @@ impl<E: Engine> Fit<'_, E> {
             }
             place_readers(engine, own, site, &read)?;
         }
-        let refitted = begin.elapsed();
+        let refitted = begin.elapsed().as_secs_f64();
         let found = self.moments(pass, site, weights, own, dense, &what)?;
-        let measured = begin.elapsed();
+        let measured = begin.elapsed().as_secs_f64();
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
         let (kept, fitted, bias) = choose(found, &to_matrix(&host), per_unit, self.removed[self.kept.len()], &what)?;
-        let chosen = begin.elapsed();
+        let chosen = begin.elapsed().as_secs_f64();
+        let (activations, weights) = (measured - refitted, chosen - measured);
         tracing::info!(
-            "{what}: readers {refitted:.1?}, activations and Gram matrices {:.1?}, units and weights {:.1?}",
-            measured - refitted,
-            chosen - measured
+            "{what}: readers {refitted:.1} s, activations and Gram matrices {activations:.1} s, units and weights {weights:.1} s"
         );
 
         // What is written, and what the pruned stream goes on with, are the same rounded numbers.
@@ -224,40 +215,4 @@ fn choose(found: SiteMoments, weight: &Mat<f64>, per_unit: usize, removed: usize
     let reached = product(fitted.as_ref(), mean.as_ref());
     let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
     Ok((kept, fitted, bias))
-}
-
-/// Brings a site's readers to the device.
-fn place_readers<E: Engine>(engine: &E, own: &mut LayerWeights<E>, site: Site, read: &[HostTensor]) -> Result<()> {
-    let places = match site {
-        Site::Attention => vec![&mut own.q_proj, &mut own.k_proj, &mut own.v_proj],
-        Site::Mlp => vec![&mut own.gate_proj, &mut own.up_proj],
-    };
-    for (place, host) in places.into_iter().zip(read) {
-        place.weight = engine.upload_matrix(host)?;
-    }
-    Ok(())
-}
-
-/// Cuts the readers' biases to the units that stay, `of` before.
-fn cut_biases<E: Engine>(
-    engine: &E,
-    model: &Model,
-    layer: usize,
-    site: Site,
-    own: &mut LayerWeights<E>,
-    kept: &[usize],
-    of: usize,
-) -> Result<()> {
-    let places = match site {
-        Site::Attention => vec![(&mut own.q_proj, Part::QueryBias), (&mut own.k_proj, Part::KeyBias), (&mut own.v_proj, Part::ValueBias)],
-        Site::Mlp => vec![(&mut own.gate_proj, Part::GateBias), (&mut own.up_proj, Part::UpBias)],
-    };
-    for (place, part) in places {
-        if let Some(bias) = model.bias(layer, part)? {
-            let run = bias.len() / of;
-            let cut: Vec<f32> = kept.iter().flat_map(|&unit| bias[unit * run..(unit + 1) * run].iter().copied()).collect();
-            place.bias = Some(engine.upload(&cut, cut.len())?);
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,53 @@
+//! Options of the calibration.
+
+use crate::calibration::{CalibrationOptions, Shard, TextSource};
+use crate::statistics::Mode;
+use clap::Args;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct CalibrationArguments {
+    /// Text to calibrate on: .txt whole, .jsonl by --text-field
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub calibration: Option<PathBuf>,
+    /// Field of a .jsonl line that holds the document
+    #[arg(long, default_value = "text", value_name = "NAME", help_heading = "Calibration")]
+    pub text_field: String,
+    /// Windows drawn from the text [default: 1024; 128 for wanda-sp]
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub samples: Option<NonZeroUsize>,
+    /// Tokens of a window
+    #[arg(long, default_value = "128", value_name = "N", help_heading = "Calibration")]
+    pub sequence_length: NonZeroUsize,
+    /// Seed of the windows' starts
+    #[arg(long, default_value_t = 0, help_heading = "Calibration")]
+    pub seed: u64,
+    /// Tokens that go through a layer together [default: fit to the device]
+    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    pub batch_tokens: Option<NonZeroUsize>,
+    /// Reproduce the FLAP authors' released code, number for number
+    #[arg(long, help_heading = "Calibration")]
+    pub compat: bool,
+}
+
+impl CalibrationArguments {
+    /// Where the text is.
+    pub fn source(&self) -> crate::error::Result<TextSource> {
+        let Some(path) = self.calibration.clone() else {
+            return Err(crate::error::Error::input("a calibration text is needed: give --calibration FILE"));
+        };
+        Ok(TextSource { path, field: self.text_field.clone() })
+    }
+
+    /// As the library wants it; `samples` where the user did not say.
+    pub fn options(&self, samples: usize, shard: Option<Shard>) -> CalibrationOptions {
+        CalibrationOptions {
+            samples: self.samples.map_or(samples, NonZeroUsize::get),
+            sequence_length: self.sequence_length.get(),
+            seed: self.seed,
+            mode: if self.compat { Mode::Compat } else { Mode::Exact },
+            shard,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Options of every command.
+
+use crate::engine::{DeviceChoice, Precision};
+use crate::pass::PassOptions;
+use clap::{Args, ValueEnum};
+use std::num::NonZeroUsize;
+
+/// Everywhere.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// auto, cpu, gpu, gpu:N (see `flap-gpu devices`), or part of an adapter's name
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
+    pub device: DeviceChoice,
+    /// Number format of the matrix products
+    #[arg(long, global = true, value_enum, default_value_t = PrecisionArgument::Auto, help_heading = "Everywhere")]
+    pub precision: PrecisionArgument,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// No progress, no notes
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub quiet: bool,
+    /// More about what is done; twice for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
+    pub verbose: u8,
+    /// Replace an output that exists
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub force: bool,
+    /// Device memory to stay within, such as 3G or 800M; hidden states that do not fit move to host memory or a temporary file
+    /// [default: 4G on a GPU, 1G on the CPU]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
+    pub memory_budget: Option<u64>,
+    /// Threads of the CPU engine and of reading [default: all cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Common {
+    /// What a pass over a model may use.
+    pub fn pass_options(&self, batch_tokens: Option<NonZeroUsize>) -> PassOptions {
+        PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget }
+    }
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a number of bytes; write 3000000000, 800M or 3G");
+    let (digits, power) = match text.find(|c: char| !c.is_ascii_digit()) {
+        None => (text, 0),
+        Some(end) => {
+            let unit = text[end..].to_ascii_uppercase();
+            let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+            let power = ["K", "M", "G", "T"].iter().position(|known| *known == unit).ok_or_else(wrong)?;
+            (&text[..end], power as u32 + 1)
+        }
+    };
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << (10 * power))).ok_or_else(wrong)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArgument {
+    Auto,
+    F32,
+    F16,
+}
+
+impl From<PrecisionArgument> for Precision {
+    fn from(argument: PrecisionArgument) -> Self {
+        match argument {
+            PrecisionArgument::Auto => Self::Auto,
+            PrecisionArgument::F32 => Self::F32,
+            PrecisionArgument::F16 => Self::F16,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What can be typed. Names and defaults are stable: scripts depend on them.
+
+mod calibration;
+mod common;
+mod planning;
+
+pub use calibration::CalibrationArguments;
+pub use common::Common;
+pub use planning::PlanningArguments;
+
+use crate::calibration::Shard;
+use crate::export::gguf::GgufType;
+use crate::export::{self, ExportOptions, Format};
+use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+/// Tokens of a window when perplexity is measured, unless said otherwise.
+pub const EVALUATION_TOKENS: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
+
+/// Make a decoder language model structurally smaller: prune it with FLAP, on any GPU or none.
+#[derive(Debug, Parser)]
+#[command(name = "flap-gpu", version, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prune a model folder to a smaller folder: calibrate, plan and compact in one go
+    Prune(PruneArguments),
+    /// Measure a model's channels on a text; the result serves every ratio, metric and structure
+    Calibrate(CalibrateArguments),
+    /// Merge the statistics of the shards of one calibration
+    Merge(MergeArguments),
+    /// Decide which heads and neurons stay
+    Plan(PlanCommandArguments),
+    /// Carry out a plan
+    Compact(CompactArguments),
+    /// Write a model folder, pruned or not, as a GGUF file
+    Convert(ConvertArguments),
+    /// Perplexity of a model on a text: a folder, pruned or not, or a GGUF file
+    Eval(EvalArguments),
+    /// Run token ids through a model and save its logits, to hold it against another implementation
+    Forward(ForwardArguments),
+    /// Show what a model folder, a GGUF file, a statistics file or a plan is
+    Inspect(InspectArguments),
+    /// List the adapters of this machine
+    Devices,
+    /// Measure how fast this machine's devices are, at the shapes of real models
+    Bench(BenchArguments),
+    /// Prune the small model that ships with the program, and show what it costs
+    Demo,
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Form of the output; may be given twice [default: hf]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub format: Vec<Format>,
+    /// Number format of a GGUF file's matrices
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub gguf_type: GgufType,
+}
+
+impl ExportArguments {
+    /// As the library wants it.
+    pub fn options(&self, output: &Path, format: Format) -> ExportOptions {
+        let formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
+        ExportOptions { formats, gguf_type: self.gguf_type, name: export::name_of(output) }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Folder to write
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub export: ExportArguments,
+    /// Measure the perplexity on a text before and after, as `eval` does, and say it in the report and the model card
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub evaluate: Option<PathBuf>,
+    /// Only the first N windows of --evaluate
+    #[arg(long, value_name = "N", requires = "evaluate", help_heading = "Output")]
+    pub windows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub calibration: CalibrationArguments,
+    #[command(flatten)]
+    pub planning: PlanningArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics file to write
+    #[arg(long, short, value_name = "STATS")]
+    pub output: PathBuf,
+    /// Only part I of N of the windows; `merge` joins the parts
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    #[command(flatten)]
+    pub calibration: CalibrationArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// Statistics files of one calibration
+    #[arg(required = true)]
+    pub statistics: Vec<PathBuf>,
+    /// Statistics file to write
+    #[arg(long, short, value_name = "STATS")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanCommandArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics of the model
+    #[arg(long, value_name = "STATS")]
+    pub statistics: PathBuf,
+    /// Plan to write
+    #[arg(long, short, value_name = "PLAN")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub planning: PlanningArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CompactArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// Statistics of the model; not needed for a plan without compensation
+    #[arg(long, value_name = "STATS")]
+    pub statistics: Option<PathBuf>,
+    /// The plan to carry out
+    #[arg(long, value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Folder to write
+    #[arg(long, short, value_name = "DIR")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub export: ExportArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArguments {
+    /// Model folder
+    pub model: PathBuf,
+    /// GGUF file to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Number format of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    pub gguf_type: GgufType,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// Model folder or GGUF file
+    pub model: PathBuf,
+    /// Text to evaluate on: .txt whole, .jsonl by --text-field
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Field of a .jsonl line that holds the document
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub text_field: String,
+    /// Tokens of a window
+    #[arg(long, default_value_t = EVALUATION_TOKENS, value_name = "N")]
+    pub sequence_length: NonZeroUsize,
+    /// Only the first N windows
+    #[arg(long, value_name = "N")]
+    pub windows: Option<NonZeroUsize>,
+    /// Tokens that go through a layer together [default: fit to the device]
+    #[arg(long, value_name = "N")]
+    pub batch_tokens: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArguments {
+    /// Model folder or GGUF file
+    pub model: PathBuf,
+    /// Safetensors file with `input_ids` [batch, seq] as i64
+    #[arg(long, value_name = "FILE")]
+    pub tokens: PathBuf,
+    /// Safetensors file to write: `logits` [batch, seq, vocabulary] f32
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Save the inputs of o_proj and down_proj of every layer too
+    #[arg(long)]
+    pub taps: bool,
+    /// Round the rotary frequencies to the weights' format, as a model object cast to 16 bits has them (a loaded one does not)
+    #[arg(long)]
+    pub cast_rope: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Compare with an earlier report of `bench --json`
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// Write the report as JSON, whatever is printed
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// Model folder, GGUF file, statistics file or plan
+    pub path: PathBuf,
+}

@@ -1,0 +1,112 @@
+//! Options of planning: what goes, by which recipe, and for whom.
+
+use crate::architecture::Architecture;
+use crate::export::{Choice, Client};
+use crate::importance::Metric;
+use crate::plan::{Compensation, Method, Recipe};
+use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
+use crate::search::Structure;
+use clap::Args;
+use std::num::NonZeroUsize;
+
+#[derive(Debug, Args)]
+pub struct PlanningArguments {
+    /// Share of the prunable parameters to remove, between 0 and 1
+    #[arg(long, default_value_t = 0.2, help_heading = "Planning")]
+    pub ratio: f64,
+    /// How the pruned model is made [default: sequential for prune, unless one of the options of flap is given; flap for plan]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub recipe: Option<Recipe>,
+    /// Leave the projections that read the residual stream as they are (sequential)
+    #[arg(long, help_heading = "Planning")]
+    pub no_refit: bool,
+    /// How units are chosen (flap) [default: flap]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub method: Option<Method>,
+    /// FLAP's metric (flap) [default: wifv]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub metric: Option<Metric>,
+    /// How the budget is spread: adaptive (AL) or uniform (UL) over layers; adaptive (AM), uniform (UM) or manual (MM) over attention and MLP
+    /// (flap) [default: al-am]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub structure: Option<Structure>,
+    /// Query heads to remove in the -mm structures (flap) [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Planning")]
+    pub remove_heads: Option<usize>,
+    /// What becomes of the mean of what was removed (flap) [default: bias]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub compensation: Option<Compensation>,
+    /// Kept neurons of each layer become a multiple of this [default: 1]
+    #[arg(long, value_name = "K", help_heading = "Planning")]
+    pub round_neurons: Option<NonZeroUsize>,
+    /// Kept query heads of each layer become a multiple of this [default: 1]
+    #[arg(long, value_name = "K", help_heading = "Planning")]
+    pub round_heads: Option<NonZeroUsize>,
+    /// Every layer keeps the same number of heads and of neurons, for programs that know one size only
+    #[arg(long, help_heading = "Planning")]
+    pub uniform: bool,
+    /// Choose form, rounding and structure that this program loads; what is given explicitly stays
+    #[arg(long = "for", value_enum, value_name = "CLIENT", help_heading = "Planning")]
+    pub client: Option<Client>,
+    /// Zero instead of remove: the shapes stay (flap)
+    #[arg(long, help_heading = "Planning")]
+    pub mask_only: bool,
+}
+
+impl PlanningArguments {
+    /// What the client's abilities call for.
+    pub fn choice(&self, model: &Architecture) -> Option<Choice> {
+        self.client.map(|client| client.choose(model))
+    }
+
+    /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
+    fn recipe(&self, compat: bool, choice: Option<&Choice>, otherwise: Recipe) -> crate::error::Result<Recipe> {
+        let own = [
+            (compat, "--compat"),
+            (self.method.is_some(), "--method"),
+            (self.metric.is_some(), "--metric"),
+            (self.structure.is_some(), "--structure"),
+            (self.remove_heads.is_some(), "--remove-heads"),
+            (self.compensation.is_some(), "--compensation"),
+            (self.mask_only, "--mask-only"),
+        ];
+        let given = own.iter().find(|(given, _)| *given);
+        match (self.recipe, given) {
+            (None, None) if choice.is_some_and(|choice| choice.compensation == Compensation::None) => Ok(Recipe::Flap),
+            (None, None) => Ok(otherwise),
+            (None | Some(Recipe::Flap), _) => Ok(Recipe::Flap),
+            (Some(recipe), None) => Ok(recipe),
+            (Some(recipe), Some((_, option))) => Err(crate::error::Error::input(format!(
+                "{option} belongs to --recipe flap; --recipe {} takes --ratio, --uniform and the rounding options",
+                recipe.name()
+            ))),
+        }
+    }
+
+    /// As the library wants it for a model; fails on a ratio outside (0, 1) before any work is done. `otherwise` is the recipe where
+    /// nothing speaks for one.
+    pub fn options(&self, model: &Architecture, compat: bool, otherwise: Recipe) -> crate::error::Result<PlanOptions> {
+        if !(self.ratio > 0.0 && self.ratio < 1.0) {
+            return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
+        }
+        let choice = self.choice(model);
+        let multiple = |given: Option<NonZeroUsize>, chosen: fn(&Choice) -> usize| {
+            given.map_or_else(|| choice.as_ref().map_or(1, chosen), NonZeroUsize::get)
+        };
+        let uniform = self.uniform || choice.as_ref().is_some_and(|choice| choice.uniform);
+        let heads = if self.client == Some(Client::LlamaCpp) { Uniform::AnyHeads } else { Uniform::DivisorsOfHidden };
+        Ok(PlanOptions {
+            recipe: self.recipe(compat, choice.as_ref(), otherwise)?,
+            method: self.method.unwrap_or_default(),
+            metric: self.metric.unwrap_or_default(),
+            structure: self.structure.unwrap_or_default(),
+            ratio: self.ratio,
+            remove_heads: self.remove_heads.unwrap_or(DEFAULT_REMOVE_HEADS),
+            round_neurons: multiple(self.round_neurons, |choice| choice.round_neurons),
+            round_heads: multiple(self.round_heads, |choice| choice.round_heads),
+            uniform: uniform.then_some(heads),
+            compensation: self.compensation.unwrap_or_else(|| choice.as_ref().map_or(Compensation::Bias, |choice| choice.compensation)),
+            mask_only: self.mask_only,
+        })
+    }
+}

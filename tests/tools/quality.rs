@@ -1,0 +1,99 @@
+//! Measures what every recipe loses, and prints a table in Markdown:
+//!
+//! `cargo run --release --example quality [-- SHARED]`
+//!
+//! SHARED is the folder of reference material (default `../shared`): trained models, and texts to calibrate and test on. 512 windows of
+//! 128 tokens, seed 0; perplexity on the first 60 000 tokens of the test text in windows of 128.
+
+use flap_gpu::calibration::{CalibrationOptions, TextSource, calibrate, read_text};
+use flap_gpu::checkpoint::OutputFolder;
+use flap_gpu::compensation;
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::error::Result;
+use flap_gpu::evaluation::perplexity;
+use flap_gpu::export::{Changes, ExportOptions, export};
+use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
+use flap_gpu::plan::Recipe;
+use flap_gpu::progress::Silent;
+use flap_gpu::pruning::{PlanOptions, plan_from_statistics};
+use flap_gpu::recipe::{self, RecipeOptions};
+use flap_gpu::statistics::Mode;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Model, name of the calibration, its text, text to test on.
+const CASES: [(&str, &str, &str, &str); 6] = [
+    ("wiki-llama", "own", "wikitext-2.train.txt", "wikitext-2.test.txt"),
+    ("wiki-llama", "C4", "c4-sample.jsonl", "wikitext-2.test.txt"),
+    ("stories260k-mha", "own", "tinystories.train.txt", "tinystories.test.txt"),
+    ("stories260k-mha", "C4", "c4-sample.jsonl", "tinystories.test.txt"),
+    ("stories260k", "own", "tinystories.train.txt", "tinystories.test.txt"),
+    ("stories260k", "C4", "c4-sample.jsonl", "tinystories.test.txt"),
+];
+const RECIPES: [(Recipe, usize, bool); 4] =
+    [(Recipe::Flap, 1, true), (Recipe::LeastSquares, 1, true), (Recipe::Sequential, 2, false), (Recipe::Sequential, 2, true)];
+const RATIOS: [f64; 3] = [0.2, 0.3, 0.5];
+const WINDOW_TOKENS: usize = 128;
+const TEST_TOKENS: usize = 60_000;
+
+/// Prunes, writes, reads back and measures; returns perplexity and seconds of pruning.
+fn measure(model: &Model, tokens: &[u32], test: &[u32], recipe: Recipe, refit: bool, ratio: f64, folder: &Path) -> Result<(f64, f64)> {
+    let engine = CpuEngine::default();
+    let options = CalibrationOptions { samples: 512, sequence_length: WINDOW_TOKENS, seed: 0, mode: Mode::Exact, shard: None };
+    let set = options.draw(model, tokens)?;
+    let pass = PassOptions::default();
+    let plan_options = PlanOptions { recipe, ratio, ..PlanOptions::default() };
+    let begin = Instant::now();
+    let (plan, changes) = if recipe == Recipe::Flap {
+        let statistics = calibrate(&engine, model, &set, pass, None, &Silent)?;
+        let (plan, _) = plan_from_statistics(model, &statistics, &plan_options)?;
+        let biases = compensation::biases(&engine, model, Some(&statistics), &plan, &Silent)?;
+        (plan, biases.into())
+    } else {
+        let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan: plan_options, pass, refit }, &Silent)?;
+        (outcome.plan, Changes { biases: Vec::new(), replaced: outcome.replaced })
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    let place = folder.join("pruned");
+    let output = OutputFolder::create(&place, &model.path, true)?;
+    export(model, &plan, &changes, &ExportOptions::hf(&place), &output, &Silent)?;
+    output.commit()?;
+    let pruned = Model::open(&place)?;
+    Ok((perplexity(&engine, &pruned, test, WINDOW_TOKENS, pass, &Silent)?.perplexity, seconds))
+}
+
+fn tell(text: &str) {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).expect("standard output is open");
+}
+
+fn main() -> Result<()> {
+    let shared = std::env::args().nth(1).map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    tell("| model | calibration | recipe | passes | seconds | 20 % | 30 % | 50 % |\n|---|---|---|---|---|---|---|---|\n");
+    for (name, calibration, text, test) in CASES {
+        let model = Model::open(&shared.join("models").join(name))?;
+        let tokenizer = model.tokenizer()?;
+        let encode = |file: &str| -> Result<Vec<u32>> {
+            tokenizer.encode(&read_text(&TextSource { path: shared.join("text").join(file), field: "text".into() })?)
+        };
+        let (tokens, mut test) = (encode(text)?, encode(test)?);
+        test.truncate(TEST_TOKENS.min(test.len()) / WINDOW_TOKENS * WINDOW_TOKENS);
+        let dense = perplexity(&CpuEngine::default(), &model, &test, WINDOW_TOKENS, PassOptions::default(), &Silent)?.perplexity;
+        for (recipe, passes, refit) in RECIPES {
+            let mut cells = Vec::new();
+            let mut seconds = 0.0f64;
+            for ratio in RATIOS {
+                let (perplexity, took) = measure(&model, &tokens, &test, recipe, refit, ratio, folder.path())?;
+                cells.push(format!("{perplexity:.2}"));
+                seconds = seconds.max(took);
+            }
+            let label = if refit { recipe.name().to_string() } else { format!("{} --no-refit", recipe.name()) };
+            let row = format!("| {name} ({dense:.2}) | {calibration} | {label} | {passes} | {seconds:.1} | {} |\n", cells.join(" | "));
+            tell(&row);
+        }
+    }
+    Ok(())
+}
