@@ -99,9 +99,9 @@ impl<E: Engine> Fit<'_, E> {
         let host = model.part(layer, part)?;
         let (kept, fitted, bias) = choose(found, &to_matrix(&host), per_unit, self.removed[self.kept.len()], &what)?;
         let chosen = begin.elapsed().as_secs_f64();
-        let (activations, weights) = (measured - refitted, chosen - measured);
+        let (activations, fitting) = (measured - refitted, chosen - measured);
         tracing::info!(
-            "{what}: readers {refitted:.1} s, activations and Gram matrices {activations:.1} s, units and weights {weights:.1} s"
+            "{what}: readers {refitted:.1} s, activations and Gram matrices {activations:.1} s, units and weights {fitting:.1} s"
         );
 
         // What is written, and what the pruned stream goes on with, are the same rounded numbers.
