@@ -111,13 +111,12 @@ fn compare<E: Engine>(engine: &E) {
                 let curve = reference.numbers(&format!("curve.{index}"));
                 let error = outcome.sites[index].error;
                 assert!((error - f64::from(curve[removed])).abs() <= 1e-4 * error.max(1e-6), "{what}: {error} against {}", curve[removed]);
-                let kept = match recipe {
-                    Recipe::Sequential => reference.integers(&format!("sequential.kept.{index}")),
-                    _ => {
-                        let mut kept = order[removed..].to_vec();
-                        kept.sort_unstable();
-                        kept
-                    }
+                let kept = if recipe == Recipe::Sequential {
+                    reference.integers(&format!("sequential.kept.{index}"))
+                } else {
+                    let mut kept = order[removed..].to_vec();
+                    kept.sort_unstable();
+                    kept
                 };
                 assert_eq!(places(&outcome, index), kept, "{what}");
                 if recipe == Recipe::LeastSquares && removed == 0 {
