@@ -75,7 +75,15 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
                     Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids: &planned.slice, window_tokens };
-                Some(guarded.measure(e, common.pass_options(None), output.path(), terminal)?)
+                match guarded.measure(e, common.pass_options(None), output.path(), terminal) {
+                    Ok(guard) => Some(guard),
+                    Err(Error::Interrupted) => return Err(Error::Interrupted.into()),
+                    // The model itself is complete.
+                    Err(error) => {
+                        terminal.note(&format!("the result could not be compared with plain FLAP: {error}"));
+                        None
+                    }
+                }
             }
         };
         let measured = test.map(|test| measure(e, &model, &test, output.path(), &exported, common, terminal)).transpose()?;

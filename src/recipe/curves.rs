@@ -4,7 +4,7 @@ use super::gram::{SiteSums, moments, stream_moments};
 use super::linear_algebra::{inverse, remove_greedily, ridged};
 use super::scratch::Scratch;
 use super::weights::{to_bytes, to_matrix};
-use super::{AllocationSite, RIDGE, Removal, SiteReport, channels_per_unit, writer};
+use super::{AllocationSite, RIDGE, Removal, SiteReport, channels_per_unit, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
@@ -47,6 +47,7 @@ pub fn measure<E: Engine>(
     keep_covariances: bool,
     progress: &dyn Progress,
 ) -> Result<Curves> {
+    let options = leave_room(engine, model, options, 1);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
     progress.start("measuring error curves", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut batches = pass.embed(&set.ids)?;

@@ -93,6 +93,15 @@ pub fn run<E: Engine>(
     Ok(Outcome { plan, replaced, sites, statistics: curves.statistics(engine, model, set)? })
 }
 
+/// What a pass over `streams` residual streams may use beside the sums of the widest site.
+fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, streams: u64) -> PassOptions {
+    let architecture = &model.architecture;
+    let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
+    let sums = 4 * (widest * (widest + architecture.hidden_size)) as u64;
+    let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
+    PassOptions { memory_budget: Some(budget.saturating_sub(sums).max(budget / 2) / streams), ..options }
+}
+
 /// The projection that reads a site, and its bias.
 fn writer(site: Site) -> (Part, Part) {
     match site {

@@ -6,7 +6,7 @@ use super::linear_algebra::{inverse, product, refit, remove_greedily, ridged, se
 use super::readers::{cut_biases, place_readers, readers};
 use super::scratch::Scratch;
 use super::weights::{row, to_bytes, to_matrix};
-use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, writer};
+use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::compaction::{Replaced, Slice};
 use crate::engine::{Engine, HostTensor};
@@ -28,7 +28,8 @@ pub fn run<E: Engine>(
     removed: &[usize],
     progress: &dyn Progress,
 ) -> Result<(Vec<Kept>, Replaced)> {
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options.pass, progress)?;
+    let memory = leave_room(engine, model, options.pass, 2);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut dense = pass.embed(&set.ids)?;
     let pruned = pass.embed(&set.ids)?;
