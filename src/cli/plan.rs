@@ -58,7 +58,7 @@ pub fn layers_table(plan: &Plan) -> String {
         let mut row =
             vec![index.to_string(), of(kept.heads.len(), dense[0]), of(kept.kv_heads.len(), dense[1]), of(kept.neurons.len(), dense[2])];
         if let Some(errors) = plan.errors.as_ref().and_then(|errors| errors.get(index)) {
-            row.extend(errors.map(|error| format!("{error:.1e}")));
+            row.extend(errors.map(|error| if error == 0.0 { "0".into() } else { format!("{error:.1e}") }));
         }
         row
     };

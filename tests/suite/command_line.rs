@@ -110,6 +110,8 @@ fn recipes_beat_flap_and_say_so() {
         assert!((report["ratio_reached"].as_f64().unwrap() - 0.4).abs() < 1e-3, "{report}");
         assert!(!Path::new(&place.path(recipe)).join("flap").exists());
     }
+    let card = fs::read_to_string(Path::new(&place.path("sequential")).join("README.md")).unwrap();
+    assert!(card.contains("recipe sequential") && !card.contains("AAAI"), "{card}");
     let flap = place.prune(&place.model, "flap", &["--ratio", "0.4", "--recipe", "flap"]);
     assert!(flap.get("divergence").is_none());
     let perplexity = |name: &str| place.perplexity(&place.path(name));

@@ -4,7 +4,7 @@ use super::form::CODE_FILE;
 use crate::checkpoint::files;
 use crate::error::Result;
 use crate::export::{Exported, Measured};
-use crate::plan::{Method, Plan};
+use crate::plan::{Method, Plan, Recipe};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -17,6 +17,13 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
     }
     let _ = write!(card, "tags:\n- pruned\n- flap\n---\n\n# {name}\n\n");
     let method = match plan.settings.method {
+        _ if plan.settings.recipe == Recipe::LeastSquares => {
+            "flap-gpu's recipe least-squares (units by what the rest can make up for, allocation by error curves, least-squares weights)"
+        }
+        _ if plan.settings.recipe == Recipe::Sequential => {
+            "flap-gpu's recipe sequential (units by what the rest can make up for, allocation by error curves, every layer fitted on what \
+             reaches it in the pruned model)"
+        }
         Method::Flap => "FLAP (Fluctuation-based Adaptive Structured Pruning, AAAI 2024, arXiv 2312.11983)",
         Method::WandaSp => "Wanda's score on whole heads and neurons (wanda-sp)",
         Method::MagnitudeSp => "the magnitude of whole heads and neurons (magnitude-sp)",
