@@ -126,6 +126,13 @@ impl Architecture {
         Ok(architecture)
     }
 
+    /// Whether all layers have the same numbers of heads, key-value heads and neurons.
+    #[must_use]
+    pub fn is_uniform(&self) -> bool {
+        let sizes = |layer: &LayerShape| (layer.heads, layer.key_value_heads, layer.intermediate_size);
+        self.layers.iter().all(|layer| sizes(layer) == sizes(&self.layers[0]))
+    }
+
     /// Parameters that pruning can remove: the matrices of attention and MLP, biases not counted.
     #[must_use]
     pub fn prunable_parameters(&self) -> u64 {

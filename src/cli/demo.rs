@@ -3,16 +3,15 @@
 use super::args::Common;
 use super::terminal::{Terminal, grouped, size, table};
 use super::{open_engine, with_engine};
-use crate::calibration::{self, CalibrationOptions, CalibrationSet, sequential_windows};
+use crate::calibration::{CalibrationOptions, sequential_windows};
 use crate::checkpoint::{OutputFolder, Tokenizer, files};
-use crate::compensation;
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
-use crate::export::{self, Changes, ExportOptions};
+use crate::export::{self, ExportOptions};
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Plan, Recipe};
-use crate::pruning::{PlanOptions, plan_from_statistics};
+use crate::plan::Recipe;
+use crate::pruning::PlanOptions;
 use crate::recipe::{self, RecipeOptions};
 use crate::statistics::Mode;
 use anyhow::{Context, Result};
@@ -92,11 +91,12 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
     for ratio in RATIOS {
         for recipe in RECIPES {
             let begin = Instant::now();
-            let options = PlanOptions { recipe, ratio, ..PlanOptions::default() };
-            let (plan, changes) = prune(engine, &model, &set, options, terminal)?;
+            let plan = PlanOptions { recipe, ratio, ..PlanOptions::default() };
+            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true }, terminal)?;
+            outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
             let place = OutputFolder::create(&output, dense, false)?;
-            export::export(&model, &plan, &changes, &ExportOptions::hf(&output), &place, terminal)?;
+            export::export(&model, &outcome.plan, &outcome.changes, &ExportOptions::hf(&output), &place, terminal)?;
             place.commit()?;
             let seconds = begin.elapsed().as_secs_f64();
             let name = format!("{:.0} % pruned, {}", 100.0 * ratio, recipe.name());
@@ -104,19 +104,6 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
         }
     }
     Ok(rows)
-}
-
-fn prune<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: PlanOptions, terminal: &Terminal) -> Result<(Plan, Changes)> {
-    if options.recipe != Recipe::Flap {
-        let options = RecipeOptions { plan: options, pass: PassOptions::default(), refit: true };
-        let outcome = recipe::run(engine, model, set, &options, terminal)?;
-        return Ok((outcome.plan, Changes { biases: Vec::new(), replaced: outcome.replaced }));
-    }
-    let statistics = calibration::calibrate(engine, model, set, PassOptions::default(), None, terminal)?;
-    let (plan, notes) = plan_from_statistics(model, &statistics, &options)?;
-    notes.iter().for_each(|note| terminal.note(note));
-    let biases = compensation::biases(engine, model, Some(&statistics), &plan, terminal)?;
-    Ok((plan, biases.into()))
 }
 
 fn row<E: Engine>(engine: &E, name: String, model: &Model, test: &[u32], seconds: f64, terminal: &Terminal) -> Result<Row> {

@@ -7,11 +7,11 @@ use super::terminal::Terminal;
 use super::{compact, eval, open_engine, with_engine};
 use crate::calibration::{self, TextSource};
 use crate::checkpoint::OutputFolder;
-use crate::compensation;
+use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
-use crate::export::{self, Changes, Exported, Format, Measured, gguf, hf, name_of};
+use crate::export::{self, Exported, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::plan::{Method, Plan, Recipe};
 use crate::pruning::{self, PlanOptions};
@@ -33,9 +33,8 @@ struct Planned {
     plan: Plan,
     notes: Vec<String>,
     changes: Changes,
-    /// Of a recipe beyond FLAP: what FLAP would have gone by, and windows to compare on.
-    statistics: Option<Statistics>,
-    slice: Vec<u32>,
+    /// Of a recipe beyond FLAP: what FLAP would have gone by, and the windows to compare on.
+    guarded: Option<(Statistics, Vec<u32>)>,
     /// The report of the calibration, where there was one.
     calibration: Value,
 }
@@ -62,19 +61,16 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
-        let planned = match options.recipe {
-            Recipe::Flap => plan(e, &model, &options, args, common, terminal)?,
-            _ => by_recipe(e, &model, &options, args, common, terminal)?,
-        };
+        let planned = plan(e, &model, &options, args, common, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
-        let guard = match &planned.statistics {
+        let guard = match &planned.guarded {
             None => None,
-            Some(statistics) => {
+            Some((statistics, ids)) => {
                 let pruned = Model::open(&written(output.path(), &exported))?;
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
-                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids: &planned.slice, window_tokens };
+                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids, window_tokens };
                 match guarded.measure(e, common.pass_options(None), output.path(), terminal) {
                     Ok(guard) => Some(guard),
                     Err(Error::Interrupted) => return Err(Error::Interrupted.into()),
@@ -160,26 +156,6 @@ fn measure<E: Engine>(
     Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written(folder, exported))?)?, on: test.what.clone() })
 }
 
-/// A recipe beyond FLAP.
-fn by_recipe<E: Engine>(
-    engine: &E,
-    model: &Model,
-    options: &PlanOptions,
-    args: &PruneArguments,
-    common: &Common,
-    terminal: &Terminal,
-) -> Result<Planned> {
-    let set = draw(model, &args.calibration, DEFAULT_SAMPLES, None)?;
-    let begin = Instant::now();
-    let options =
-        RecipeOptions { plan: options.clone(), pass: common.pass_options(args.calibration.batch_tokens), refit: !args.planning.no_refit };
-    let outcome = recipe::run(engine, model, &set, &options, terminal)?;
-    let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
-    let changes = Changes { biases: Vec::new(), replaced: outcome.replaced };
-    let slice = set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
-    Ok(Planned { plan: outcome.plan, notes: Vec::new(), changes, statistics: Some(outcome.statistics), slice, calibration })
-}
-
 fn plan<E: Engine>(
     engine: &E,
     model: &Model,
@@ -190,7 +166,7 @@ fn plan<E: Engine>(
 ) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
         let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, terminal)?;
-        return Ok(Planned { plan, notes, changes: Changes::default(), statistics: None, slice: Vec::new(), calibration: Value::Null });
+        return Ok(Planned { plan, notes, changes: Changes::default(), guarded: None, calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None)?;
@@ -200,11 +176,12 @@ fn plan<E: Engine>(
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
         let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
-        return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), statistics: None, slice: Vec::new(), calibration });
+        return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
-    let statistics = calibration::calibrate(engine, model, &set, passes, None, terminal)?;
-    let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
-    let (plan, notes) = pruning::plan_from_statistics(model, &statistics, options)?;
-    let biases = compensation::biases(engine, model, Some(&statistics), &plan, terminal)?;
-    Ok(Planned { plan, notes, changes: biases.into(), statistics: None, slice: Vec::new(), calibration })
+    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
+    let outcome = recipe::run(engine, model, &set, &recipe, terminal)?;
+    let calibration = timing(&set.header, outcome.seconds);
+    let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
+    let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, slice()));
+    Ok(Planned { plan: outcome.plan, notes: outcome.notes, changes: outcome.changes, guarded, calibration })
 }

@@ -19,12 +19,25 @@ use std::collections::{HashMap, HashSet};
 /// Tensors that a recipe has made anew, by layer and part, already cut.
 pub type Replaced = HashMap<(usize, Part), HostTensor>;
 
+/// What a plan's model has besides what the plan leaves.
+#[derive(Default)]
+pub struct Changes {
+    /// Biases to be added, per layer; may be empty.
+    pub biases: Vec<LayerBiases>,
+    /// Tensors instead of the model's own.
+    pub replaced: Replaced,
+}
+
+impl From<Vec<LayerBiases>> for Changes {
+    fn from(biases: Vec<LayerBiases>) -> Self {
+        Self { biases, replaced: Replaced::new() }
+    }
+}
+
 /// Where a tensor's data comes from.
 enum Source {
-    /// A part of a layer, cut.
+    /// A part of a layer, cut, or numbers that were made.
     Cut(HostTensor, Slice),
-    /// Numbers made here.
-    Made(Vec<u8>),
     /// A tensor that no pruning touches, as it is.
     Kept(StoredTensor),
 }
@@ -57,7 +70,6 @@ impl CompactTensor {
                 let (rows, columns) = slice.shape(host);
                 rows * columns * host.dtype.size()
             }
-            Source::Made(bytes) => bytes.len(),
             Source::Kept(stored) => stored.bytes.as_ref().len(),
         }
     }
@@ -66,7 +78,6 @@ impl CompactTensor {
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match &self.source {
             Source::Cut(host, slice) => slice.write(host, sink),
-            Source::Made(bytes) => sink(bytes),
             Source::Kept(stored) => sink(stored.bytes.as_ref()),
         }
     }
@@ -89,8 +100,8 @@ impl CompactModel {
         Self { architecture: model.architecture.clone(), tensors: tensors.collect() }
     }
 
-    /// What a plan leaves, with the biases that compensate for the rest, and with `replaced` tensors instead of the model's own.
-    pub fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], replaced: &Replaced) -> Result<Self> {
+    /// What a plan leaves, with its changes.
+    pub fn pruned(model: &Model, plan: &Plan, Changes { biases, replaced }: &Changes) -> Result<Self> {
         let parts = parts(&model.architecture);
         let mut tensors = Vec::new();
         for stored in model.tensors.entries() {
@@ -132,7 +143,7 @@ impl CompactModel {
             let Some((layer, part)) = behind.filter(|place| !present.contains(place)) else { continue };
             if let Some(missing) = architecture.layer_tensors(layer).into_iter().find(|t| t.part == part) {
                 let bytes = vec![0; missing.columns * dtype.size()];
-                tensors.push(made(part, layer, dtype, missing.columns, bytes));
+                tensors.push(whole(layer, part, &HostTensor::owning(bytes, dtype, 1, missing.columns)));
             }
         }
         Self { architecture: architecture.clone(), tensors }
@@ -219,15 +230,5 @@ fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<Compac
             dtype.safetensors_name()
         )));
     }
-    Ok(made(part, layer, dtype, values.len(), bytes))
-}
-
-fn made(part: Part, layer: usize, dtype: Dtype, length: usize, bytes: Vec<u8>) -> CompactTensor {
-    CompactTensor {
-        name: part.name(layer),
-        part: Some((layer, part)),
-        storage: Storage::Plain(dtype),
-        shape: vec![length],
-        source: Source::Made(bytes),
-    }
+    Ok(whole(layer, part, &HostTensor::owning(bytes, dtype, 1, values.len())))
 }

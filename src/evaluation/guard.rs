@@ -1,6 +1,6 @@
 //! The guard of the recipes beyond FLAP: is the result nearer to the dense model than plain FLAP's would be?
 
-use super::divergence;
+use super::Predictions;
 use crate::checkpoint::OutputFolder;
 use crate::compensation;
 use crate::engine::Engine;
@@ -42,7 +42,11 @@ pub struct Guarded<'a> {
 impl Guarded<'_> {
     /// Measures both. FLAP's model is written into `folder` for the while, and removed.
     pub fn measure<E: Engine>(&self, engine: &E, pass: PassOptions, folder: &Path, progress: &dyn Progress) -> Result<Guard> {
-        let of = |pruned: &Model| divergence(engine, [self.dense, pruned], self.ids, self.window_tokens, pass, progress);
+        let predictions = |model: &Model, pass| Predictions::of(engine, model, self.ids, self.window_tokens, pass, progress);
+        let dense = predictions(self.dense, pass)?;
+        // The smaller models in the batches of the dense one.
+        let pass = PassOptions { batch_tokens: Some(dense.batch_tokens()), ..pass };
+        let of = |pruned: &Model| dense.divergence(engine, &predictions(pruned, pass)?);
         let options = PlanOptions { recipe: Recipe::Flap, ..self.options.clone() };
         let (plan, _) = pruning::plan_from_statistics(self.dense, self.statistics, &options)?;
         let biases = compensation::biases(engine, self.dense, Some(self.statistics), &plan, progress)?;

@@ -3,7 +3,7 @@
 mod divergence;
 mod guard;
 
-pub use divergence::divergence;
+pub use divergence::Predictions;
 pub use guard::{Guard, Guarded};
 
 use crate::engine::{Engine, negative_log_likelihood};
@@ -52,11 +52,22 @@ pub fn perplexity<E: Engine>(
 
 /// Negative log-likelihoods of every window's tokens from its second on, in order.
 fn losses<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>], ids: &[u32]) -> Result<Vec<f64>> {
-    let (engine, window_tokens) = (pass.engine, pass.window_tokens);
+    let window_tokens = pass.window_tokens;
     let head = normalised_head(pass, batches)?;
     // Each position predicts the next token; the window's last position predicts nothing and is left out below.
     let targets: Vec<u32> = ids.chunks_exact(window_tokens).flat_map(|w| w[1..].iter().chain(&w[..1]).copied()).collect();
-    let tokens_of = |batch: &Batch<E>| batch.first_window * window_tokens..(batch.first_window + batch.windows) * window_tokens;
+    let mut losses = Vec::new();
+    for state in cross_entropies(pass, &head, batches, &targets)? {
+        let all = negative_log_likelihood(&state);
+        losses.extend(all.chunks_exact(window_tokens).flat_map(|w| &w[..window_tokens - 1]));
+    }
+    Ok(losses)
+}
+
+/// The states of the cross entropy of all batches, panel by panel of the head.
+fn cross_entropies<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>], targets: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let engine = pass.engine;
+    let tokens_of = |batch: &Batch<E>| batch.first_window * pass.window_tokens..(batch.first_window + batch.windows) * pass.window_tokens;
     let mut states = batches.iter().map(|batch| engine.cross_entropy(&targets[tokens_of(batch)])).collect::<Result<Vec<_>>>()?;
     for panel in head.panels(engine, batches.first().map_or(1, |batch| tokens_of(batch).len())) {
         let panel = panel?;
@@ -66,12 +77,7 @@ fn losses<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>], ids: &[u32]) 
             engine.cross_entropy_panel(state, &logits, panel.entries.start)?;
         }
     }
-    let mut losses = Vec::new();
-    for state in &states {
-        let all = negative_log_likelihood(&engine.download(&state.state)?);
-        losses.extend(all.chunks_exact(window_tokens).flat_map(|w| &w[..window_tokens - 1]));
-    }
-    Ok(losses)
+    states.iter().map(|state| engine.download(&state.state)).collect()
 }
 
 /// The head, and the last layer's hidden states made ready for it, in place.

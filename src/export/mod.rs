@@ -9,8 +9,7 @@ pub mod hf;
 pub use client::{Choice, Client};
 
 use crate::checkpoint::{OutputFolder, files};
-use crate::compaction::{CompactModel, Replaced};
-use crate::compensation::LayerBiases;
+use crate::compaction::{Changes, CompactModel};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Plan;
@@ -79,21 +78,6 @@ pub struct Measured {
     pub on: String,
 }
 
-/// What a plan's model has besides what the plan leaves.
-#[derive(Default)]
-pub struct Changes {
-    /// Biases to be added, per layer; may be empty.
-    pub biases: Vec<LayerBiases>,
-    /// Tensors instead of the model's own.
-    pub replaced: Replaced,
-}
-
-impl From<Vec<LayerBiases>> for Changes {
-    fn from(biases: Vec<LayerBiases>) -> Self {
-        Self { biases, replaced: Replaced::new() }
-    }
-}
-
 /// Writes the pruned model into `output`, without committing it.
 pub fn export(
     model: &Model,
@@ -106,7 +90,7 @@ pub fn export(
     let folder = output.path();
     let mut exported =
         Exported { parameters_before: model.parameters(), parameters_after: 0, weight_bytes: 0, gguf_files: Vec::new(), notes: Vec::new() };
-    let compact = CompactModel::pruned(model, plan, &changes.biases, &changes.replaced)?;
+    let compact = CompactModel::pruned(model, plan, changes)?;
     exported.parameters_after = compact.parameters();
     if options.formats.contains(&Format::Gguf) {
         let file = format!("{}-{}.gguf", options.name, options.gguf_type.name());

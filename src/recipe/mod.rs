@@ -1,6 +1,7 @@
-//! Recipes beyond FLAP: the same pruned units and the same text, but removal by what the rest can take over, weights that do take it
-//! over, and an allocation by error curves. Without retraining.
+//! From a calibration to a plan and its changes, by FLAP or by the recipes beyond it: the same units and the same text, but removal by
+//! what the rest can take over, weights that do take it over, and an allocation by error curves. Without retraining.
 //!
+//! * `flap`: the dense model's moments, a structure search, biases; one pass.
 //! * `least-squares`: from the dense model's activations, in one pass.
 //! * `sequential`: the same allocation; units and weights site by site from the pruned model's own activations, in a second pass.
 
@@ -18,8 +19,9 @@ pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
 pub use linear_algebra::{Removal, inverse, refit, remove_greedily, ridged};
 
 use crate::architecture::Part;
-use crate::calibration::CalibrationSet;
-use crate::compaction::Replaced;
+use crate::calibration::{CalibrationSet, calibrate};
+use crate::compaction::Changes;
+use crate::compensation;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Site;
@@ -27,9 +29,10 @@ use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{Plan, Recipe};
 use crate::progress::Progress;
-use crate::pruning::{PlanOptions, plan_from_kept};
+use crate::pruning::{PlanOptions, plan_from_kept, plan_from_statistics};
 use crate::search::Kept;
 use crate::statistics::Statistics;
+use std::time::Instant;
 
 /// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
 pub const RIDGE: f64 = 0.01;
@@ -59,15 +62,19 @@ pub struct SiteReport {
 pub struct Outcome {
     /// Which units stay.
     pub plan: Plan,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
     /// New weights and biases.
-    pub replaced: Replaced,
-    /// Attention and MLP of every layer in turn.
+    pub changes: Changes,
+    /// Attention and MLP of every layer in turn, where the recipe has error curves.
     pub sites: Vec<SiteReport>,
-    /// The dense model's statistics, of which FLAP would have made its plan.
+    /// The dense model's statistics, of which FLAP makes its plan.
     pub statistics: Statistics,
+    /// Seconds of the passes, with the fitting where a recipe fits.
+    pub seconds: f64,
 }
 
-/// Runs a recipe other than FLAP.
+/// Runs a recipe.
 pub fn run<E: Engine>(
     engine: &E,
     model: &Model,
@@ -75,22 +82,38 @@ pub fn run<E: Engine>(
     options: &RecipeOptions,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
+    if options.plan.recipe == Recipe::Flap {
+        return flap(engine, model, set, options, progress);
+    }
     if options.plan.mask_only {
         return Err(Error::input(
             "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
         ));
     }
-    let recipe = options.plan.recipe;
-    let curves = curves::measure(engine, model, set, options.pass, recipe == Recipe::LeastSquares, progress)?;
+    let begin = Instant::now();
+    let curves = curves::measure(engine, model, set, options.pass, options.plan.recipe == Recipe::LeastSquares, progress)?;
     let removed = curves.allocate(model, &options.plan)?;
     let sites = curves.report(&removed);
-    let (kept, replaced) = match recipe {
-        Recipe::Sequential => sequential::run(engine, model, set, options, &removed, progress)?,
-        Recipe::LeastSquares | Recipe::Flap => least_squares::run(model, &curves, &removed, progress)?,
+    let (kept, replaced) = if options.plan.recipe == Recipe::Sequential {
+        sequential::run(engine, model, set, options, &removed, progress)?
+    } else {
+        least_squares::run(model, &curves, &removed, progress)?
     };
     let mut plan = plan_from_kept(model, &options.plan, &kept, false);
     plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
-    Ok(Outcome { plan, replaced, sites, statistics: curves.statistics(engine, model, set)? })
+    let statistics = curves.statistics(engine, model, set)?;
+    let changes = Changes { biases: Vec::new(), replaced };
+    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
+}
+
+/// The paper.
+fn flap<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: &RecipeOptions, progress: &dyn Progress) -> Result<Outcome> {
+    let begin = Instant::now();
+    let statistics = calibrate(engine, model, set, options.pass, None, progress)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let (plan, notes) = plan_from_statistics(model, &statistics, &options.plan)?;
+    let biases = compensation::biases(engine, model, Some(&statistics), &plan, progress)?;
+    Ok(Outcome { plan, notes, changes: biases.into(), sites: Vec::new(), statistics, seconds })
 }
 
 /// What a pass over `streams` residual streams may use beside the sums of the widest site.

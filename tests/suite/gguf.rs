@@ -3,7 +3,7 @@
 use crate::support::{GOLDEN, data, demo_model, normalised_squared_error, prune_by_place};
 use flap_gpu::architecture::Part;
 use flap_gpu::checkpoint::gguf::{GgufFile, Value, q8_0};
-use flap_gpu::compaction::{CompactModel, Replaced};
+use flap_gpu::compaction::CompactModel;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::export::gguf::{GgufType, Source, check, write};
@@ -98,7 +98,7 @@ fn layers_that_differ_are_written_as_deci_with_lists() {
     let folder = tempfile::tempdir().unwrap();
     let model = golden("llama3-gqa-rope-scaled-tied-bf16");
     let (plan, biases) = prune_by_place(&model, |layer, i| layer > 0 && i % 3 == 1);
-    let compact = CompactModel::pruned(&model, &plan, &biases, &Replaced::new()).unwrap();
+    let compact = CompactModel::pruned(&model, &plan, &biases.clone().into()).unwrap();
     let path = folder.path().join("pruned.gguf");
     write(&Source { model: &model, name: "pruned", plan: Some(&plan) }, &compact, GgufType::F16, &path, &Silent).unwrap();
     let bytes = fs::read(&path).unwrap();

@@ -120,10 +120,10 @@ fn compare<E: Engine>(engine: &E) {
                 };
                 assert_eq!(places(&outcome, index), kept, "{what}");
                 if recipe == Recipe::LeastSquares && removed == 0 {
-                    assert!(!outcome.replaced.contains_key(&(layer, part)), "{what}: a site that keeps all was changed");
+                    assert!(!outcome.changes.replaced.contains_key(&(layer, part)), "{what}: a site that keeps all was changed");
                     continue;
                 }
-                let made = |part: Part| outcome.replaced[&(layer, part)].to_f32();
+                let made = |part: Part| outcome.changes.replaced[&(layer, part)].to_f32();
                 let prefix = recipe.name();
                 close(&made(part), &reference.numbers(&format!("{prefix}.weight.{index}")), &format!("{what}: weight"));
                 close(&made(bias), &reference.numbers(&format!("{prefix}.bias.{index}")), &format!("{what}: bias"));

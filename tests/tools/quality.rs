@@ -5,18 +5,17 @@
 //! SHARED is the folder of reference material (default `../shared`): trained models, and texts to calibrate and test on. 512 windows of
 //! 128 tokens, seed 0; perplexity on the first 60 000 tokens of the test text in windows of 128.
 
-use flap_gpu::calibration::{CalibrationOptions, TextSource, calibrate, read_text};
+use flap_gpu::calibration::{CalibrationOptions, TextSource, read_text};
 use flap_gpu::checkpoint::OutputFolder;
-use flap_gpu::compensation;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::error::Result;
 use flap_gpu::evaluation::perplexity;
-use flap_gpu::export::{Changes, ExportOptions, export};
+use flap_gpu::export::{ExportOptions, export};
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
-use flap_gpu::pruning::{PlanOptions, plan_from_statistics};
+use flap_gpu::pruning::PlanOptions;
 use flap_gpu::recipe::{self, RecipeOptions};
 use flap_gpu::statistics::Mode;
 use std::io::Write;
@@ -43,22 +42,13 @@ fn measure(model: &Model, tokens: &[u32], test: &[u32], recipe: Recipe, refit: b
     let engine = CpuEngine::default();
     let options = CalibrationOptions { samples: 512, sequence_length: WINDOW_TOKENS, seed: 0, mode: Mode::Exact, shard: None };
     let set = options.draw(model, tokens)?;
-    let pass = PassOptions::default();
-    let plan_options = PlanOptions { recipe, ratio, ..PlanOptions::default() };
+    let (pass, plan) = (PassOptions::default(), PlanOptions { recipe, ratio, ..PlanOptions::default() });
     let begin = Instant::now();
-    let (plan, changes) = if recipe == Recipe::Flap {
-        let statistics = calibrate(&engine, model, &set, pass, None, &Silent)?;
-        let (plan, _) = plan_from_statistics(model, &statistics, &plan_options)?;
-        let biases = compensation::biases(&engine, model, Some(&statistics), &plan, &Silent)?;
-        (plan, biases.into())
-    } else {
-        let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan: plan_options, pass, refit }, &Silent)?;
-        (outcome.plan, Changes { biases: Vec::new(), replaced: outcome.replaced })
-    };
+    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, &Silent)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
     let output = OutputFolder::create(&place, &model.path, true)?;
-    export(model, &plan, &changes, &ExportOptions::hf(&place), &output, &Silent)?;
+    export(model, &outcome.plan, &outcome.changes, &ExportOptions::hf(&place), &output, &Silent)?;
     output.commit()?;
     let pruned = Model::open(&place)?;
     Ok((perplexity(&engine, &pruned, test, WINDOW_TOKENS, pass, &Silent)?.perplexity, seconds))

@@ -88,11 +88,7 @@ struct Runner {
 
 impl Runner {
     fn of(architecture: &Architecture) -> Result<Self> {
-        let first = &architecture.layers[0];
-        let alike = |l: &crate::architecture::LayerShape| {
-            (l.heads, l.key_value_heads, l.intermediate_size) == (first.heads, first.key_value_heads, first.intermediate_size)
-        };
-        let uniform = architecture.layers.iter().all(alike);
+        let uniform = architecture.is_uniform();
         if !architecture.layers.iter().any(|l| l.qk_norm) {
             return Ok(Self { name: if uniform { "llama" } else { "deci" }, interleaved: true });
         }

@@ -69,9 +69,11 @@ pub fn keys(model: &Model) -> Result<(Metadata, Vec<String>)> {
     };
     keys.push(("tokens", Value::texts(vocabulary.tokens.clone())));
     keys.push(("token_type", Value::integers(vocabulary.kinds.clone())));
-    keys.extend(special(model, &vocabulary)?);
+    let settings = model.path.join("tokenizer_config.json");
+    let settings: Json = if settings.is_file() { files::read_json(&settings)? } else { Json::Null };
+    keys.extend(special(model, &vocabulary, &settings)?);
     let mut keys: Metadata = keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
-    if let Some(template) = chat_template(&model.path)? {
+    if let Some(template) = chat_template(&model.path, &settings)? {
         keys.push(("tokenizer.chat_template".into(), Value::Text(template)));
     }
     keys.push(("tokenizer.huggingface.json".into(), Value::Text(text)));
@@ -202,9 +204,7 @@ fn splitter(tokenizer: &Source) -> Result<&'static str> {
 }
 
 /// Ids of special tokens and whether the tokenizer adds them: what it does says more than what its settings say.
-fn special(model: &Model, vocabulary: &Vocabulary) -> Result<Vec<(&'static str, Value)>> {
-    let path = model.path.join("tokenizer_config.json");
-    let settings: Json = if path.is_file() { files::read_json(&path)? } else { Json::Null };
+fn special(model: &Model, vocabulary: &Vocabulary, settings: &Json) -> Result<Vec<(&'static str, Value)>> {
     let mut keys = Vec::new();
     let mut ids = HashMap::new();
     for (name, key) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("unk", "unknown_token_id"), ("pad", "padding_token_id")] {
@@ -230,13 +230,11 @@ fn configured(config: &Config, key: &str) -> Option<usize> {
 }
 
 /// The template by which a conversation becomes a text.
-fn chat_template(folder: &Path) -> Result<Option<String>> {
+fn chat_template(folder: &Path, settings: &Json) -> Result<Option<String>> {
     let own = folder.join("chat_template.jinja");
     if own.is_file() {
         return files::read_text(&own).map(Some);
     }
-    let path = folder.join("tokenizer_config.json");
-    let settings: Json = if path.is_file() { files::read_json(&path)? } else { Json::Null };
     let template = &settings["chat_template"];
     // Several named templates: the one for conversations without tools.
     let default = template.as_array().and_then(|list| list.iter().find(|t| t["name"] == "default")).map(|t| &t["template"]);

@@ -16,17 +16,17 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
         let _ = writeln!(card, "{key}: {value}");
     }
     let _ = write!(card, "tags:\n- pruned\n- flap\n---\n\n# {name}\n\n");
-    let method = match plan.settings.method {
-        _ if plan.settings.recipe == Recipe::LeastSquares => {
+    let method = match (plan.settings.recipe, plan.settings.method) {
+        (Recipe::LeastSquares, _) => {
             "flap-gpu's recipe least-squares (units by what the rest can make up for, allocation by error curves, least-squares weights)"
         }
-        _ if plan.settings.recipe == Recipe::Sequential => {
+        (Recipe::Sequential, _) => {
             "flap-gpu's recipe sequential (units by what the rest can make up for, allocation by error curves, every layer fitted on what \
              reaches it in the pruned model)"
         }
-        Method::Flap => "FLAP (Fluctuation-based Adaptive Structured Pruning, AAAI 2024, arXiv 2312.11983)",
-        Method::WandaSp => "Wanda's score on whole heads and neurons (wanda-sp)",
-        Method::MagnitudeSp => "the magnitude of whole heads and neurons (magnitude-sp)",
+        (Recipe::Flap, Method::Flap) => "FLAP (Fluctuation-based Adaptive Structured Pruning, AAAI 2024, arXiv 2312.11983)",
+        (Recipe::Flap, Method::WandaSp) => "Wanda's score on whole heads and neurons (wanda-sp)",
+        (Recipe::Flap, Method::MagnitudeSp) => "the magnitude of whole heads and neurons (magnitude-sp)",
     };
     let _ = writeln!(
         card,

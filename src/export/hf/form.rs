@@ -45,7 +45,7 @@ impl Form {
 
 /// Chooses the form of a pruned model whose source has `config`.
 pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
-    let uniform = pruned.layers.iter().all(|layer| sizes(layer) == sizes(&pruned.layers[0]));
+    let uniform = pruned.is_uniform();
     let plain = plain_config(config, pruned);
     if uniform {
         for candidate in [plain.clone(), as_llama(&plain, pruned)] {
@@ -70,23 +70,19 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     Ok(Form { config: values, architecture: pruned.clone(), remote_code: true, uniform })
 }
 
-fn sizes(layer: &LayerShape) -> (usize, usize, usize) {
-    (layer.heads, layer.key_value_heads, layer.intermediate_size)
-}
-
 /// The source's configuration with the first layer's sizes for all.
 fn plain_config(config: &Config, pruned: &Architecture) -> Map<String, Value> {
     let mut values = config.values().clone();
-    let (heads, key_value_heads, intermediate_size) = sizes(&pruned.layers[0]);
+    let first = &pruned.layers[0];
     for key in [PRUNED_KEY, "auto_map"] {
         values.shift_remove(key);
     }
     let model_type = MODEL_TYPES.iter().find(|known| known.0 == pruned.family).map(|known| known.1);
     values.insert("architectures".into(), json!([pruned.family]));
     values.insert("model_type".into(), json!(model_type));
-    values.insert("num_attention_heads".into(), json!(heads));
-    values.insert("num_key_value_heads".into(), json!(key_value_heads));
-    values.insert("intermediate_size".into(), json!(intermediate_size));
+    values.insert("num_attention_heads".into(), json!(first.heads));
+    values.insert("num_key_value_heads".into(), json!(first.key_value_heads));
+    values.insert("intermediate_size".into(), json!(first.intermediate_size));
     values.insert("head_dim".into(), json!(pruned.head_dim));
     values
 }
