@@ -1,4 +1,4 @@
-// sum[columns, b_columns] += (a - a_shift)[tokens, columns of a]^T (b - b_shift)[tokens, b_columns].
+// sum[columns, width] += a[tokens, columns of a]^T b[tokens, first width columns of b].
 //
 // A workgroup of 16 x 16 threads adds a tile of 64 columns of a by 64 columns of b, 16 tokens at a time through workgroup memory; a
 // thread keeps 4 x 4 sums in registers. The tokens of one call are summed in f32 in order. With `symmetric`, b is a, and tiles behind
@@ -9,15 +9,14 @@ struct Params {
     first_column: u32,
     columns: u32,
     b_columns: u32,
+    width: u32,
     symmetric: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> a_shift: array<f32>;
-@group(0) @binding(3) var<storage, read> b: array<f32>;
-@group(0) @binding(4) var<storage, read> b_shift: array<f32>;
-@group(0) @binding(5) var<storage, read_write> sum: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> sum: array<f32>;
 
 const TILE = 64u;
 const DEPTH = 16u;
@@ -30,8 +29,7 @@ fn a_quad(token: u32, column: u32) -> vec4<f32> {
     if (token < params.tokens) {
         for (var i = 0u; i < 4u; i++) {
             if (column + i < params.columns) {
-                let place = params.first_column + column + i;
-                values[i] = a[token * params.a_columns + place] - a_shift[place];
+                values[i] = a[token * params.a_columns + params.first_column + column + i];
             }
         }
     }
@@ -42,8 +40,8 @@ fn b_quad(token: u32, column: u32) -> vec4<f32> {
     var values = vec4<f32>();
     if (token < params.tokens) {
         for (var i = 0u; i < 4u; i++) {
-            if (column + i < params.b_columns) {
-                values[i] = b[token * params.b_columns + column + i] - b_shift[column + i];
+            if (column + i < params.width) {
+                values[i] = b[token * params.b_columns + column + i];
             }
         }
     }
@@ -83,8 +81,8 @@ fn main(
         let row = first_a + local.y * 4u + i;
         for (var j = 0u; j < 4u; j++) {
             let column = first_b + local.x * 4u + j;
-            if (row < params.columns && column < params.b_columns) {
-                sum[row * params.b_columns + column] += sums[i][j];
+            if (row < params.columns && column < params.width) {
+                sum[row * params.width + column] += sums[i][j];
             }
         }
     }

@@ -7,15 +7,15 @@ use crate::forward::{LayerWeights, Observer, Site};
 use crate::pass::{Batch, Pass, Visitor};
 use crate::statistics::{CompatMoments, LayerStatistics, Mode, Moments, SiteStatistics, Spread};
 
-/// Running moments of a layer's two sites.
-pub struct SiteMoments<E: Engine> {
+/// Running moments of the channels of a layer's two sites.
+pub struct ChannelMoments<E: Engine> {
     attention: E::Moments,
     mlp: E::Moments,
     /// First window of the batch that passes now.
     first_window: usize,
 }
 
-impl<E: Engine> SiteMoments<E> {
+impl<E: Engine> ChannelMoments<E> {
     /// Empty moments for a layer.
     pub fn new(engine: &E, weights: &LayerWeights<E>, set: &CalibrationSet) -> Result<Self> {
         let moments = |channels: usize| {
@@ -52,7 +52,7 @@ impl<E: Engine> SiteMoments<E> {
     }
 }
 
-impl<E: Engine> Observer<E> for SiteMoments<E> {
+impl<E: Engine> Observer<E> for ChannelMoments<E> {
     fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
         let moments = match site {
             Site::Attention => &mut self.attention,
@@ -83,7 +83,7 @@ fn merge_slots(slots: Vec<SlotMoments>, mode: Mode) -> Spread {
 pub struct Measure<'a, E: Engine> {
     set: &'a CalibrationSet,
     resume: Option<&'a ResumeState>,
-    moments: Option<SiteMoments<E>>,
+    moments: Option<ChannelMoments<E>>,
     layers: Vec<LayerStatistics>,
 }
 
@@ -101,7 +101,7 @@ impl<'a, E: Engine> Measure<'a, E> {
 
 impl<E: Engine> Visitor<E> for Measure<'_, E> {
     fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
-        let mut moments = SiteMoments::new(pass.engine, weights, self.set)?;
+        let mut moments = ChannelMoments::new(pass.engine, weights, self.set)?;
         for batch in batches {
             moments.begin(batch);
             pass.layer(weights, batch, &mut moments)?;

@@ -6,6 +6,7 @@ mod text;
 mod wanda;
 mod windows;
 
+pub(crate) use measure::ChannelMoments;
 pub use resume::ResumeState;
 pub use text::{TextSource, fingerprint, read_text};
 pub use wanda::wanda_sp;

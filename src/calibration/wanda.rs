@@ -1,7 +1,7 @@
 //! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
 
 use super::CalibrationSet;
-use super::measure::{SiteMoments, check_finite};
+use super::measure::{ChannelMoments, check_finite};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer, Site};
@@ -38,7 +38,7 @@ struct Wanda<'a> {
 
 impl<E: Engine> Visitor<E> for Wanda<'_> {
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
-        let mut moments = SiteMoments::new(pass.engine, weights, self.set)?;
+        let mut moments = ChannelMoments::new(pass.engine, weights, self.set)?;
         for batch in batches.iter() {
             moments.begin(batch);
             pass.decode(weights, &mut batch.copy_to_device(pass.engine)?, &mut moments)?;

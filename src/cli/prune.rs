@@ -178,7 +178,7 @@ fn plan<E: Engine>(
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
-    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
+    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit, token_weights: args.planning.token_weights.unwrap_or_default() };
     let outcome = recipe::run(engine, model, &set, &recipe, terminal)?;
     let calibration = timing(&set.header, outcome.seconds);
     let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();

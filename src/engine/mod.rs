@@ -164,14 +164,19 @@ pub trait Engine: Sync {
     fn accumulate(&self, moments: &mut Self::Moments, x: &Self::Tensor, first_window: usize) -> Result<()>;
     /// Reads all slots back; waits for the device.
     fn read_moments(&self, moments: &Self::Moments) -> Result<Vec<SlotMoments>>;
-    /// `sum += (a - a_shift)^T (b - b_shift)` over all tokens, for the columns `columns` of `a`; `sum` is `[columns, columns of b]`. Where
+    /// `(x - shift) * scale`: activations seen from a point `[columns]` near their mean, so that sums of products do not cancel; each token
+    /// times its number in `scales` `[tokens, 1]`, if given.
+    fn shifted(&self, x: &Self::Tensor, shift: &Self::Tensor, scales: Option<&Self::Tensor>) -> Result<Self::Tensor>;
+    /// `1 / |x|` of every token, `[tokens, 1]`; 0 for a token of zeros.
+    fn inverse_norms(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `sum += a^T b` over all tokens, for the columns `columns` of `a` and as many columns of `b` as `sum` has: `[columns, width]`. Where
     /// `symmetric` is set, `b` is `a`, and sums above the diagonal may be left out.
     fn add_cross(
         &self,
         sum: &mut Self::Tensor,
-        a: Shifted<'_, Self::Tensor>,
+        a: &Self::Tensor,
         columns: Range<usize>,
-        b: Shifted<'_, Self::Tensor>,
+        b: &Self::Tensor,
         symmetric: bool,
     ) -> Result<()>;
     /// Column norms of a matrix.
@@ -182,22 +187,6 @@ pub trait Engine: Sync {
     /// Takes in the logits `[tokens, panel rows]` of vocabulary entries from `first_entry` on.
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Self::Tensor>, logits: &Self::Tensor, first_entry: usize) -> Result<()>;
 }
-
-/// Activations `[tokens, channels]` seen from a point `[channels]` near their mean, so that sums of products do not cancel.
-pub struct Shifted<'a, T> {
-    /// The activations.
-    pub x: &'a T,
-    /// The point.
-    pub shift: &'a T,
-}
-
-impl<T> Clone for Shifted<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Shifted<'_, T> {}
 
 /// Running cross entropy: per token the largest logit so far, the sum of exponentials relative to it, and the target's logit.
 pub struct CrossEntropy<T> {

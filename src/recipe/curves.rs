@@ -1,19 +1,20 @@
 //! The first pass: through the dense model, with the error curve of every site.
 
-use super::gram::{SiteSums, moments, stream_moments};
-use super::linear_algebra::{inverse, remove_greedily, ridged};
-use super::scratch::Scratch;
-use super::weights::{to_bytes, to_matrix};
-use super::{AllocationSite, RIDGE, Removal, SiteReport, channels_per_unit, leave_room, writer};
-use crate::calibration::CalibrationSet;
-use crate::engine::{Dtype, Engine, HostTensor};
+use super::gram::{SiteSums, TokenWeights};
+use super::linear_algebra::System;
+use super::removal::{Removal, remove_greedily};
+use super::scratch::{Packed, Scratch};
+use super::weights::to_matrix;
+use super::{AllocationSite, RIDGE, RecipeOptions, SiteReport, channels_per_unit, leave_room, writer};
+use crate::calibration::{CalibrationSet, ChannelMoments};
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::{LayerWeights, Site};
+use crate::forward::{LayerWeights, Observer, Site};
 use crate::model::Model;
-use crate::pass::{Batch, Pass, PassOptions, Visitor};
+use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::pruning::PlanOptions;
-use crate::statistics::{LayerStatistics, Moments, SiteStatistics, Spread, Statistics};
+use crate::statistics::{LayerStatistics, Statistics};
 use std::time::Instant;
 
 /// What the dense model says about one site.
@@ -24,18 +25,20 @@ pub struct Curve {
     pub site: Site,
     /// Order of removal and its error.
     pub removal: Removal,
-    /// Mean square of the residual stream behind the site, summed over its channels.
+    /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
     pub stream_square: f64,
-    /// Moments of the site's channels.
-    pub moments: Moments,
-    /// Their covariance in f32, where it was kept.
-    pub covariance: Option<HostTensor>,
+    /// Mean of the site's channels.
+    pub mean: Vec<f64>,
+    /// Their covariance, where it was kept.
+    pub covariance: Option<Packed>,
 }
 
 /// All sites, attention and MLP of every layer in turn.
 pub struct Curves {
     /// The sites.
     pub sites: Vec<Curve>,
+    /// The same measurements as FLAP takes them.
+    pub statistics: Statistics,
 }
 
 /// Sends the calibration through the dense model. Covariances are kept, in a temporary file, where they are needed again.
@@ -43,66 +46,72 @@ pub fn measure<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
-    options: PassOptions,
+    options: &RecipeOptions,
     keep_covariances: bool,
     progress: &dyn Progress,
 ) -> Result<Curves> {
-    let options = leave_room(engine, model, options, 1);
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
+    let room = leave_room(engine, model, options.pass, 1);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     progress.start("measuring error curves", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut batches = pass.embed(&set.ids)?;
     let scratch = keep_covariances.then(Scratch::new).transpose()?;
-    let mut visitor = Measure { sites: Vec::new(), scratch };
+    let mut visitor = Measure { set, token_weights: options.token_weights, sites: Vec::new(), statistics: Vec::new(), scratch };
     pass.layers(0, &mut batches, &mut visitor)?;
     progress.finish();
-    Ok(Curves { sites: visitor.sites })
+    Ok(Curves { sites: visitor.sites, statistics: Statistics { header: set.header.clone(), layers: visitor.statistics } })
 }
 
-struct Measure {
+struct Measure<'a> {
+    set: &'a CalibrationSet,
+    token_weights: TokenWeights,
     sites: Vec<Curve>,
+    statistics: Vec<LayerStatistics>,
     scratch: Option<Scratch>,
 }
 
-impl<E: Engine> Visitor<E> for Measure {
+impl<E: Engine> Visitor<E> for Measure<'_> {
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
-        let hidden = pass.model.architecture.hidden_size;
+        let engine = pass.engine;
+        let mut of_channels = ChannelMoments::new(engine, weights, self.set)?;
         for site in Site::BOTH {
             let begin = Instant::now();
-            let mut sums = SiteSums::new(false);
-            let mut stream = stream_moments(pass, hidden)?;
+            let what = format!("layer {layer}, {}", site.name());
+            let mut sums = SiteSums::new();
+            let mut norms = Vec::new();
             for batch in &mut *batches {
                 crate::interrupt::check()?;
-                let input = batch.read(pass.engine, |h| weights.site_input(pass.engine, site, pass.rope(), h, pass.window_tokens))?;
-                sums.add(pass, batch, &input, None)?;
-                let first_window = batch.first_window;
-                batch.update(pass.engine, |h| {
-                    pass.engine.add(h, &weights.projection(site).apply(pass.engine, &input)?)?;
-                    pass.engine.accumulate(&mut stream, h, first_window)
+                let mut input = batch.read(engine, |h| weights.site_input(engine, site, pass.rope(), h, pass.window_tokens))?;
+                of_channels.begin(batch);
+                of_channels.observe(engine, site, &mut input)?;
+                let tokens = batch.windows * pass.window_tokens;
+                batch.update(engine, |h| {
+                    engine.add(h, &weights.projection(site).apply(engine, &input)?)?;
+                    let norm = engine.inverse_norms(h)?;
+                    let scales = (self.token_weights == TokenWeights::InverseSquare).then_some(&norm);
+                    sums.add(engine, &input, None, scales, tokens)?;
+                    norms.push(norm);
+                    Ok(())
                 })?;
                 if site == Site::Mlp {
                     pass.advance(batch);
                 }
             }
-            let what = format!("layer {layer}, {}", site.name());
-            let found = sums.finish(pass.engine, &what)?;
+            let found = sums.finish(engine, &what)?;
+            let stream_square = self.token_weights.mean_square(engine, &norms)?;
             let measured = begin.elapsed().as_secs_f64();
-            let weight = to_matrix(&pass.model.part(layer, writer(site).0)?);
-            let precision = inverse(ridged(found.covariance.as_ref(), RIDGE).0.as_ref(), &what)?;
-            let removal = remove_greedily(precision, weight, channels_per_unit(pass.model, layer, site), &what)?;
+            let covariance = self.scratch.as_mut().map(|scratch| Packed::keep(&found.covariance, scratch)).transpose()?;
+            let mean = found.mean;
+            let mut system = System::ridged(found.covariance, RIDGE);
+            system.invert(&what)?;
+            system.rows = to_matrix(&pass.model.part(layer, writer(site).0)?);
+            let per_unit = channels_per_unit(pass.model, layer, site);
+            let units = mean.len() / per_unit;
+            let removal = remove_greedily(&mut system, per_unit, units, &what)?;
             let curve = begin.elapsed().as_secs_f64() - measured;
             tracing::info!("{what}: activations and Gram matrix {measured:.1} s, error curve {curve:.1} s");
-            let channels = found.mean.len();
-            let keep = |scratch: &mut Scratch| {
-                let bytes = to_bytes(found.covariance.as_ref(), Dtype::F32, &what)?;
-                scratch.keep(&bytes, Dtype::F32, channels, channels)
-            };
-            let covariance = self.scratch.as_mut().map(keep).transpose()?;
-            let stream_square = moments(pass.engine, &stream)?.second_moment().iter().sum();
-            let count = found.count;
-            let m2 = (0..channels).map(|i| found.covariance[(i, i)].max(0.0) * count as f64).collect();
-            let of_channels = Moments { count, mean: found.mean, m2 };
-            self.sites.push(Curve { layer, site, removal, stream_square, moments: of_channels, covariance });
+            self.sites.push(Curve { layer, site, removal, stream_square, mean, covariance });
         }
+        self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);
         Ok(())
     }
 
@@ -134,20 +143,6 @@ impl Curves {
             None => super::allocate(&sites, options.ratio),
             Some(uniform) => super::allocate_uniformly(&sites, options.ratio, &uniform.units(architecture)),
         }
-    }
-
-    /// The same measurements as FLAP takes them.
-    pub fn statistics<E: Engine>(&self, engine: &E, model: &Model, set: &CalibrationSet) -> Result<Statistics> {
-        let site = |curve: &Curve| -> Result<SiteStatistics> {
-            let norms = engine.column_norms(&engine.upload_matrix(&model.part(curve.layer, writer(curve.site).0)?)?)?;
-            Ok(SiteStatistics {
-                spread: Spread::Exact(curve.moments.clone()),
-                weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
-                weight_absolute_mean: norms.absolute_mean.into_iter().map(f64::from).collect(),
-            })
-        };
-        let layers = self.sites.chunks_exact(2).map(|pair| Ok(LayerStatistics { attention: site(&pair[0])?, mlp: site(&pair[1])? }));
-        Ok(Statistics { header: set.header.clone(), layers: layers.collect::<Result<_>>()? })
     }
 
     /// What stays and what is lost.

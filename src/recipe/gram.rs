@@ -2,145 +2,238 @@
 //! f64 on the host.
 
 use super::linear_algebra::parallel;
-use crate::engine::{Engine, MomentsShape, Shifted};
-use crate::error::{Error, Result};
-use crate::pass::{Batch, Pass};
-use crate::statistics::Moments;
+use super::symmetric::Symmetric;
+use crate::engine::Engine;
+use crate::error::Result;
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat};
+use faer::{Accum, Mat, MatRef};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Tokens that are summed in f32 before they are added in f64.
 const CHUNK_TOKENS: usize = 4096;
+/// Columns whose products are kept in one tensor of the device, where it can bind them.
+const DEVICE_COLUMNS: usize = 2048;
 
-/// Sums of products of `a` with `b`, or of `a` with itself, seen from points near their means.
-pub struct Cross<E: Engine> {
-    shift_a: E::Tensor,
-    /// Point of the other side; none where `a` is both.
-    shift_b: Option<E::Tensor>,
+/// How much a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenWeights {
+    /// All tokens the same.
+    #[default]
+    Equal,
+    /// By the inverse of the squared norm of the dense residual stream behind the site: tokens of massive activation do not outweigh all
+    /// others.
+    InverseSquare,
+}
+
+impl TokenWeights {
+    /// Mean square of a stream's tokens, as they count, from the inverse norms `[tokens, 1]` of all batches.
+    pub fn mean_square<E: Engine>(self, engine: &E, inverse_norms: &[E::Tensor]) -> Result<f64> {
+        let (mut tokens, mut sum) = (0, 0.0);
+        for batch in inverse_norms {
+            let values = engine.download(batch)?;
+            let square = |&inverse: &f32| match self {
+                Self::Equal if inverse > 0.0 => f64::from(inverse).powi(-2),
+                Self::Equal => 0.0,
+                Self::InverseSquare => f64::from(inverse).powi(2),
+            };
+            tokens += values.len();
+            sum += values.iter().map(square).sum::<f64>();
+        }
+        Ok(match self {
+            Self::Equal => sum / tokens as f64,
+            // What a weighted mean of errors is to be divided by for the mean of each token's own relative error.
+            Self::InverseSquare => tokens as f64 / sum,
+        })
+    }
+}
+
+/// Sums of products `a^T b` over tokens, panel by panel of the columns of `a`.
+struct Products<E: Engine> {
     b_columns: usize,
-    /// Columns of `a` and their sums on the device.
+    /// `b` is `a`: what lies behind the diagonal of a panel is left out.
+    symmetric: bool,
     panels: Vec<(Range<usize>, Option<E::Tensor>)>,
     /// Tokens that are on the device only.
     pending: usize,
-    /// `[a, b]`.
+}
+
+impl<E: Engine> Products<E> {
+    fn new(engine: &E, a_columns: usize, b_columns: usize, symmetric: bool) -> Self {
+        let bindable = (engine.info().max_binding_bytes / (4 * b_columns as u64)).max(1);
+        let rows = bindable.min(DEVICE_COLUMNS as u64) as usize;
+        let panels = (0..a_columns).step_by(rows).map(|first| (first..(first + rows).min(a_columns), None)).collect();
+        Self { b_columns, symmetric, panels, pending: 0 }
+    }
+
+    fn width(&self, columns: &Range<usize>) -> usize {
+        if self.symmetric { columns.end } else { self.b_columns }
+    }
+
+    /// Adds `[tokens, a]` by `[tokens, b]`. `gather` takes columns of `a` with their sums, row by row of so many numbers.
+    fn add(
+        &mut self,
+        engine: &E,
+        a: &E::Tensor,
+        b: &E::Tensor,
+        tokens: usize,
+        gather: impl FnMut(Range<usize>, &[f32], usize),
+    ) -> Result<()> {
+        for index in 0..self.panels.len() {
+            let (columns, panel) = &mut self.panels[index];
+            let (columns, taken) = (columns.clone(), panel.take());
+            let mut sum = taken.map_or_else(|| engine.zeros(columns.len(), self.width(&columns)), Ok)?;
+            engine.add_cross(&mut sum, a, columns, b, self.symmetric)?;
+            self.panels[index].1 = Some(sum);
+        }
+        self.pending += tokens;
+        if self.pending >= CHUNK_TOKENS { self.drain(engine, gather) } else { Ok(()) }
+    }
+
+    /// Moves what the device has to the host.
+    fn drain(&mut self, engine: &E, mut gather: impl FnMut(Range<usize>, &[f32], usize)) -> Result<()> {
+        self.pending = 0;
+        for index in 0..self.panels.len() {
+            let (columns, panel) = &mut self.panels[index];
+            let (columns, Some(device)) = (columns.clone(), panel.take()) else { continue };
+            gather(columns.clone(), &engine.download(&device)?, self.width(&columns));
+        }
+        Ok(())
+    }
+}
+
+/// The sum of products of `a` with itself.
+pub struct Gram<E: Engine> {
+    products: Products<E>,
+    sum: Symmetric,
+}
+
+impl<E: Engine> Gram<E> {
+    /// Of activations `[tokens, columns]`.
+    pub fn new(engine: &E, columns: usize) -> Self {
+        Self { products: Products::new(engine, columns, columns, true), sum: Symmetric::zeros(columns) }
+    }
+
+    fn gather(sum: &mut Symmetric) -> impl FnMut(Range<usize>, &[f32], usize) {
+        |columns, values, width| {
+            sum.each_column(|j, column| {
+                if columns.contains(&j) {
+                    let from = &values[(j - columns.start) * width..];
+                    column.iter_mut().zip(from).for_each(|(sum, &value)| *sum += f64::from(value));
+                }
+            });
+        }
+    }
+
+    /// Adds `[tokens, columns]`.
+    pub fn add(&mut self, engine: &E, a: &E::Tensor, tokens: usize) -> Result<()> {
+        self.products.add(engine, a, a, tokens, Self::gather(&mut self.sum))
+    }
+
+    /// The sum over all tokens.
+    pub fn finish(mut self, engine: &E) -> Result<Symmetric> {
+        self.products.drain(engine, Self::gather(&mut self.sum))?;
+        Ok(self.sum)
+    }
+}
+
+/// The sum of products of `a` with `b`.
+pub struct Cross<E: Engine> {
+    products: Products<E>,
+    /// `[b, a]`.
     sum: Mat<f64>,
 }
 
 impl<E: Engine> Cross<E> {
-    /// Without `shift_b` the products are of `a` with itself.
-    pub fn new(engine: &E, shift_a: &[f32], shift_b: Option<&[f32]>) -> Result<Self> {
-        let a_columns = shift_a.len();
-        let b_columns = shift_b.map_or(a_columns, <[f32]>::len);
-        let rows = (engine.info().max_binding_bytes as usize / (4 * b_columns)).clamp(1, a_columns);
-        let panels = (0..a_columns).step_by(rows).map(|first| (first..(first + rows).min(a_columns), None)).collect();
-        let shift_b = shift_b.map(|shift| engine.upload(shift, b_columns)).transpose()?;
-        let sum = Mat::zeros(a_columns, b_columns);
-        Ok(Self { shift_a: engine.upload(shift_a, a_columns)?, shift_b, b_columns, panels, pending: 0, sum })
+    /// Of activations `[tokens, a_columns]` and `[tokens, b_columns]`.
+    pub fn new(engine: &E, a_columns: usize, b_columns: usize) -> Self {
+        Self { products: Products::new(engine, a_columns, b_columns, false), sum: Mat::zeros(b_columns, a_columns) }
     }
 
-    /// Adds activations `[tokens, a]` and, where there is another side, `[tokens, b]`.
+    fn gather(sum: &mut Mat<f64>) -> impl FnMut(Range<usize>, &[f32], usize) {
+        |columns, values, width| {
+            sum.subcols_mut(columns.start, columns.len()).par_col_iter_mut().zip(values.par_chunks_exact(width)).for_each(
+                |(column, from)| column.iter_mut().zip(from).for_each(|(sum, &value)| *sum += f64::from(value)),
+            );
+        }
+    }
+
+    /// Adds `[tokens, a]` and `[tokens, b]`.
     pub fn add(&mut self, engine: &E, a: &E::Tensor, b: &E::Tensor, tokens: usize) -> Result<()> {
-        let left = Shifted { x: a, shift: &self.shift_a };
-        let right = self.shift_b.as_ref().map_or(left, |shift| Shifted { x: b, shift });
-        for (columns, panel) in &mut self.panels {
-            let mut sum = match panel.take() {
-                Some(sum) => sum,
-                None => engine.zeros(columns.len(), self.b_columns)?,
-            };
-            engine.add_cross(&mut sum, left, columns.clone(), right, self.shift_b.is_none())?;
-            *panel = Some(sum);
-        }
-        self.pending += tokens;
-        if self.pending >= CHUNK_TOKENS { self.gather(engine) } else { Ok(()) }
+        self.products.add(engine, a, b, tokens, Self::gather(&mut self.sum))
     }
 
-    /// Moves what the device has to the host.
-    fn gather(&mut self, engine: &E) -> Result<()> {
-        self.pending = 0;
-        let width = self.b_columns;
-        for (columns, panel) in &mut self.panels {
-            let Some(device) = panel.take() else { continue };
-            let values = engine.download(&device)?;
-            let rows = self.sum.subrows_mut(columns.start, columns.len());
-            rows.par_col_iter_mut().enumerate().for_each(|(j, column)| {
-                column.iter_mut().zip(values.iter().skip(j).step_by(width)).for_each(|(sum, &value)| *sum += f64::from(value));
-            });
-        }
-        Ok(())
-    }
-
-    /// The sums `[a, b]`; of `a` with itself, both triangles.
+    /// The sum over all tokens, `[b, a]`.
     pub fn finish(mut self, engine: &E) -> Result<Mat<f64>> {
-        self.gather(engine)?;
-        let mut sum = self.sum;
-        if self.shift_b.is_none() {
-            for j in 0..self.b_columns {
-                for i in 0..j {
-                    sum[(i, j)] = sum[(j, i)];
-                }
-            }
-        }
-        Ok(sum)
+        self.products.drain(engine, Self::gather(&mut self.sum))?;
+        Ok(self.sum)
     }
 }
 
 /// Mean and covariance of a site's activations, and their covariance with a target.
 pub struct SiteMoments {
     /// Tokens.
-    pub count: u64,
+    pub tokens: u64,
+    /// What they count, together.
+    pub weight: f64,
     /// `[channels]`.
     pub mean: Vec<f64>,
     /// `[channels, channels]`.
-    pub covariance: Mat<f64>,
-    /// Mean of the target `[outputs]`, and `[channels, outputs]`; none where none was given.
+    pub covariance: Symmetric,
+    /// Mean of the target `[outputs]`, and `[outputs, channels]`; none where none was given.
     pub target: Option<(Vec<f64>, Mat<f64>)>,
 }
 
 /// Gathers [`SiteMoments`].
-pub struct SiteSums<E: Engine> {
-    with_target: bool,
-    sums: Option<Sums<E>>,
-}
+pub struct SiteSums<E: Engine>(Option<Sums<E>>);
 
-/// Of one side: the point it is seen from, and the moments that give its mean.
+/// Activations seen from a point near their mean, so that sums of products do not cancel.
 struct Side<E: Engine> {
     shift: Vec<f32>,
-    moments: E::Moments,
+    on_device: E::Tensor,
+    /// How far their mean is from there.
+    away: Cross<E>,
 }
 
 struct Sums<E: Engine> {
+    tokens: u64,
+    weight: Cross<E>,
     site: Side<E>,
-    target: Option<Side<E>>,
-    gram: Cross<E>,
-    cross: Option<Cross<E>>,
+    gram: Gram<E>,
+    target: Option<(Side<E>, Cross<E>)>,
 }
 
 impl<E: Engine> SiteSums<E> {
     /// Nothing gathered yet.
-    pub fn new(with_target: bool) -> Self {
-        Self { with_target, sums: None }
+    pub fn new() -> Self {
+        Self(None)
     }
 
-    /// Adds the activations of a batch, and their target.
-    pub fn add(&mut self, pass: &Pass<'_, E>, batch: &Batch<E>, x: &E::Tensor, target: Option<&E::Tensor>) -> Result<()> {
-        debug_assert_eq!(self.with_target, target.is_some());
-        let engine = pass.engine;
-        if self.sums.is_none() {
-            let site = Side::new(pass, batch, x)?;
-            let other = target.map(|y| Side::new(pass, batch, y)).transpose()?;
-            let gram = Cross::new(engine, &site.shift, None)?;
-            let cross = other.as_ref().map(|other| Cross::new(engine, &site.shift, Some(&other.shift))).transpose()?;
-            self.sums = Some(Sums { site, target: other, gram, cross });
+    /// Adds the activations `x` of so many tokens, and their target. Tokens count by the square of `scales` `[tokens, 1]`, or all the same.
+    pub fn add(&mut self, engine: &E, x: &E::Tensor, target: Option<&E::Tensor>, scales: Option<&E::Tensor>, tokens: usize) -> Result<()> {
+        let ones = engine.upload(&vec![1.0; tokens], 1)?;
+        if self.0.is_none() {
+            let site = Side::new(engine, x, &ones, tokens)?;
+            let target = match target {
+                None => None,
+                Some(y) => {
+                    let cross = Cross::new(engine, engine.columns(x), engine.columns(y));
+                    Some((Side::new(engine, y, &ones, tokens)?, cross))
+                }
+            };
+            let (weight, gram) = (Cross::new(engine, 1, 1), Gram::new(engine, engine.columns(x)));
+            self.0 = Some(Sums { tokens: 0, weight, site, gram, target });
         }
-        let Some(sums) = &mut self.sums else { return Ok(()) };
-        let tokens = batch.windows * pass.window_tokens;
-        engine.accumulate(&mut sums.site.moments, x, batch.first_window)?;
-        sums.gram.add(engine, x, x, tokens)?;
-        if let (Some(side), Some(cross), Some(y)) = (&mut sums.target, &mut sums.cross, target) {
-            engine.accumulate(&mut side.moments, y, batch.first_window)?;
-            cross.add(engine, x, y, tokens)?;
+        let Some(sums) = &mut self.0 else { return Ok(()) };
+        let column = scales.unwrap_or(&ones);
+        sums.tokens += tokens as u64;
+        sums.weight.add(engine, column, column, tokens)?;
+        let x = sums.site.add(engine, x, column, scales, tokens)?;
+        sums.gram.add(engine, &x, tokens)?;
+        if let (Some((side, cross)), Some(y)) = (&mut sums.target, target) {
+            let y = side.add(engine, y, column, scales, tokens)?;
+            cross.add(engine, &x, &y, tokens)?;
         }
         Ok(())
     }
@@ -150,61 +243,69 @@ impl<E: Engine> SiteSums<E> {
     /// # Panics
     /// If nothing was added.
     pub fn finish(self, engine: &E, what: &str) -> Result<SiteMoments> {
-        let sums = self.sums.expect("a pass has windows");
-        let site = moments(engine, &sums.site.moments)?;
-        let count = site.count as f64;
-        let away =
-            |moments: &Moments, shift: &[f32]| -> Mat<f64> { Mat::from_fn(shift.len(), 1, |i, _| moments.mean[i] - f64::from(shift[i])) };
-        let site_away = away(&site, &sums.site.shift);
-        let centred = |sum: Mat<f64>, other: &Mat<f64>| -> Mat<f64> {
-            let mut centred = sum;
-            centred.par_col_iter_mut().for_each(|column| column.iter_mut().for_each(|value| *value /= count));
-            matmul(&mut centred, Accum::Add, &site_away, other.transpose(), -1.0, parallel());
-            centred
-        };
-        let covariance = centred(sums.gram.finish(engine)?, &site_away);
-        let target = match (sums.target, sums.cross) {
-            (Some(side), Some(cross)) => {
-                let target = moments(engine, &side.moments)?;
-                let other = away(&target, &side.shift);
-                Some((target.mean, centred(cross.finish(engine)?, &other)))
+        let sums = self.0.expect("a pass has windows");
+        let weight = sums.weight.finish(engine)?[(0, 0)];
+        let (mean, away) = sums.site.finish(engine, weight)?;
+        let mut covariance = sums.gram.finish(engine)?;
+        covariance.each_column(|j, column| {
+            let own = away[(j, 0)];
+            column.iter_mut().enumerate().for_each(|(i, value)| *value = *value / weight - away[(i, 0)] * own);
+        });
+        covariance.check_finite(what)?;
+        let target = match sums.target {
+            None => None,
+            Some((side, cross)) => {
+                let (target_mean, target_away) = side.finish(engine, weight)?;
+                let mut cross = cross.finish(engine)?;
+                cross.par_col_iter_mut().for_each(|column| column.iter_mut().for_each(|value| *value /= weight));
+                matmul(&mut cross, Accum::Add, &target_away, away.transpose(), -1.0, parallel());
+                Some((target_mean, cross))
             }
-            _ => None,
         };
-        if let Some(channel) = (0..covariance.nrows()).find(|&i| !covariance[(i, i)].is_finite()) {
-            return Err(Error::NotFinite(format!(
-                "NaN or infinity appeared at {what}, channel {channel}; the checkpoint is damaged, or its activations overflow f32"
-            )));
-        }
-        Ok(SiteMoments { count: site.count, mean: site.mean, covariance, target })
+        Ok(SiteMoments { tokens: sums.tokens, weight, mean, covariance, target })
     }
 }
 
 impl<E: Engine> Side<E> {
     /// Seen from the mean of the first batch.
-    fn new(pass: &Pass<'_, E>, batch: &Batch<E>, x: &E::Tensor) -> Result<Self> {
-        let channels = pass.engine.columns(x);
-        let mut first = pass.engine.moments(shape(channels, batch.windows, pass.window_tokens))?;
-        pass.engine.accumulate(&mut first, x, 0)?;
-        let shift = moments(pass.engine, &first)?.mean.iter().map(|&mean| mean as f32).collect();
-        Ok(Self { shift, moments: pass.engine.moments(shape(channels, pass.windows, pass.window_tokens))? })
+    fn new(engine: &E, x: &E::Tensor, ones: &E::Tensor, tokens: usize) -> Result<Self> {
+        let columns = engine.columns(x);
+        let mut sum = engine.zeros(1, columns)?;
+        engine.add_cross(&mut sum, ones, 0..1, x, false)?;
+        let shift: Vec<f32> = engine.download(&sum)?.iter().map(|sum| sum / tokens as f32).collect();
+        Ok(Self { on_device: engine.upload(&shift, columns)?, shift, away: Cross::new(engine, 1, columns) })
+    }
+
+    /// The activations as seen from there, scaled; `column` is the scales, or ones.
+    fn add(
+        &mut self,
+        engine: &E,
+        x: &E::Tensor,
+        column: &E::Tensor,
+        scales: Option<&E::Tensor>,
+        tokens: usize,
+    ) -> Result<E::Tensor> {
+        let seen = engine.shifted(x, &self.on_device, scales)?;
+        self.away.add(engine, column, &seen, tokens)?;
+        Ok(seen)
+    }
+
+    /// The mean, and how far it is from the point, `[columns, 1]`.
+    fn finish(self, engine: &E, weight: f64) -> Result<(Vec<f64>, Mat<f64>)> {
+        let sum = self.away.finish(engine)?;
+        let away = Mat::from_fn(self.shift.len(), 1, |i, _| sum[(i, 0)] / weight);
+        let mean = self.shift.iter().enumerate().map(|(i, &shift)| f64::from(shift) + away[(i, 0)]).collect();
+        Ok((mean, away))
     }
 }
 
-/// Slots of a few windows, as many as calibration takes.
-fn shape(channels: usize, windows: usize, window_tokens: usize) -> MomentsShape {
-    MomentsShape { channels, windows, window_tokens, windows_per_slot: windows.div_ceil(64) }
-}
-
-/// Moments of all tokens of a pass, of which the mean square of the residual stream is made.
-pub fn stream_moments<E: Engine>(pass: &Pass<'_, E>, channels: usize) -> Result<E::Moments> {
-    pass.engine.moments(shape(channels, pass.windows, pass.window_tokens))
-}
-
-/// What the device has gathered.
-pub fn moments<E: Engine>(engine: &E, moments: &E::Moments) -> Result<Moments> {
-    let slots = engine.read_moments(moments)?;
-    let mut all = Moments::empty(slots.first().map_or(0, |slot| slot.mean.len()));
-    slots.into_iter().for_each(|slot| all.merge(&Moments { count: slot.count, mean: slot.mean, m2: slot.m2 }));
-    Ok(all)
+/// `rows C` for `rows [outputs, channels]`.
+pub fn times_symmetric(rows: MatRef<'_, f64>, matrix: &Symmetric, columns: &[usize]) -> Mat<f64> {
+    let mut result = Mat::zeros(rows.nrows(), columns.len());
+    let step = super::symmetric::PANEL;
+    for (index, part) in columns.chunks(step).enumerate() {
+        let out = result.subcols_mut(index * step, part.len());
+        matmul(out, Accum::Replace, rows, matrix.columns(part), 1.0, parallel());
+    }
+    result
 }

@@ -1,8 +1,10 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
 use super::curves::Curves;
-use super::linear_algebra::{product, refit, select};
+use super::gram::times_symmetric;
+use super::linear_algebra::{System, product, ridge, select_columns};
 use super::scratch::Scratch;
+use super::symmetric::Symmetric;
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, channels_per_unit, into_layers, keep, kept_channels, writer};
 use crate::compaction::Replaced;
@@ -10,7 +12,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::search::Kept;
-use faer::Mat;
+use faer::{Mat, MatRef};
 
 /// New output and down projections, with biases that keep the mean, for every site that loses units.
 pub fn run(model: &Model, curves: &Curves, removed: &[usize], progress: &dyn Progress) -> Result<(Vec<Kept>, Replaced)> {
@@ -20,26 +22,20 @@ pub fn run(model: &Model, curves: &Curves, removed: &[usize], progress: &dyn Pro
     let mut all = Vec::new();
     for (curve, &count) in curves.sites.iter().zip(removed) {
         crate::interrupt::check()?;
-        let kept = keep(&curve.removal.order, count);
+        let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
         if let Some(covariance) = curve.covariance.as_ref().filter(|_| count > 0) {
             let what = format!("layer {}, {}", curve.layer, curve.site.name());
             let (part, bias_part) = writer(curve.site);
             let host = model.part(curve.layer, part)?;
             let weight = to_matrix(&host);
-            let covariance = to_matrix(covariance);
             let channels = kept_channels(&kept, channels_per_unit(model, curve.layer, curve.site));
-            let all_channels: Vec<usize> = (0..covariance.nrows()).collect();
-            let rows: Vec<usize> = (0..weight.nrows()).collect();
-            let own = select(covariance.as_ref(), &channels, &channels);
-            let across = select(covariance.as_ref(), &channels, &all_channels);
-            let cross = product(across.as_ref(), weight.transpose());
-            let fitted = refit(own.as_ref(), cross.as_ref(), select(weight.as_ref(), &rows, &channels).as_ref(), RIDGE, &what)?;
+            let fitted = refit(&covariance.load(), weight.as_ref(), &channels, &what)?;
             let bytes = to_bytes(fitted.as_ref(), host.dtype, &what)?;
             let fitted_host = scratch.keep(&bytes, host.dtype, fitted.nrows(), fitted.ncols())?;
             // The bias makes up for the rounding of the weights as well.
             let fitted = to_matrix(&fitted_host);
-            let mean = Mat::from_fn(curve.moments.mean.len(), 1, |i, _| curve.moments.mean[i]);
-            let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| curve.moments.mean[channels[i]]);
+            let mean = Mat::from_fn(curve.mean.len(), 1, |i, _| curve.mean[i]);
+            let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| curve.mean[channels[i]]);
             let mut bias = product(weight.as_ref(), mean.as_ref()) - product(fitted.as_ref(), kept_mean.as_ref());
             if let Some(own_bias) = model.bias(curve.layer, bias_part)? {
                 bias += Mat::from_fn(own_bias.len(), 1, |i, _| f64::from(own_bias[i]));
@@ -54,4 +50,16 @@ pub fn run(model: &Model, curves: &Curves, removed: &[usize], progress: &dyn Pro
     }
     progress.finish();
     Ok((into_layers(all), replaced))
+}
+
+/// The weights `[outputs, kept]` that best reproduce `weight` on all channels from the kept ones, with a ridge toward the old ones:
+/// `((C_KK + R)^-1 (C_K: W^T + R W_K^T))^T`.
+fn refit(covariance: &Symmetric, weight: MatRef<'_, f64>, kept: &[usize], what: &str) -> Result<Mat<f64>> {
+    let ridge = ridge(covariance, RIDGE);
+    let rows = times_symmetric(weight, covariance, kept) + select_columns(weight, kept) * faer::Scale(ridge);
+    let mut matrix = covariance.principal(kept);
+    matrix.add_to_diagonal(ridge);
+    let mut system = System { matrix, rows };
+    system.invert(what)?;
+    Ok(system.rows)
 }

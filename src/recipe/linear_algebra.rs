@@ -1,48 +1,16 @@
-//! Solves, inverses and the greedy removal of units, in f64 on the host.
+//! Elimination in symmetric positive definite systems, in f64 on the host: the one operation of which solves, inverses and the removal of
+//! channels are made.
 
+use super::symmetric::{PANEL, Symmetric};
 use crate::error::{Error, Result};
 use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::DenseSolveCore;
-use faer::prelude::Solve;
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
-
-/// Neurons are removed in blocks of this share of all; smaller blocks gain nothing.
-const BLOCKS: usize = 16;
 
 /// All threads.
 pub fn parallel() -> Par {
     Par::rayon(0)
-}
-
-/// A covariance with a ridge, `C + lambda mean(diag C) I`, and the ridge. Where all channels are constant the ridge is 1: any
-/// weight is as good as another there.
-#[must_use]
-pub fn ridged(covariance: MatRef<'_, f64>, lambda: f64) -> (Mat<f64>, f64) {
-    let size = covariance.nrows();
-    let mean = (0..size).map(|i| covariance[(i, i)]).sum::<f64>() / size.max(1) as f64;
-    let ridge = if mean > 0.0 { lambda * mean } else { 1.0 };
-    let mut sum = covariance.to_owned();
-    (0..size).for_each(|i| sum[(i, i)] += ridge);
-    (sum, ridge)
-}
-
-fn factor(matrix: MatRef<'_, f64>, what: &str) -> Result<faer::linalg::solvers::Llt<f64>> {
-    matrix.llt(Side::Lower).map_err(|_| {
-        Error::NotFinite(format!(
-            "{what}: the activations' covariance is not positive definite; they hold numbers too large to be summed in f32"
-        ))
-    })
-}
-
-/// The inverse of a symmetric positive definite matrix, of which the lower triangle is read.
-pub fn inverse(matrix: MatRef<'_, f64>, what: &str) -> Result<Mat<f64>> {
-    Ok(factor(matrix, what)?.inverse())
-}
-
-/// `matrix^-1 right` for a symmetric positive definite matrix.
-pub fn solve(matrix: MatRef<'_, f64>, right: MatRef<'_, f64>, what: &str) -> Result<Mat<f64>> {
-    Ok(factor(matrix, what)?.solve(right))
 }
 
 /// `a b`.
@@ -52,120 +20,111 @@ pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     c
 }
 
-/// Some rows and columns of a matrix.
-pub fn select(matrix: MatRef<'_, f64>, rows: &[usize], columns: &[usize]) -> Mat<f64> {
-    let mut chosen = Mat::zeros(rows.len(), columns.len());
-    chosen.par_col_iter_mut().zip(columns.par_iter()).for_each(|(out, &column)| {
-        let from = matrix.col(column);
-        out.iter_mut().zip(rows).for_each(|(out, &row)| *out = from[row]);
-    });
+/// Some columns of a matrix.
+pub fn select_columns(matrix: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
+    let mut chosen = Mat::zeros(matrix.nrows(), columns.len());
+    chosen.par_col_iter_mut().zip(columns.par_iter()).for_each(|(mut out, &column)| out.copy_from(matrix.col(column)));
     chosen
 }
 
-/// The order in which the units of a site are removed, and what is lost.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Removal {
-    /// Units, the first removed first.
-    pub order: Vec<usize>,
-    /// Squared error of the site's output per token after so many removals, when the rest makes up for them; one more than units.
-    pub curve: Vec<f64>,
+/// The ridge of a covariance: `lambda mean(diag C)`. Where all channels are constant it is 1: any weight is as good as another there.
+#[must_use]
+pub fn ridge(covariance: &Symmetric, lambda: f64) -> f64 {
+    let mean = covariance.mean_of_diagonal();
+    if mean > 0.0 { lambda * mean } else { 1.0 }
 }
 
-/// What remains of a site while units are removed.
-struct Remaining {
-    /// Inverse covariance of the living channels, ridged.
-    precision: Mat<f64>,
-    /// `[outputs, living channels]`.
-    weight: Mat<f64>,
-    /// Living units.
-    units: Vec<usize>,
-    channels_per_unit: usize,
+/// A symmetric positive definite matrix of channels with rows `[outputs, channels]` that take part in what is done to it.
+pub struct System {
+    /// The matrix, or its inverse.
+    pub matrix: Symmetric,
+    /// The rows.
+    pub rows: Mat<f64>,
 }
 
-/// Backward elimination: the cheapest units go first, and after each removal the remaining weights take over what they can of it
-/// (optimal brain surgeon with updates). `precision` is `(C + ridge)^-1`; a unit owns a run of channels. Units of one channel go in
-/// blocks, the others one by one.
-pub fn remove_greedily(precision: Mat<f64>, weight: Mat<f64>, channels_per_unit: usize, what: &str) -> Result<Removal> {
-    let count = weight.ncols() / channels_per_unit;
-    let block = if channels_per_unit == 1 { (count / BLOCKS).max(1) } else { 1 };
-    let mut remaining = Remaining { precision, weight, units: (0..count).collect(), channels_per_unit };
-    let (mut order, mut curve, mut error) = (Vec::with_capacity(count), vec![0.0], 0.0);
-    while !remaining.units.is_empty() {
+/// What an elimination leaves of its pivots: with `A_pp = L L^T`, `x = A_:p L^-T` and `y = rows_p L^-T`.
+struct Pivots {
+    factor: Mat<f64>,
+    x: Mat<f64>,
+    y: Mat<f64>,
+}
+
+impl System {
+    /// A covariance with a ridge relative to its mean variance; no rows yet.
+    pub fn ridged(covariance: Symmetric, lambda: f64) -> Self {
+        let ridge = ridge(&covariance, lambda);
+        let mut matrix = covariance;
+        matrix.add_to_diagonal(ridge);
+        Self { rows: Mat::zeros(0, matrix.size()), matrix }
+    }
+
+    /// `matrix -= A_:p A_pp^-1 A_p:` and `rows -= rows_p A_pp^-1 A_p:`. The pivots' own rows and columns are of no meaning afterwards.
+    fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots> {
         crate::interrupt::check()?;
-        let costs = remaining.costs(what)?;
-        let mut places: Vec<usize> = (0..costs.len()).collect();
-        places.sort_by(|&a, &b| costs[a].total_cmp(&costs[b]).then(a.cmp(&b)));
-        places.truncate(block);
-        let lost = remaining.remove(&places, &mut order, what)?;
-        // A block's loss is more than the sum of its units'; it is spread over them in proportion.
-        let total: f64 = places.iter().map(|&place| costs[place]).sum();
-        let mut share = 0.0;
-        for (index, &place) in places.iter().enumerate() {
-            share += if total > 0.0 { costs[place] / total } else { 1.0 / places.len() as f64 };
-            curve.push(error + lost * if index + 1 == places.len() { 1.0 } else { share });
+        let mut x = self.matrix.columns(pivots);
+        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(pivots[i], j)]);
+        let factor = own.llt(Side::Lower).map_err(|_| {
+            Error::NotFinite(format!(
+                "{what}: the activations' covariance is not positive definite; they hold numbers too large to be summed in f32"
+            ))
+        })?;
+        let factor = factor.L().to_owned();
+        solve_lower_triangular_in_place(factor.as_ref(), x.transpose_mut(), parallel());
+        let mut y = select_columns(self.rows.as_ref(), pivots);
+        solve_lower_triangular_in_place(factor.as_ref(), y.transpose_mut(), parallel());
+        self.matrix.subtract_square(x.as_ref());
+        matmul(&mut self.rows, Accum::Add, &y, x.transpose(), -1.0, parallel());
+        Ok(Pivots { factor, x, y })
+    }
+
+    /// The matrix becomes its inverse and the rows are multiplied by it, in place: a Gauss-Jordan sweep by panels, as stable for positive
+    /// definite matrices as a Cholesky factorization is.
+    ///
+    /// # Errors
+    /// If the matrix is not positive definite; the error names `what`.
+    pub fn invert(&mut self, what: &str) -> Result<()> {
+        for first in (0..self.matrix.size()).step_by(PANEL) {
+            let pivots: Vec<usize> = (first..(first + PANEL).min(self.matrix.size())).collect();
+            let Pivots { factor, mut x, mut y } = self.eliminate(&pivots, what)?;
+            // Swept columns hold A_:p A_pp^-1, and -A_pp^-1 on the pivots themselves.
+            let mut negative = Mat::<f64>::identity(pivots.len(), pivots.len());
+            solve_lower_triangular_in_place(factor.as_ref(), negative.as_mut(), Par::Seq);
+            x.subrows_mut(first, pivots.len()).copy_from(-negative.transpose());
+            solve_upper_triangular_in_place(factor.transpose(), x.transpose_mut(), parallel());
+            solve_upper_triangular_in_place(factor.transpose(), y.transpose_mut(), parallel());
+            self.matrix.replace(first..first + pivots.len(), x.as_ref());
+            self.rows.subcols_mut(first, pivots.len()).copy_from(&y);
         }
-        error += lost;
-    }
-    Ok(Removal { order, curve })
-}
-
-impl Remaining {
-    fn channels(&self, places: &[usize]) -> Vec<usize> {
-        places.iter().flat_map(|&place| place * self.channels_per_unit..(place + 1) * self.channels_per_unit).collect()
+        self.matrix.negate();
+        Ok(())
     }
 
-    /// What the removal of each living unit alone costs: `tr(W_q P_qq^-1 W_q^T)`.
-    fn costs(&self, what: &str) -> Result<Vec<f64>> {
-        if self.channels_per_unit == 1 {
-            let cost = |j: usize| self.weight.col(j).squared_norm_l2() / self.precision[(j, j)];
-            return Ok((0..self.units.len()).into_par_iter().map(cost).collect());
+    /// Removes channels from a system whose matrix is the inverse, `P`, of a covariance; the rows of the others take over what they can.
+    /// Returns what that costs, `tr(rows_p P_pp^-1 rows_p^T)`.
+    pub fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
+        let lost = self.eliminate(channels, what)?.y.squared_norm_l2();
+        let mut stays = vec![true; self.matrix.size()];
+        channels.iter().for_each(|&channel| stays[channel] = false);
+        let stays: Vec<usize> = (0..stays.len()).filter(|&channel| stays[channel]).collect();
+        self.matrix.keep(&stays);
+        // In place: a column moves to the front, over one that has moved already or goes.
+        for (to, &from) in stays.iter().enumerate().filter(|&(to, &from)| to < from) {
+            let (left, right) = self.rows.as_mut().split_at_col_mut(from);
+            left.col_mut(to).copy_from(right.col(0));
         }
-        (0..self.units.len()).map(|place| self.cost(&self.channels(&[place]), what)).collect()
-    }
-
-    fn cost(&self, channels: &[usize], what: &str) -> Result<f64> {
-        let rows: Vec<usize> = (0..self.weight.nrows()).collect();
-        let removed = select(self.weight.as_ref(), &rows, channels);
-        let own = select(self.precision.as_ref(), channels, channels);
-        // tr(W_q P^-1 W_q^T) = tr(P^-1 W_q^T W_q).
-        let gram = product(removed.transpose(), removed.as_ref());
-        let solved = solve(own.as_ref(), gram.as_ref(), what)?;
-        Ok((0..channels.len()).map(|i| solved[(i, i)]).sum())
-    }
-
-    /// Removes living units; returns what that costs.
-    fn remove(&mut self, places: &[usize], order: &mut Vec<usize>, what: &str) -> Result<f64> {
-        let gone = self.channels(places);
-        let lost = self.cost(&gone, what)?;
-        order.extend(places.iter().map(|&place| self.units[place]));
-        let mut lives = vec![true; self.units.len()];
-        places.iter().for_each(|&place| lives[place] = false);
-        let living: Vec<usize> = (0..lives.len()).filter(|&place| lives[place]).collect();
-        let stays = self.channels(&living);
-        let rows: Vec<usize> = (0..self.weight.nrows()).collect();
-        let own = select(self.precision.as_ref(), &gone, &gone);
-        let across = select(self.precision.as_ref(), &gone, &stays);
-        let transfer = solve(own.as_ref(), across.as_ref(), what)?;
-        let mut weight = select(self.weight.as_ref(), &rows, &stays);
-        let removed = select(self.weight.as_ref(), &rows, &gone);
-        matmul(&mut weight, Accum::Add, &removed, &transfer, -1.0, parallel());
-        let mut precision = select(self.precision.as_ref(), &stays, &stays);
-        matmul(&mut precision, Accum::Add, across.transpose(), &transfer, -1.0, parallel());
-        self.units = living.iter().map(|&place| self.units[place]).collect();
-        (self.weight, self.precision) = (weight, precision);
+        self.rows.truncate(self.rows.nrows(), stays.len());
         Ok(lost)
     }
-}
 
-/// The weights `[outputs, kept]` that best reproduce a target from the kept channels, with a ridge toward `anchor`:
-/// `((C_KK + R)^-1 (C_Ky + R anchor^T))^T`.
-///
-/// `covariance` is `[kept, kept]`, `cross` `[kept, outputs]`, `anchor` `[outputs, kept]`.
-pub fn refit(covariance: MatRef<'_, f64>, cross: MatRef<'_, f64>, anchor: MatRef<'_, f64>, lambda: f64, what: &str) -> Result<Mat<f64>> {
-    let (ridged, ridge) = ridged(covariance, lambda);
-    let mut right = cross.to_owned();
-    for (column, row) in right.col_iter_mut().zip(anchor.row_iter()) {
-        column.iter_mut().zip(row.iter()).for_each(|(value, anchor)| *value += ridge * anchor);
+    /// What the removal of a run of channels alone costs.
+    pub fn cost(&self, channels: std::ops::Range<usize>, what: &str) -> Result<f64> {
+        if channels.len() == 1 {
+            return Ok(self.rows.col(channels.start).squared_norm_l2() / self.matrix.get(channels.start, channels.start));
+        }
+        let own = Mat::from_fn(channels.len(), channels.len(), |i, j| self.matrix.get(channels.start + i, channels.start + j));
+        let factor = own.llt(Side::Lower).map_err(|_| Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")))?;
+        let mut y = self.rows.subcols(channels.start, channels.len()).to_owned();
+        solve_lower_triangular_in_place(factor.L(), y.transpose_mut(), Par::Seq);
+        Ok(y.squared_norm_l2())
     }
-    Ok(solve(ridged.as_ref(), right.as_ref(), what)?.transpose().to_owned())
 }

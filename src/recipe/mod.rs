@@ -11,12 +11,17 @@ mod gram;
 mod least_squares;
 mod linear_algebra;
 mod readers;
+mod removal;
 mod scratch;
 mod sequential;
+mod symmetric;
 mod weights;
 
 pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
-pub use linear_algebra::{Removal, inverse, refit, remove_greedily, ridged};
+pub use gram::TokenWeights;
+pub use linear_algebra::System;
+pub use removal::{Removal, remove_greedily};
+pub use symmetric::Symmetric;
 
 use crate::architecture::Part;
 use crate::calibration::{CalibrationSet, calibrate};
@@ -46,6 +51,8 @@ pub struct RecipeOptions {
     pub pass: PassOptions,
     /// Whether the projections that read the residual stream are fitted to the pruned stream as well (`sequential` only).
     pub refit: bool,
+    /// How much each token counts.
+    pub token_weights: TokenWeights,
 }
 
 /// A site's part of the result.
@@ -91,7 +98,7 @@ pub fn run<E: Engine>(
         ));
     }
     let begin = Instant::now();
-    let curves = curves::measure(engine, model, set, options.pass, options.plan.recipe == Recipe::LeastSquares, progress)?;
+    let curves = curves::measure(engine, model, set, options, options.plan.recipe == Recipe::LeastSquares, progress)?;
     let removed = curves.allocate(model, &options.plan)?;
     let sites = curves.report(&removed);
     let (kept, replaced) = if options.plan.recipe == Recipe::Sequential {
@@ -101,9 +108,8 @@ pub fn run<E: Engine>(
     };
     let mut plan = plan_from_kept(model, &options.plan, &kept, false);
     plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
-    let statistics = curves.statistics(engine, model, set)?;
     let changes = Changes { biases: Vec::new(), replaced };
-    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
+    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics: curves.statistics, seconds: begin.elapsed().as_secs_f64() })
 }
 
 /// The paper.
@@ -141,10 +147,10 @@ fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
     }
 }
 
-/// The units that stay when the first `removed` of an order go.
-fn keep(order: &[usize], removed: usize) -> Vec<bool> {
-    let mut kept = vec![true; order.len()];
-    order[..removed].iter().for_each(|&unit| kept[unit] = false);
+/// The units that stay of so many when some go.
+fn keep(removed: &[usize], units: usize) -> Vec<bool> {
+    let mut kept = vec![true; units];
+    removed.iter().for_each(|&unit| kept[unit] = false);
     kept
 }
 

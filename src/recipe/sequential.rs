@@ -1,9 +1,10 @@
 //! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
-use super::gram::{Cross, SiteMoments, SiteSums};
-use super::linear_algebra::{inverse, product, refit, remove_greedily, ridged, select, solve};
+use super::gram::{Cross, Gram, SiteMoments, SiteSums, TokenWeights};
+use super::linear_algebra::{System, product, ridge};
 use super::readers::{cut_biases, place_readers, readers};
+use super::removal::remove_greedily;
 use super::scratch::Scratch;
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, leave_room, writer};
@@ -33,7 +34,7 @@ pub fn run<E: Engine>(
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut dense = pass.embed(&set.ids)?;
     let pruned = pass.embed(&set.ids)?;
-    let mut visitor = Fit { pruned, removed, refit: options.refit, scratch: Scratch::new()?, kept: Vec::new(), replaced: Replaced::new() };
+    let mut visitor = Fit { pruned, removed, refit: options.refit, token_weights: options.token_weights, scratch: Scratch::new()?, kept: Vec::new(), replaced: Replaced::new() };
     pass.layers(0, &mut dense, &mut visitor)?;
     progress.finish();
     Ok((into_layers(visitor.kept), visitor.replaced))
@@ -45,6 +46,7 @@ struct Fit<'a, E: Engine> {
     /// Units that go, per site.
     removed: &'a [usize],
     refit: bool,
+    token_weights: TokenWeights,
     scratch: Scratch,
     kept: Vec<Vec<bool>>,
     replaced: Replaced,
@@ -147,22 +149,24 @@ impl<E: Engine> Fit<'_, E> {
     fn reader_map(&self, pass: &Pass<'_, E>, site: Site, weights: &LayerWeights<E>, dense: &[Batch<E>], what: &str) -> Result<Mat<f64>> {
         let engine = pass.engine;
         let hidden = pass.model.architecture.hidden_size;
-        let origin = vec![0.0; hidden];
-        let mut own = Cross::<E>::new(engine, &origin, None)?;
-        let mut across = Cross::<E>::new(engine, &origin, Some(&origin))?;
+        let mut own = Gram::new(engine, hidden);
+        let mut across = Cross::new(engine, hidden, hidden);
         for (dense, pruned) in dense.iter().zip(&self.pruned) {
             crate::interrupt::check()?;
             let x = dense.read(engine, |h| weights.normalise(engine, site, h))?;
             let reached = pruned.read(engine, |g| weights.normalise(engine, site, g))?;
             let tokens = dense.windows * pass.window_tokens;
-            own.add(engine, &reached, &reached, tokens)?;
+            own.add(engine, &reached, tokens)?;
             across.add(engine, &reached, &x, tokens)?;
         }
         // Sums instead of means: the ridge is relative, and both sides have the same count.
-        let (own, mut across) = (own.finish(engine)?, across.finish(engine)?);
-        let (own, ridge) = ridged(own.as_ref(), RIDGE);
-        (0..hidden).for_each(|i| across[(i, i)] += ridge);
-        Ok(solve(own.as_ref(), across.as_ref(), what)?.transpose().to_owned())
+        let own = own.finish(engine)?;
+        let ridge = ridge(&own, RIDGE);
+        let mut system = System::ridged(own, RIDGE);
+        system.rows = across.finish(engine)?;
+        (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
+        system.invert(what)?;
+        Ok(system.rows)
     }
 
     /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream
@@ -177,7 +181,7 @@ impl<E: Engine> Fit<'_, E> {
         what: &str,
     ) -> Result<SiteMoments> {
         let engine = pass.engine;
-        let mut sums = SiteSums::new(true);
+        let mut sums = SiteSums::new();
         for (dense, pruned) in dense.iter_mut().zip(&self.pruned) {
             crate::interrupt::check()?;
             dense.update(engine, |h| {
@@ -185,35 +189,34 @@ impl<E: Engine> Fit<'_, E> {
                 engine.add(h, &weights.projection(site).apply(engine, &input)?)
             })?;
             let mut target = dense.copy_to_device(engine)?;
+            let scales = match self.token_weights {
+                TokenWeights::Equal => None,
+                TokenWeights::InverseSquare => Some(engine.inverse_norms(&target)?),
+            };
             let input = pruned.read(engine, |g| {
                 engine.add_scaled(&mut target, g, -1.0)?;
                 own.site_input(engine, site, pass.rope(), g, pass.window_tokens)
             })?;
-            sums.add(pass, pruned, &input, Some(&target))?;
+            sums.add(engine, &input, Some(&target), scales.as_ref(), pruned.windows * pass.window_tokens)?;
         }
         sums.finish(engine, what)
     }
 }
 
-/// Units, weights and bias of a site from its moments.
+/// Units, weights and bias of a site from its moments: `weight` is what the weights are drawn to by the ridge.
 fn choose(found: SiteMoments, weight: &Mat<f64>, per_unit: usize, removed: usize, what: &str) -> Result<(Vec<bool>, Mat<f64>, Vec<f64>)> {
     let (target_mean, cross) = found.target.expect("a target was given");
-    let covariance = found.covariance;
-    let kept = if removed == 0 {
-        vec![true; covariance.nrows() / per_unit]
-    } else {
-        // What the site would do for the target with all its channels is what the removal starts from.
-        let (ridged, _) = ridged(covariance.as_ref(), RIDGE);
-        let start = refit(covariance.as_ref(), cross.as_ref(), weight.as_ref(), RIDGE, what)?;
-        keep(&remove_greedily(inverse(ridged.as_ref(), what)?, start, per_unit, what)?.order, removed)
-    };
+    let units = found.mean.len() / per_unit;
+    // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights of the
+    // channels that stay.
+    let rows = cross + weight * faer::Scale(ridge(&found.covariance, RIDGE));
+    let mut system = System::ridged(found.covariance, RIDGE);
+    system.rows = rows;
+    system.invert(what)?;
+    let kept = keep(&remove_greedily(&mut system, per_unit, removed, what)?.order, units);
     let channels = kept_channels(&kept, per_unit);
-    let outputs: Vec<usize> = (0..weight.nrows()).collect();
-    let own = select(covariance.as_ref(), &channels, &channels);
-    let cross = select(cross.as_ref(), &channels, &outputs);
-    let fitted = refit(own.as_ref(), cross.as_ref(), select(weight.as_ref(), &outputs, &channels).as_ref(), RIDGE, what)?;
     let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
-    let reached = product(fitted.as_ref(), mean.as_ref());
+    let reached = product(system.rows.as_ref(), mean.as_ref());
     let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
-    Ok((kept, fitted, bias))
+    Ok((kept, system.rows, bias))
 }

@@ -3,7 +3,7 @@
 
 use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
 use flap_gpu::engine::gpu::{GpuEngine, Products};
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, Shifted, negative_log_likelihood, widen};
+use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, negative_log_likelihood, widen};
 use std::sync::Arc;
 
 /// One operation with its sizes.
@@ -45,6 +45,15 @@ enum Case {
         columns: usize,
         b: usize,
     },
+    Shifted {
+        rows: usize,
+        columns: usize,
+        scaled: bool,
+    },
+    InverseNorms {
+        rows: usize,
+        columns: usize,
+    },
     Swiglu {
         rows: usize,
         columns: usize,
@@ -79,7 +88,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-const CASES: [Case; 52] = [
+const CASES: [Case; 56] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -124,6 +133,10 @@ const CASES: [Case; 52] = [
     Cross { tokens: 37, a: 130, first: 3, columns: 90, b: 67 },
     Cross { tokens: 300, a: 70, first: 0, columns: 70, b: 0 },
     Cross { tokens: 129, a: 300, first: 128, columns: 172, b: 0 },
+    Shifted { rows: 3, columns: 5, scaled: false },
+    Shifted { rows: 130, columns: 67, scaled: true },
+    InverseNorms { rows: 1, columns: 1 },
+    InverseNorms { rows: 37, columns: 300 },
     Swiglu { rows: 1, columns: 1 },
     Swiglu { rows: 129, columns: 67 },
     ScaleColumns { rows: 33, columns: 77 },
@@ -146,7 +159,8 @@ impl Case {
             ColumnNorms { rows, .. } => ROUNDING * (rows + 4) as f64,
             CrossEntropy { vocabulary, .. } => ROUNDING * (16 * vocabulary) as f64,
             Add { .. } | ScaleColumns { .. } => ROUNDING,
-            // The differences round as well.
+            Shifted { .. } => 4.0 * ROUNDING,
+            InverseNorms { columns, .. } => ROUNDING * (columns + 8) as f64,
             Cross { tokens, .. } => ROUNDING * (tokens + 8) as f64,
             Rope { .. } => 4.0 * ROUNDING,
             Swiglu { .. } => 64.0 * ROUNDING,
@@ -181,15 +195,19 @@ impl Case {
             }
             Cross { tokens, a, first, columns, b } => {
                 let symmetric = b == 0;
-                let (left, left_shift) = (up(1, tokens, a), up(2, 1, a));
-                let right = (!symmetric).then(|| (up(3, tokens, b), up(4, 1, b)));
-                let of = |x, shift| Shifted { x, shift };
-                let (left, width) = (of(&left, &left_shift), if symmetric { a } else { b });
-                let right = right.as_ref().map_or(left, |(x, shift)| of(x, shift));
+                let left = up(1, tokens, a);
+                let right = (!symmetric).then(|| up(3, tokens, b));
+                // A symmetric sum need not be wider than its last row's diagonal.
+                let width = if symmetric { first + columns } else { b };
                 let mut sum = up(5, columns, width);
-                engine.add_cross(&mut sum, left, first..first + columns, right, symmetric).unwrap();
+                engine.add_cross(&mut sum, &left, first..first + columns, right.as_ref().unwrap_or(&left), symmetric).unwrap();
                 below_diagonal(down(&sum), width, first, symmetric)
             }
+            Shifted { rows, columns, scaled } => {
+                let scales = scaled.then(|| up(3, rows, 1));
+                down(&engine.shifted(&up(1, rows, columns), &up(2, 1, columns), scales.as_ref()).unwrap())
+            }
+            InverseNorms { rows, columns } => down(&engine.inverse_norms(&up(1, rows, columns)).unwrap()),
             Swiglu { rows, columns } => {
                 let mut gate = up(1, rows, columns);
                 engine.swiglu(&mut gate, &up(2, rows, columns)).unwrap();
@@ -256,15 +274,21 @@ impl Case {
             }
             Cross { tokens, a, first, columns, b } => {
                 let symmetric = b == 0;
-                let width = if symmetric { a } else { b };
-                let shifted = |seed: u64, columns: usize| -> Vec<f64> {
-                    wide(seed, tokens * columns).iter().zip(wide(seed + 1, columns).iter().cycle()).map(|(x, s)| x - s).collect()
-                };
-                let (left, right) = (shifted(1, a), if symmetric { shifted(1, a) } else { shifted(3, b) });
-                let dot = |i: usize, j: usize| (0..tokens).map(|t| left[t * a + first + i] * right[t * width + j]).sum::<f64>();
+                let (width, right_columns) = if symmetric { (first + columns, a) } else { (b, b) };
+                let left = wide(1, tokens * a);
+                let right = if symmetric { left.clone() } else { wide(3, tokens * b) };
+                let dot = |i: usize, j: usize| (0..tokens).map(|t| left[t * a + first + i] * right[t * right_columns + j]).sum::<f64>();
                 let mut sum = wide(5, columns * width);
                 sum.iter_mut().enumerate().for_each(|(place, value)| *value += dot(place / width, place % width));
                 below_diagonal(sum, width, first, symmetric)
+            }
+            Shifted { rows, columns, scaled } => {
+                let scale = |row: usize| if scaled { wide(3, rows)[row] } else { 1.0 };
+                let shifted = wide(1, rows * columns).into_iter().zip(wide(2, columns).into_iter().cycle()).map(|(x, s)| x - s);
+                shifted.enumerate().map(|(place, value)| value * scale(place / columns)).collect()
+            }
+            InverseNorms { rows, columns } => {
+                wide(1, rows * columns).chunks_exact(columns).map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt().recip()).collect()
             }
             Swiglu { rows, columns } => {
                 wide(1, rows * columns).iter().zip(wide(2, rows * columns)).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()

@@ -14,7 +14,7 @@ use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, Uniform};
-use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, allocate, inverse, remove_greedily, ridged};
+use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, Symmetric, System, TokenWeights, allocate, remove_greedily};
 use flap_gpu::statistics::Mode;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ impl Reference {
 fn options(recipe: Recipe, ratio: f64) -> RecipeOptions {
     // Several batches, so that sums over batches are tested.
     let pass = PassOptions { batch_tokens: Some(5 * 48), memory_budget: None };
-    RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true }
+    RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true, token_weights: TokenWeights::Equal }
 }
 
 fn places(outcome: &Outcome, index: usize) -> &[usize] {
@@ -155,9 +155,18 @@ fn removal_copes_with_rank_deficiency() {
     let z = Mat::from_fn(6, channels, value);
     let covariance = z.transpose() * &z;
     let weight = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    let inverse_of = |covariance: &Mat<f64>| {
+        let upper = Symmetric::from_fn(covariance.nrows(), |i, j| covariance[(i, j)]);
+        let mut system = System::ridged(upper, 0.01);
+        system.invert("a test").unwrap();
+        system
+    };
+    let ridge = 0.01 * (0..channels).map(|i| covariance[(i, i)]).sum::<f64>() / channels as f64;
+    let ridged = &covariance + Mat::<f64>::identity(channels, channels) * faer::Scale(ridge);
     for per_unit in [1, 4] {
-        let (ridged, _) = ridged(covariance.as_ref(), 0.01);
-        let removal = remove_greedily(inverse(ridged.as_ref(), "a test").unwrap(), weight.clone(), per_unit, "a test").unwrap();
+        let mut system = inverse_of(&covariance);
+        system.rows = weight.clone();
+        let removal = remove_greedily(&mut system, per_unit, channels / per_unit, "a test").unwrap();
         let mut units = removal.order.clone();
         units.sort_unstable();
         assert_eq!(units, (0..channels / per_unit).collect::<Vec<_>>());
@@ -168,9 +177,34 @@ fn removal_copes_with_rank_deficiency() {
         assert!((last / all - 1.0).abs() < 1e-9, "{last} against {all}");
     }
     // Nothing but constant channels.
-    let constant = Mat::<f64>::zeros(4, 4);
-    let (ridged, _) = ridged(constant.as_ref(), 0.01);
-    remove_greedily(inverse(ridged.as_ref(), "a test").unwrap(), Mat::zeros(2, 4), 1, "a test").unwrap();
+    let mut system = inverse_of(&Mat::zeros(4, 4));
+    system.rows = Mat::zeros(2, 4);
+    remove_greedily(&mut system, 1, 4, "a test").unwrap();
+}
+
+/// Elimination by panels of many columns, against a dense solve.
+#[test]
+fn systems_larger_than_a_panel_are_solved() {
+    let (channels, outputs, tokens) = (600, 7, 900);
+    let noise = crate::support::noise(1, tokens * channels);
+    let z = Mat::from_fn(tokens, channels, |t, c| f64::from(noise[t * channels + c]));
+    let matrix = z.transpose() * &z;
+    let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    let mut system = System { matrix: Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), rows: rows.clone() };
+    system.invert("a test").unwrap();
+    let difference = |found: &Mat<f64>, expected: &Mat<f64>| (found - expected).norm_l2() / expected.norm_l2();
+    assert!(difference(&(&system.rows * &matrix), &rows) < 1e-9);
+    let inverse = Mat::from_fn(channels, channels, |i, j| system.matrix.get(i, j));
+    assert!(difference(&(&inverse * &matrix), &Mat::identity(channels, channels)) < 1e-9);
+    // Without some channels, the rows are what the rest alone would have been solved to.
+    let gone: Vec<usize> = (0..channels).filter(|i| i % 3 == 1 || (250..300).contains(i)).rev().collect();
+    let stays: Vec<usize> = (0..channels).filter(|i| !gone.contains(i)).collect();
+    system.remove(&gone, "a test").unwrap();
+    let kept = |m: &Mat<f64>| Mat::from_fn(stays.len(), stays.len(), |i, j| m[(stays[i], stays[j])]);
+    let right = Mat::from_fn(outputs, stays.len(), |i, j| rows[(i, stays[j])]);
+    assert!(difference(&(&system.rows * kept(&matrix)), &right) < 1e-9);
+    let inverse = Mat::from_fn(stays.len(), stays.len(), |i, j| system.matrix.get(i, j));
+    assert!(difference(&(inverse * kept(&matrix)), &Mat::identity(stays.len(), stays.len())) < 1e-9);
 }
 
 fn curves() -> impl Strategy<Value = Vec<AllocationSite>> {

@@ -149,9 +149,10 @@ def moments(z, y=None):
     return mean, covariance, None if y is None else centred.T @ (y - y.mean(0)) / len(z)
 
 
-def fit(covariance, cross, anchor):
-    r = ridge(covariance) * np.eye(len(covariance))
-    return np.linalg.solve(covariance + r, cross + r @ anchor.T).T
+def fit(covariance, cross, anchor, k):
+    """Weights on the channels `k`; one ridge, that of all channels, for the choice of units and for their weights."""
+    r = ridge(covariance) * np.eye(len(k))
+    return np.linalg.solve(covariance[np.ix_(k, k)] + r, cross[k] + r @ anchor[:, k].T).T
 
 
 def channels_of(kept, per_unit):
@@ -190,7 +191,7 @@ def reference(name):
         k = channels_of(kept, model.per_unit(site))
         mean, covariance = one_shot[index]
         weight, bias = model.writer(layer, site)
-        fitted = fit(covariance[np.ix_(k, k)], covariance[k] @ weight.T, weight[:, k])
+        fitted = fit(covariance, covariance @ weight.T, weight, k)
         result[f"least-squares.weight.{index}"] = fitted
         result[f"least-squares.bias.{index}"] = weight @ mean - fitted @ mean[k] + bias
     g = embedded
@@ -206,12 +207,12 @@ def reference(name):
         y = streams[index + 1] - g
         weight, _ = model.writer(layer, site)
         mean, covariance, cross = moments(z, y)
-        start = fit(covariance, cross, weight)
+        start = fit(covariance, cross, weight, np.arange(len(covariance)))
         precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
         order, _ = greedy(precision, start, model.per_unit(site))
         kept = sorted(order[counts[index] :])
         k = channels_of(kept, model.per_unit(site))
-        fitted = fit(covariance[np.ix_(k, k)], cross[k], weight[:, k])
+        fitted = fit(covariance, cross, weight, k)
         bias = y.mean(0) - fitted @ mean[k]
         g = g + z[:, k] @ fitted.T + bias
         result[f"sequential.kept.{index}"] = np.array(kept, np.int64)

@@ -5,6 +5,7 @@ use crate::export::{Choice, Client};
 use crate::importance::Metric;
 use crate::plan::{Compensation, Method, Recipe};
 use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
+use crate::recipe::TokenWeights;
 use crate::search::Structure;
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -20,6 +21,9 @@ pub struct PlanningArguments {
     /// Leave the projections that read the residual stream as they are (sequential)
     #[arg(long, help_heading = "Planning")]
     pub no_refit: bool,
+    /// How much each token counts (least-squares, sequential, search) [default: equal]
+    #[arg(long, value_enum, help_heading = "Planning")]
+    pub token_weights: Option<TokenWeights>,
     /// How units are chosen (flap) [default: flap]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub method: Option<Method>,

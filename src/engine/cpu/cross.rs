@@ -10,17 +10,16 @@ use std::ops::Range;
 /// Rows of the sum that one task computes.
 const PANEL_ROWS: usize = 128;
 
-/// `x - shift`, row by row.
-pub fn shifted(x: &[f32], shift: &[f32]) -> Vec<f32> {
-    let mut values = vec![0.0; x.len()];
-    let rows = values.par_chunks_mut(shift.len()).zip(x.par_chunks(shift.len()));
-    rows.for_each(|(out, x)| out.iter_mut().zip(x).zip(shift).for_each(|((out, x), shift)| *out = x - shift));
-    values
-}
-
-/// `sum += a[:, columns]^T b` for row-major `a [tokens, a_columns]` and `b [tokens, b_columns]`; where `symmetric`, the columns of a
-/// panel behind its diagonal are left out.
-pub fn add_cross(sum: &mut [f32], a: &[f32], a_columns: usize, columns: Range<usize>, b: &[f32], b_columns: usize, symmetric: bool) {
+/// `sum [columns, width] += a[:, columns]^T b[:, ..width]` for row-major `a [tokens, a_columns]` and `b [tokens, b_columns]`; where
+/// `symmetric`, the columns of a panel behind its diagonal are left out.
+pub fn add_cross(
+    sum: &mut [f32],
+    width: usize,
+    (a, a_columns): (&[f32], usize),
+    columns: Range<usize>,
+    (b, b_columns): (&[f32], usize),
+    symmetric: bool,
+) {
     let tokens = a.len() / a_columns;
     let a = MatRef::from_row_major_slice(a, tokens, a_columns);
     let b = MatRef::from_row_major_slice(b, tokens, b_columns);
@@ -29,9 +28,9 @@ pub fn add_cross(sum: &mut [f32], a: &[f32], a_columns: usize, columns: Range<us
     // The largest panels of a triangle first, so that no thread is left with one at the end.
     (0..columns.len().div_ceil(panel)).into_par_iter().rev().for_each(|index| {
         let rows = index * panel..((index + 1) * panel).min(columns.len());
-        let reach = if symmetric { columns.start + rows.end } else { b_columns };
+        let reach = if symmetric { (columns.start + rows.end).min(width) } else { width };
         // SAFETY: the rows `rows` of the row-major sum belong to this task alone; `sum` outlives the loop.
-        let sum = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start * b_columns), rows.len(), reach, b_columns as isize, 1) };
+        let sum = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start * width), rows.len(), reach, width as isize, 1) };
         let a = a.subcols(columns.start + rows.start, rows.len()).transpose();
         product(sum, Accum::Add, a, b.subcols(0, reach), 1.0);
     });

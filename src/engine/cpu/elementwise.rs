@@ -64,6 +64,26 @@ pub fn scale_columns(x: &mut [f32], mask: &[f32]) {
     x.par_chunks_mut(mask.len()).for_each(|row| row.iter_mut().zip(mask).for_each(|(x, m)| *x *= m));
 }
 
+/// `(x - shift) * scale`, with a scale for every row.
+pub fn shifted(x: &[f32], shift: &[f32], scales: Option<&[f32]>) -> Vec<f32> {
+    let mut values = vec![0.0; x.len()];
+    let rows = values.par_chunks_mut(shift.len()).zip(x.par_chunks(shift.len()));
+    rows.enumerate().for_each(|(row, (out, x))| {
+        let scale = scales.map_or(1.0, |scales| scales[row]);
+        out.iter_mut().zip(x).zip(shift).for_each(|((out, x), shift)| *out = (x - shift) * scale);
+    });
+    values
+}
+
+/// `1 / |row|`, and 0 for a row of zeros.
+pub fn inverse_norms(x: &[f32], columns: usize) -> Vec<f32> {
+    let inverse = |row: &[f32]| match sum_of_squares(row) {
+        square if square > 0.0 => 1.0 / square.sqrt(),
+        _ => 0.0,
+    };
+    x.par_chunks(columns).map(inverse).collect()
+}
+
 pub fn is_finite(x: &[f32]) -> bool {
     !x.par_chunks(CHUNK).any(|chunk| chunk.iter().fold(false, |bad, v| bad | !v.is_finite()))
 }

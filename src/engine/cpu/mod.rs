@@ -12,7 +12,7 @@ pub use moments::Moments;
 pub use peak::multiply_adds;
 
 use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, Shifted, SlotMoments,
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments,
 };
 use crate::error::Result;
 use std::ops::Range;
@@ -136,18 +136,16 @@ impl Engine for CpuEngine {
         Ok(moments.slots())
     }
 
-    fn add_cross(
-        &self,
-        sum: &mut Tensor,
-        a: Shifted<'_, Tensor>,
-        columns: Range<usize>,
-        b: Shifted<'_, Tensor>,
-        symmetric: bool,
-    ) -> Result<()> {
-        let of = |shifted: Shifted<'_, Tensor>| cross::shifted(&shifted.x.data, &shifted.shift.data);
-        let a_values = of(a);
-        let b_values = if symmetric { None } else { Some(of(b)) };
-        cross::add_cross(&mut sum.data, &a_values, a.x.columns, columns, b_values.as_ref().unwrap_or(&a_values), b.x.columns, symmetric);
+    fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
+        Ok(Tensor { data: elementwise::shifted(&x.data, &shift.data, scales.map(|s| s.data.as_slice())), columns: x.columns })
+    }
+
+    fn inverse_norms(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(Tensor { data: elementwise::inverse_norms(&x.data, x.columns), columns: 1 })
+    }
+
+    fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
+        cross::add_cross(&mut sum.data, sum.columns, (&a.data, a.columns), columns, (&b.data, b.columns), symmetric);
         Ok(())
     }
 

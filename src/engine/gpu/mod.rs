@@ -14,7 +14,7 @@ pub use shaders::Kernel;
 
 use super::{
     AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, Precision,
-    Shifted, SlotMoments,
+    SlotMoments,
 };
 use crate::error::{Error, Result};
 use bytemuck::{Pod, bytes_of, cast_slice};
@@ -305,18 +305,25 @@ impl Engine for GpuEngine {
         Ok(state.chunks_exact(channels).enumerate().map(slot).collect())
     }
 
-    fn add_cross(
-        &self,
-        sum: &mut Tensor,
-        a: Shifted<'_, Tensor>,
-        columns: Range<usize>,
-        b: Shifted<'_, Tensor>,
-        symmetric: bool,
-    ) -> Result<()> {
-        let params = words([a.x.rows, a.x.columns, columns.start, columns.len(), b.x.columns, usize::from(symmetric)]);
-        let buffers = [(1, &a.x.buffer), (2, &a.shift.buffer), (3, &b.x.buffer), (4, &b.shift.buffer), (5, &sum.buffer)];
-        let groups = [b.x.columns.div_ceil(CROSS_TILE) as u32, columns.len().div_ceil(CROSS_TILE) as u32, 1];
-        let operation = || format!("[{}, {}] by [{}, {}]", a.x.rows, columns.len(), b.x.rows, b.x.columns);
+    fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
+        let y = self.tensor(x.rows, x.columns)?;
+        let params = words([x.count(), x.columns, usize::from(scales.is_some())]);
+        let buffers = [(1, &x.buffer), (2, &shift.buffer), (3, &scales.unwrap_or(shift).buffer), (4, &y.buffer)];
+        self.over(Kernel::Shifted, &params, &buffers, x.count(), THREADS)?;
+        Ok(y)
+    }
+
+    fn inverse_norms(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.tensor(x.rows, 1)?;
+        self.over(Kernel::InverseNorms, &words([x.rows, x.columns]), &[(1, &x.buffer), (2, &y.buffer)], x.rows, 1)?;
+        Ok(y)
+    }
+
+    fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
+        let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
+        let buffers = [(1, &a.buffer), (2, &b.buffer), (3, &sum.buffer)];
+        let groups = [sum.columns.div_ceil(CROSS_TILE) as u32, columns.len().div_ceil(CROSS_TILE) as u32, 1];
+        let operation = || format!("[{}, {}] by [{}, {}]", a.rows, columns.len(), b.rows, sum.columns);
         self.context.dispatch(Kernel::Cross, &[], bytes_of(&params), &buffers, groups, operation)
     }
 

@@ -9,6 +9,7 @@ pub enum Kernel {
     ColumnNorms,
     Cross,
     CrossEntropy,
+    InverseNorms,
     Matmul,
     MatmulCooperative16,
     MatmulCooperative8,
@@ -21,17 +22,19 @@ pub enum Kernel {
     RmsNorm,
     Rope,
     ScaleColumns,
+    Shifted,
     Swiglu,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
         Self::Cross,
         Self::CrossEntropy,
+        Self::InverseNorms,
         Self::Matmul,
         Self::MatmulCooperative16,
         Self::MatmulCooperative8,
@@ -44,6 +47,7 @@ impl Kernel {
         Self::RmsNorm,
         Self::Rope,
         Self::ScaleColumns,
+        Self::Shifted,
         Self::Swiglu,
     ];
 
@@ -60,6 +64,7 @@ impl Kernel {
             Self::ColumnNorms => shader!("column_norms"),
             Self::Cross => shader!("cross"),
             Self::CrossEntropy => shader!("cross_entropy"),
+            Self::InverseNorms => shader!("inverse_norms"),
             Self::Matmul => shader!("matmul"),
             Self::MatmulCooperative16 => shader!("matmul_cooperative_16"),
             Self::MatmulCooperative8 => shader!("matmul_cooperative_8"),
@@ -72,6 +77,7 @@ impl Kernel {
             Self::RmsNorm => shader!("rms_norm"),
             Self::Rope => shader!("rope"),
             Self::ScaleColumns => shader!("scale_columns"),
+            Self::Shifted => shader!("shifted"),
             Self::Swiglu => shader!("swiglu"),
         }
     }

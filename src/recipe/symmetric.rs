@@ -1,0 +1,171 @@
+//! Symmetric matrices of a site's channels, half of which are kept.
+
+use crate::error::{Error, Result};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Columns of a panel.
+pub const PANEL: usize = 256;
+
+/// A symmetric matrix in f64, as panels of columns down to the diagonal: `size^2 / 2` numbers and a little more.
+#[derive(Clone)]
+pub struct Symmetric {
+    size: usize,
+    /// Panel `i` holds the columns from `i * PANEL` on, and the rows up to its last column.
+    panels: Vec<Mat<f64>>,
+}
+
+fn columns_of(size: usize, panel: usize) -> Range<usize> {
+    panel * PANEL..((panel + 1) * PANEL).min(size)
+}
+
+impl Symmetric {
+    /// Zeros.
+    #[must_use]
+    pub fn zeros(size: usize) -> Self {
+        let panel = |index| {
+            let columns = columns_of(size, index);
+            Mat::zeros(columns.end, columns.len())
+        };
+        Self { size, panels: (0..size.div_ceil(PANEL)).map(panel).collect() }
+    }
+
+    /// Of the upper triangle that `entry(row, column)` gives.
+    pub fn from_fn(size: usize, entry: impl Fn(usize, usize) -> f64 + Sync) -> Self {
+        let mut matrix = Self::zeros(size);
+        matrix.each_column(|j, column| column.iter_mut().enumerate().for_each(|(i, value)| *value = entry(i, j)));
+        matrix
+    }
+
+    /// Rows, and columns.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Column `column` down to the diagonal.
+    #[must_use]
+    pub fn column(&self, column: usize) -> &[f64] {
+        &self.panels[column / PANEL].col_as_slice(column % PANEL)[..=column]
+    }
+
+    /// Visits every column, down to its diagonal, on all threads.
+    pub fn each_column(&mut self, visit: impl Fn(usize, &mut [f64]) + Sync) {
+        self.panels.iter_mut().enumerate().for_each(|(index, panel)| {
+            panel.par_col_iter_mut().enumerate().for_each(|(within, column)| {
+                let column_index = index * PANEL + within;
+                let values = column.try_as_col_major_mut().expect("a column lies in one piece").as_slice_mut();
+                visit(column_index, &mut values[..=column_index]);
+            });
+        });
+    }
+
+    /// An entry.
+    #[must_use]
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        self.column(i.max(j))[i.min(j)]
+    }
+
+    /// The mean of the diagonal.
+    #[must_use]
+    pub fn mean_of_diagonal(&self) -> f64 {
+        (0..self.size).map(|i| self.get(i, i)).sum::<f64>() / self.size.max(1) as f64
+    }
+
+    /// Adds to all of the diagonal.
+    pub fn add_to_diagonal(&mut self, value: f64) {
+        for (index, panel) in self.panels.iter_mut().enumerate() {
+            (0..panel.ncols()).for_each(|j| panel[(index * PANEL + j, j)] += value);
+        }
+    }
+
+    /// Whole columns: `[size, columns]`.
+    #[must_use]
+    pub fn columns(&self, columns: &[usize]) -> Mat<f64> {
+        let mut chosen = Mat::zeros(self.size, columns.len());
+        // Above the diagonal a column lies in one piece, below it is a row: one number of every later column.
+        chosen.par_row_chunks_mut(PANEL).enumerate().for_each(|(index, mut out)| {
+            let rows = columns_of(self.size, index);
+            for (place, &column) in columns.iter().enumerate() {
+                let upper = self.column(column);
+                for row in rows.clone().take_while(|&row| row <= column) {
+                    out[(row - rows.start, place)] = upper[row];
+                }
+            }
+            for row in rows.clone() {
+                let own = self.column(row);
+                for (place, &column) in columns.iter().enumerate().filter(|&(_, &column)| column < row) {
+                    out[(row - rows.start, place)] = own[column];
+                }
+            }
+        });
+        chosen
+    }
+
+    /// Some rows and the same columns of it.
+    #[must_use]
+    pub fn principal(&self, places: &[usize]) -> Self {
+        let mut chosen = Self::zeros(places.len());
+        chosen.each_column(|j, column| column.iter_mut().zip(places).for_each(|(out, &row)| *out = self.get(row, places[j])));
+        chosen
+    }
+
+    /// `self -= x x^T` for `x [size, k]`.
+    pub fn subtract_square(&mut self, x: MatRef<'_, f64>) {
+        let size = self.size;
+        // The largest panels first, so that no thread is left with one at the end.
+        self.panels.par_iter_mut().enumerate().rev().with_max_len(1).for_each(|(index, panel)| {
+            let columns = columns_of(size, index);
+            let right = x.subrows(columns.start, columns.len()).transpose();
+            matmul(panel.as_mut(), Accum::Add, x.subrows(0, columns.end), right, -1.0, Par::Seq);
+        });
+    }
+
+    /// Replaces whole columns, and the same rows, by `values [size, columns]`.
+    pub fn replace(&mut self, columns: Range<usize>, values: MatRef<'_, f64>) {
+        self.each_column(|j, column| {
+            if columns.contains(&j) {
+                let from = values.col(j - columns.start);
+                column.iter_mut().enumerate().for_each(|(i, out)| *out = from[i]);
+            } else if j >= columns.end {
+                columns.clone().for_each(|i| column[i] = values[(j, i - columns.start)]);
+            }
+        });
+    }
+
+    /// Changes every sign.
+    pub fn negate(&mut self) {
+        self.each_column(|_, column| column.iter_mut().for_each(|value| *value = -*value));
+    }
+
+    /// Keeps some rows and the same columns, ascending `places`, giving memory back on the way.
+    pub fn keep(&mut self, places: &[usize]) {
+        let mut kept = Self { size: places.len(), panels: Vec::new() };
+        for index in 0..places.len().div_ceil(PANEL) {
+            let columns = columns_of(places.len(), index);
+            // Panels before the first column that is still needed are done with.
+            let done = places[columns.start] / PANEL;
+            self.panels[..done].iter_mut().for_each(|panel| *panel = Mat::new());
+            let mut panel = Mat::zeros(columns.end, columns.len());
+            panel.par_col_iter_mut().enumerate().for_each(|(within, out)| {
+                let column = columns.start + within;
+                let from = self.column(places[column]);
+                out.iter_mut().zip(&places[..=column]).for_each(|(out, &row)| *out = from[row]);
+            });
+            kept.panels.push(panel);
+        }
+        *self = kept;
+    }
+
+    /// Fails, naming `what` and the channel, unless the diagonal is finite.
+    pub fn check_finite(&self, what: &str) -> Result<()> {
+        match (0..self.size).find(|&i| !self.get(i, i).is_finite()) {
+            None => Ok(()),
+            Some(channel) => Err(Error::NotFinite(format!(
+                "NaN or infinity appeared at {what}, channel {channel}; the checkpoint is damaged, or its activations overflow f32"
+            ))),
+        }
+    }
+}
