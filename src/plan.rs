@@ -5,6 +5,7 @@ use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::importance::Metric;
 use crate::search::{Kept, Structure};
+use crate::statistics::TokenWeights;
 use std::path::Path;
 
 const FORMAT: &str = "flap-gpu-plan";
@@ -89,6 +90,9 @@ pub struct Settings {
     pub compensation: Compensation,
     /// Zero instead of remove.
     pub mask_only: bool,
+    /// How much each token counted in a recipe beyond FLAP.
+    #[serde(skip_serializing_if = "TokenWeights::is_equal", default)]
+    pub token_weights: TokenWeights,
     /// As the authors' code decides.
     pub compat: bool,
 }

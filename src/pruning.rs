@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::plan::{Compensation, Method, Plan, Recipe, Settings};
 use crate::progress::Progress;
 use crate::search::{Kept, LayerScores, Problem, Structure};
-use crate::statistics::{LayerStatistics, Mode, Statistics};
+use crate::statistics::{LayerStatistics, Mode, Statistics, TokenWeights};
 
 /// Query heads that the authors' code removes in the manual structures when nothing else is said.
 pub const DEFAULT_REMOVE_HEADS: usize = 8;
@@ -59,6 +59,8 @@ pub struct PlanOptions {
     pub compensation: Compensation,
     /// Zero instead of remove.
     pub mask_only: bool,
+    /// How much each token counts in the recipes beyond FLAP.
+    pub token_weights: TokenWeights,
 }
 
 impl Default for PlanOptions {
@@ -76,6 +78,7 @@ impl Default for PlanOptions {
             uniform: None,
             compensation: Compensation::default(),
             mask_only: false,
+            token_weights: TokenWeights::default(),
         }
     }
 }
@@ -96,6 +99,7 @@ impl PlanOptions {
             uniform: self.uniform.is_some(),
             compensation: if self.method == Method::Flap { self.compensation } else { Compensation::None },
             mask_only: self.mask_only,
+            token_weights: self.token_weights,
             compat,
         }
     }

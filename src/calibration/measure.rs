@@ -46,6 +46,7 @@ impl<E: Engine> ChannelMoments<E> {
                 spread: merge_slots(engine.read_moments(moments)?, mode),
                 weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
                 weight_absolute_mean: norms.absolute_mean.into_iter().map(f64::from).collect(),
+                covariance: None,
             })
         };
         Ok(LayerStatistics { attention: site(Site::Attention, &self.attention)?, mlp: site(Site::Mlp, &self.mlp)? })

@@ -86,6 +86,7 @@ impl CalibrationOptions {
             sequence_length: length,
             mode: self.mode,
             windows: vec![range],
+            covariances: None,
         };
         Ok(CalibrationSet { header, ids, windows_per_slot })
     }

@@ -6,6 +6,7 @@ use super::{open_engine, with_engine};
 use crate::calibration::{self, CalibrationSet, ResumeState, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::model::Model;
+use crate::recipe;
 use crate::statistics::{self, Header, Statistics};
 use anyhow::Result;
 use serde_json::json;
@@ -21,14 +22,18 @@ pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> R
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
     let engine = open_engine(common)?;
-    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    // The state of a calibration with covariances would be as large as its result: it is not saved on the way.
+    let resume = (!args.covariances).then(|| ResumeState::beside(&args.output, SAVE_INTERVAL));
     let begin = Instant::now();
     let options = common.pass_options(args.calibration.batch_tokens);
-    let statistics = with_engine!(engine, e => calibration::calibrate(e, &model, &set, options, Some(&resume), terminal))?;
+    let statistics = with_engine!(engine, e => match &resume {
+        Some(_) => calibration::calibrate(e, &model, &set, options, resume.as_ref(), terminal),
+        None => recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, terminal),
+    })?;
     let seconds = begin.elapsed().as_secs_f64();
     statistics::write(&output.path(), &statistics)?;
     output.commit()?;
-    resume.remove();
+    resume.iter().for_each(ResumeState::remove);
     let report = json!({
         "output": args.output,
         "calibration": timing(&set.header, seconds),

@@ -5,10 +5,11 @@ use super::plan::{layers_json, share};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, with_engine};
 use crate::checkpoint::OutputFolder;
+use crate::error::Error;
 use crate::export::{self, Exported, Format, hf};
 use crate::model::Model;
-use crate::plan::Plan;
-use crate::{compensation, pruning, statistics};
+use crate::plan::{Plan, Recipe};
+use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,9 +25,16 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
         pruning::check_statistics(&model, statistics)?;
     }
     let engine = open_engine(common)?;
-    let biases = with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?;
+    let changes = match plan.settings.recipe {
+        Recipe::Flap => with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?.into(),
+        Recipe::LeastSquares => recipe::changes_from_covariances(&model, statistics.as_ref(), &plan, terminal)?,
+        other => {
+            let message = format!("the weights of --recipe {} are made along with its plan: use `flap-gpu prune`", other.name());
+            return Err(Error::input(message).into());
+        }
+    };
     let options = args.export.options(&args.output, Format::Hf);
-    let exported = export::export(&model, &plan, &biases.into(), &options, &output, terminal)?;
+    let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;
     exported.notes.iter().for_each(|note| terminal.note(note));

@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::Recipe;
 use crate::pruning::PlanOptions;
-use crate::recipe::{self, RecipeOptions, TokenWeights};
+use crate::recipe::{self, RecipeOptions};
 use crate::statistics::Mode;
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -92,7 +92,7 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
         for recipe in RECIPES {
             let begin = Instant::now();
             let plan = PlanOptions { recipe, ratio, ..PlanOptions::default() };
-            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true, token_weights: TokenWeights::default() }, terminal)?;
+            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true }, terminal)?;
             outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
             let place = OutputFolder::create(&output, dense, false)?;

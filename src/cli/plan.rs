@@ -6,20 +6,26 @@ use crate::checkpoint::OutputFile;
 use crate::error::Error;
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer, Recipe};
-use crate::{pruning, statistics};
+use crate::{pruning, recipe, statistics};
 use anyhow::Result;
 use serde_json::{Value, json};
 
 pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
     let options = args.planning.options(&model.architecture, false, Recipe::Flap)?;
-    if options.recipe != Recipe::Flap {
-        let message = "the recipes beyond flap fit weights to activations, which statistics do not hold: use `flap-gpu prune --recipe ...`";
-        return Err(Error::input(message).into());
-    }
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let statistics = statistics::read(&args.statistics)?;
-    let (plan, notes) = pruning::plan_from_statistics(&model, &statistics, &options)?;
+    let (plan, notes) = match options.recipe {
+        Recipe::Flap => pruning::plan_from_statistics(&model, &statistics, &options)?,
+        Recipe::LeastSquares => (recipe::plan_from_covariances(&model, &statistics, &options, terminal)?, Vec::new()),
+        other => {
+            let message = format!(
+                "--recipe {} follows the pruned model's own activations, which no statistics of the dense model hold: use `flap-gpu prune --recipe {0}`",
+                other.name()
+            );
+            return Err(Error::input(message).into());
+        }
+    };
     notes.iter().for_each(|note| terminal.note(note));
     if let Some(choice) = args.planning.choice(&model.architecture) {
         terminal.note(&format!("for this client: {}", choice.words()));

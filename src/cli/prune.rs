@@ -41,7 +41,11 @@ struct Planned {
 
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
-    let options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
+    let mut options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
+    options.token_weights = args.calibration.token_weights;
+    if options.recipe == Recipe::Flap && !options.token_weights.is_equal() {
+        return Err(Error::input("--token-weights belongs to the recipes beyond flap; leave it out or give another --recipe").into());
+    }
     if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1) {
         return Err(Error::input(
             "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons and --round-heads out",
@@ -178,7 +182,7 @@ fn plan<E: Engine>(
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
-    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit, token_weights: args.planning.token_weights.unwrap_or_default() };
+    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
     let outcome = recipe::run(engine, model, &set, &recipe, terminal)?;
     let calibration = timing(&set.header, outcome.seconds);
     let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();

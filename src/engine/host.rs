@@ -83,8 +83,20 @@ impl AsRef<[u8]> for SharedBytes {
     }
 }
 
+impl PartialEq for SharedBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_ref() == other.as_ref()
+    }
+}
+
+impl std::fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.range.len())
+    }
+}
+
 /// A row-major tensor of one or two dimensions in host memory.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
     /// Little-endian numbers; no alignment is promised.
     pub bytes: SharedBytes,

@@ -171,14 +171,7 @@ pub trait Engine: Sync {
     fn inverse_norms(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
     /// `sum += a^T b` over all tokens, for the columns `columns` of `a` and as many columns of `b` as `sum` has: `[columns, width]`. Where
     /// `symmetric` is set, `b` is `a`, and sums above the diagonal may be left out.
-    fn add_cross(
-        &self,
-        sum: &mut Self::Tensor,
-        a: &Self::Tensor,
-        columns: Range<usize>,
-        b: &Self::Tensor,
-        symmetric: bool,
-    ) -> Result<()>;
+    fn add_cross(&self, sum: &mut Self::Tensor, a: &Self::Tensor, columns: Range<usize>, b: &Self::Tensor, symmetric: bool) -> Result<()>;
     /// Column norms of a matrix.
     fn column_norms(&self, matrix: &Self::Matrix) -> Result<ColumnNorms>;
 

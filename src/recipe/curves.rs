@@ -1,20 +1,20 @@
-//! The first pass: through the dense model, with the error curve of every site.
+//! Error curves of all sites, and the allocation that follows from them.
 
-use super::gram::{SiteSums, TokenWeights};
+use super::dense::{DenseSite, measure};
 use super::linear_algebra::System;
 use super::removal::{Removal, remove_greedily};
-use super::scratch::{Packed, Scratch};
+use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, RIDGE, RecipeOptions, SiteReport, channels_per_unit, leave_room, writer};
-use crate::calibration::{CalibrationSet, ChannelMoments};
+use super::{AllocationSite, RIDGE, RecipeOptions, SiteReport, channels_per_unit, keep, writer};
+use crate::calibration::CalibrationSet;
+use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::{LayerWeights, Observer, Site};
+use crate::forward::Site;
 use crate::model::Model;
-use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::pruning::PlanOptions;
-use crate::statistics::{LayerStatistics, Statistics};
+use crate::statistics::{SiteCovariance, Statistics};
 use std::time::Instant;
 
 /// What the dense model says about one site.
@@ -27,100 +27,72 @@ pub struct Curve {
     pub removal: Removal,
     /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
     pub stream_square: f64,
-    /// Mean of the site's channels.
-    pub mean: Vec<f64>,
-    /// Their covariance, where it was kept.
-    pub covariance: Option<Packed>,
+    /// Its covariance, where it was kept.
+    pub covariance: Option<SiteCovariance>,
 }
 
 /// All sites, attention and MLP of every layer in turn.
 pub struct Curves {
     /// The sites.
     pub sites: Vec<Curve>,
-    /// The same measurements as FLAP takes them.
-    pub statistics: Statistics,
 }
 
-/// Sends the calibration through the dense model. Covariances are kept, in a temporary file, where they are needed again.
-pub fn measure<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: &RecipeOptions,
-    keep_covariances: bool,
-    progress: &dyn Progress,
-) -> Result<Curves> {
-    let room = leave_room(engine, model, options.pass, 1);
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
-    progress.start("measuring error curves", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
-    let mut batches = pass.embed(&set.ids)?;
-    let scratch = keep_covariances.then(Scratch::new).transpose()?;
-    let mut visitor = Measure { set, token_weights: options.token_weights, sites: Vec::new(), statistics: Vec::new(), scratch };
-    pass.layers(0, &mut batches, &mut visitor)?;
-    progress.finish();
-    Ok(Curves { sites: visitor.sites, statistics: Statistics { header: set.header.clone(), layers: visitor.statistics } })
-}
-
-struct Measure<'a> {
-    set: &'a CalibrationSet,
-    token_weights: TokenWeights,
-    sites: Vec<Curve>,
-    statistics: Vec<LayerStatistics>,
-    scratch: Option<Scratch>,
-}
-
-impl<E: Engine> Visitor<E> for Measure<'_> {
-    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
-        let engine = pass.engine;
-        let mut of_channels = ChannelMoments::new(engine, weights, self.set)?;
-        for site in Site::BOTH {
-            let begin = Instant::now();
-            let what = format!("layer {layer}, {}", site.name());
-            let mut sums = SiteSums::new();
-            let mut norms = Vec::new();
-            for batch in &mut *batches {
-                crate::interrupt::check()?;
-                let mut input = batch.read(engine, |h| weights.site_input(engine, site, pass.rope(), h, pass.window_tokens))?;
-                of_channels.begin(batch);
-                of_channels.observe(engine, site, &mut input)?;
-                let tokens = batch.windows * pass.window_tokens;
-                batch.update(engine, |h| {
-                    engine.add(h, &weights.projection(site).apply(engine, &input)?)?;
-                    let norm = engine.inverse_norms(h)?;
-                    let scales = (self.token_weights == TokenWeights::InverseSquare).then_some(&norm);
-                    sums.add(engine, &input, None, scales, tokens)?;
-                    norms.push(norm);
-                    Ok(())
-                })?;
-                if site == Site::Mlp {
-                    pass.advance(batch);
-                }
-            }
-            let found = sums.finish(engine, &what)?;
-            let stream_square = self.token_weights.mean_square(engine, &norms)?;
-            let measured = begin.elapsed().as_secs_f64();
-            let covariance = self.scratch.as_mut().map(|scratch| Packed::keep(&found.covariance, scratch)).transpose()?;
-            let mean = found.mean;
-            let mut system = System::ridged(found.covariance, RIDGE);
-            system.invert(&what)?;
-            system.rows = to_matrix(&pass.model.part(layer, writer(site).0)?);
-            let per_unit = channels_per_unit(pass.model, layer, site);
-            let units = mean.len() / per_unit;
-            let removal = remove_greedily(&mut system, per_unit, units, &what)?;
-            let curve = begin.elapsed().as_secs_f64() - measured;
-            tracing::info!("{what}: activations and Gram matrix {measured:.1} s, error curve {curve:.1} s");
-            self.sites.push(Curve { layer, site, removal, stream_square, mean, covariance });
-        }
-        self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);
-        Ok(())
-    }
-
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
-        Ok(())
-    }
+/// Removes all units of a site, whose covariance is used up.
+fn remove_all(model: &Model, layer: usize, site: Site, covariance: Symmetric) -> Result<Removal> {
+    let begin = Instant::now();
+    let what = format!("layer {layer}, {}", site.name());
+    let per_unit = channels_per_unit(model, layer, site);
+    let units = covariance.size() / per_unit;
+    let mut system = System::ridged(covariance, RIDGE);
+    system.invert(&what)?;
+    system.rows = to_matrix(&model.part(layer, writer(site).0)?);
+    let removal = remove_greedily(&mut system, per_unit, units, &what)?;
+    tracing::info!("{what}: error curve {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(removal)
 }
 
 impl Curves {
+    /// Sends the calibration through the dense model. Covariances are kept, in a temporary file, where they are needed again. Returns the
+    /// statistics that FLAP would have taken, too.
+    pub fn measure<E: Engine>(
+        engine: &E,
+        model: &Model,
+        set: &CalibrationSet,
+        options: &RecipeOptions,
+        keep_covariances: bool,
+        progress: &dyn Progress,
+    ) -> Result<(Self, Statistics)> {
+        let mut scratch = keep_covariances.then(Scratch::new).transpose()?;
+        let mut sites = Vec::new();
+        let statistics = measure(engine, model, set, options, progress, |found| {
+            let covariance = scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
+            let DenseSite { layer, site, moments, stream_square } = found;
+            let removal = remove_all(model, layer, site, moments.covariance)?;
+            sites.push(Curve { layer, site, removal, stream_square, covariance });
+            Ok(())
+        })?;
+        Ok((Self { sites }, statistics))
+    }
+
+    /// From a calibration that kept its covariances.
+    pub fn from_statistics(model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
+        statistics.header.token_weights()?;
+        progress.start("measuring error curves", "sites", 2 * statistics.layers.len() as u64);
+        let mut sites = Vec::new();
+        for (layer, measured) in statistics.layers.iter().enumerate() {
+            for site in Site::BOTH {
+                let Some(covariance) = measured.site(site).covariance.clone() else { continue };
+                let matrix = Symmetric::unpacked(&covariance);
+                matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
+                let removal = remove_all(model, layer, site, matrix)?;
+                sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
+                progress.advance(1);
+            }
+        }
+        progress.finish();
+        Ok(Self { sites })
+    }
+
     /// Removed units of every site.
     pub fn allocate(&self, model: &Model, options: &PlanOptions) -> Result<Vec<usize>> {
         let architecture = &model.architecture;
@@ -153,5 +125,16 @@ impl Curves {
             SiteReport { kept: units - removed, error }
         };
         self.sites.iter().zip(removed).map(site).collect()
+    }
+
+    /// Layer, site and covariance of every site.
+    pub fn covariances(&self) -> impl Iterator<Item = (usize, Site, Option<&SiteCovariance>)> {
+        self.sites.iter().map(|curve| (curve.layer, curve.site, curve.covariance.as_ref()))
+    }
+
+    /// What stays when so many units of every site go.
+    pub fn kept(&self, removed: &[usize]) -> Vec<Vec<bool>> {
+        let of_site = |(curve, &count): (&Curve, &usize)| keep(&curve.removal.order[..count], curve.removal.order.len());
+        self.sites.iter().zip(removed).map(of_site).collect()
     }
 }

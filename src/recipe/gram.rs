@@ -5,6 +5,7 @@ use super::linear_algebra::parallel;
 use super::symmetric::Symmetric;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::statistics::TokenWeights;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef};
 use rayon::prelude::*;
@@ -15,38 +16,24 @@ const CHUNK_TOKENS: usize = 4096;
 /// Columns whose products are kept in one tensor of the device, where it can bind them.
 const DEVICE_COLUMNS: usize = 2048;
 
-/// How much a token counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TokenWeights {
-    /// All tokens the same.
-    #[default]
-    Equal,
-    /// By the inverse of the squared norm of the dense residual stream behind the site: tokens of massive activation do not outweigh all
-    /// others.
-    InverseSquare,
-}
-
-impl TokenWeights {
-    /// Mean square of a stream's tokens, as they count, from the inverse norms `[tokens, 1]` of all batches.
-    pub fn mean_square<E: Engine>(self, engine: &E, inverse_norms: &[E::Tensor]) -> Result<f64> {
-        let (mut tokens, mut sum) = (0, 0.0);
-        for batch in inverse_norms {
-            let values = engine.download(batch)?;
-            let square = |&inverse: &f32| match self {
-                Self::Equal if inverse > 0.0 => f64::from(inverse).powi(-2),
-                Self::Equal => 0.0,
-                Self::InverseSquare => f64::from(inverse).powi(2),
-            };
-            tokens += values.len();
-            sum += values.iter().map(square).sum::<f64>();
-        }
-        Ok(match self {
-            Self::Equal => sum / tokens as f64,
-            // What a weighted mean of errors is to be divided by for the mean of each token's own relative error.
-            Self::InverseSquare => tokens as f64 / sum,
-        })
+/// Mean square of a stream's tokens, as they count, from the inverse norms `[tokens, 1]` of all batches.
+pub fn mean_square<E: Engine>(engine: &E, token_weights: TokenWeights, inverse_norms: &[E::Tensor]) -> Result<f64> {
+    let (mut tokens, mut sum) = (0, 0.0);
+    for batch in inverse_norms {
+        let values = engine.download(batch)?;
+        let square = |&inverse: &f32| match token_weights {
+            TokenWeights::Equal if inverse > 0.0 => f64::from(inverse).powi(-2),
+            TokenWeights::Equal => 0.0,
+            TokenWeights::InverseSquare => f64::from(inverse).powi(2),
+        };
+        tokens += values.len();
+        sum += values.iter().map(square).sum::<f64>();
     }
+    Ok(match token_weights {
+        TokenWeights::Equal => sum / tokens as f64,
+        // What a weighted mean of errors is to be divided by for the mean of each token's own relative error.
+        TokenWeights::InverseSquare => tokens as f64 / sum,
+    })
 }
 
 /// Sums of products `a^T b` over tokens, panel by panel of the columns of `a`.
@@ -153,9 +140,10 @@ impl<E: Engine> Cross<E> {
 
     fn gather(sum: &mut Mat<f64>) -> impl FnMut(Range<usize>, &[f32], usize) {
         |columns, values, width| {
-            sum.subcols_mut(columns.start, columns.len()).par_col_iter_mut().zip(values.par_chunks_exact(width)).for_each(
-                |(column, from)| column.iter_mut().zip(from).for_each(|(sum, &value)| *sum += f64::from(value)),
-            );
+            sum.subcols_mut(columns.start, columns.len())
+                .par_col_iter_mut()
+                .zip(values.par_chunks_exact(width))
+                .for_each(|(column, from)| column.iter_mut().zip(from).for_each(|(sum, &value)| *sum += f64::from(value)));
         }
     }
 
@@ -173,9 +161,7 @@ impl<E: Engine> Cross<E> {
 
 /// Mean and covariance of a site's activations, and their covariance with a target.
 pub struct SiteMoments {
-    /// Tokens.
-    pub tokens: u64,
-    /// What they count, together.
+    /// What the tokens count, together.
     pub weight: f64,
     /// `[channels]`.
     pub mean: Vec<f64>,
@@ -197,7 +183,6 @@ struct Side<E: Engine> {
 }
 
 struct Sums<E: Engine> {
-    tokens: u64,
     weight: Cross<E>,
     site: Side<E>,
     gram: Gram<E>,
@@ -223,11 +208,10 @@ impl<E: Engine> SiteSums<E> {
                 }
             };
             let (weight, gram) = (Cross::new(engine, 1, 1), Gram::new(engine, engine.columns(x)));
-            self.0 = Some(Sums { tokens: 0, weight, site, gram, target });
+            self.0 = Some(Sums { weight, site, gram, target });
         }
         let Some(sums) = &mut self.0 else { return Ok(()) };
         let column = scales.unwrap_or(&ones);
-        sums.tokens += tokens as u64;
         sums.weight.add(engine, column, column, tokens)?;
         let x = sums.site.add(engine, x, column, scales, tokens)?;
         sums.gram.add(engine, &x, tokens)?;
@@ -262,7 +246,7 @@ impl<E: Engine> SiteSums<E> {
                 Some((target_mean, cross))
             }
         };
-        Ok(SiteMoments { tokens: sums.tokens, weight, mean, covariance, target })
+        Ok(SiteMoments { weight, mean, covariance, target })
     }
 }
 
@@ -277,14 +261,7 @@ impl<E: Engine> Side<E> {
     }
 
     /// The activations as seen from there, scaled; `column` is the scales, or ones.
-    fn add(
-        &mut self,
-        engine: &E,
-        x: &E::Tensor,
-        column: &E::Tensor,
-        scales: Option<&E::Tensor>,
-        tokens: usize,
-    ) -> Result<E::Tensor> {
+    fn add(&mut self, engine: &E, x: &E::Tensor, column: &E::Tensor, scales: Option<&E::Tensor>, tokens: usize) -> Result<E::Tensor> {
         let seen = engine.shifted(x, &self.on_device, scales)?;
         self.away.add(engine, column, &seen, tokens)?;
         Ok(seen)

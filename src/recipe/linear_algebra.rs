@@ -51,6 +51,7 @@ struct Pivots {
 
 impl System {
     /// A covariance with a ridge relative to its mean variance; no rows yet.
+    #[must_use]
     pub fn ridged(covariance: Symmetric, lambda: f64) -> Self {
         let ridge = ridge(&covariance, lambda);
         let mut matrix = covariance;

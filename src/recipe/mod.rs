@@ -7,24 +7,24 @@
 
 mod allocation;
 mod curves;
+mod dense;
 mod gram;
 mod least_squares;
 mod linear_algebra;
 mod readers;
 mod removal;
-mod scratch;
 mod sequential;
 mod symmetric;
 mod weights;
 
 pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
-pub use gram::TokenWeights;
+pub use dense::calibrate;
 pub use linear_algebra::System;
 pub use removal::{Removal, remove_greedily};
 pub use symmetric::Symmetric;
 
-use crate::architecture::Part;
-use crate::calibration::{CalibrationSet, calibrate};
+use crate::architecture::{LayerShape, Part};
+use crate::calibration::{self, CalibrationSet};
 use crate::compaction::Changes;
 use crate::compensation;
 use crate::engine::Engine;
@@ -32,11 +32,12 @@ use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Plan, Recipe};
+use crate::plan::{Plan, PlannedLayer, Recipe};
 use crate::progress::Progress;
-use crate::pruning::{PlanOptions, plan_from_kept, plan_from_statistics};
+use crate::pruning::{PlanOptions, check_statistics, plan_from_kept, plan_from_statistics};
 use crate::search::Kept;
 use crate::statistics::Statistics;
+use curves::Curves;
 use std::time::Instant;
 
 /// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
@@ -51,8 +52,6 @@ pub struct RecipeOptions {
     pub pass: PassOptions,
     /// Whether the projections that read the residual stream are fitted to the pruned stream as well (`sequential` only).
     pub refit: bool,
-    /// How much each token counts.
-    pub token_weights: TokenWeights,
 }
 
 /// A site's part of the result.
@@ -98,24 +97,64 @@ pub fn run<E: Engine>(
         ));
     }
     let begin = Instant::now();
-    let curves = curves::measure(engine, model, set, options, options.plan.recipe == Recipe::LeastSquares, progress)?;
+    let one_shot = options.plan.recipe == Recipe::LeastSquares;
+    let (curves, statistics) = Curves::measure(engine, model, set, options, one_shot, progress)?;
     let removed = curves.allocate(model, &options.plan)?;
     let sites = curves.report(&removed);
-    let (kept, replaced) = if options.plan.recipe == Recipe::Sequential {
-        sequential::run(engine, model, set, options, &removed, progress)?
+    let (kept, replaced) = if one_shot {
+        let kept = curves.kept(&removed);
+        let replaced = least_squares::run(model, curves.covariances(), &kept, progress)?;
+        (kept, replaced)
     } else {
-        least_squares::run(model, &curves, &removed, progress)?
+        sequential::run(engine, model, set, options, &removed, progress)?
     };
-    let mut plan = plan_from_kept(model, &options.plan, &kept, false);
-    plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
+    let plan = plan_of(model, &options.plan, kept, &sites);
     let changes = Changes { biases: Vec::new(), replaced };
-    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics: curves.statistics, seconds: begin.elapsed().as_secs_f64() })
+    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
+}
+
+fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[SiteReport]) -> Plan {
+    let mut plan = plan_from_kept(model, options, &into_layers(kept), false);
+    plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
+    plan
+}
+
+/// The plan of `least-squares` from statistics with covariances.
+pub fn plan_from_covariances(model: &Model, statistics: &Statistics, options: &PlanOptions, progress: &dyn Progress) -> Result<Plan> {
+    check_statistics(model, statistics)?;
+    let options = PlanOptions { token_weights: statistics.header.token_weights()?, ..options.clone() };
+    let curves = Curves::from_statistics(model, statistics, progress)?;
+    let removed = curves.allocate(model, &options)?;
+    Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed)))
+}
+
+/// What carrying out such a plan changes.
+pub fn changes_from_covariances(model: &Model, statistics: Option<&Statistics>, plan: &Plan, progress: &dyn Progress) -> Result<Changes> {
+    let Some(statistics) = statistics else {
+        return Err(Error::input("the plan's weights are fitted to the statistics' covariances: give --statistics"));
+    };
+    statistics.header.token_weights()?;
+    let sites = statistics
+        .layers
+        .iter()
+        .enumerate()
+        .flat_map(|(index, layer)| Site::BOTH.into_iter().map(move |site| (index, site, layer.site(site).covariance.as_ref())));
+    let kept = |(layer, shape): (&PlannedLayer, &LayerShape)| {
+        let of = |places: &[usize], size: usize| {
+            let mut kept = vec![false; size];
+            places.iter().for_each(|&place| kept[place] = true);
+            kept
+        };
+        [of(&layer.kv_heads, shape.key_value_heads), of(&layer.neurons, shape.intermediate_size)]
+    };
+    let kept: Vec<Vec<bool>> = plan.layers.iter().zip(&model.architecture.layers).flat_map(kept).collect();
+    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(model, sites, &kept, progress)? })
 }
 
 /// The paper.
 fn flap<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: &RecipeOptions, progress: &dyn Progress) -> Result<Outcome> {
     let begin = Instant::now();
-    let statistics = calibrate(engine, model, set, options.pass, None, progress)?;
+    let statistics = calibration::calibrate(engine, model, set, options.pass, None, progress)?;
     let seconds = begin.elapsed().as_secs_f64();
     let (plan, notes) = plan_from_statistics(model, &statistics, &options.plan)?;
     let biases = compensation::biases(engine, model, Some(&statistics), &plan, progress)?;

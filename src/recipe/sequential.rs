@@ -1,14 +1,14 @@
 //! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
-use super::gram::{Cross, Gram, SiteMoments, SiteSums, TokenWeights};
+use super::gram::{Cross, Gram, SiteMoments, SiteSums};
 use super::linear_algebra::{System, product, ridge};
 use super::readers::{cut_biases, place_readers, readers};
 use super::removal::remove_greedily;
-use super::scratch::Scratch;
 use super::weights::{row, to_bytes, to_matrix};
-use super::{RIDGE, RecipeOptions, channels_per_unit, into_layers, keep, kept_channels, leave_room, writer};
+use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
+use crate::checkpoint::Scratch;
 use crate::compaction::{Replaced, Slice};
 use crate::engine::{Engine, HostTensor};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::forward::{LayerWeights, Linear, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
-use crate::search::Kept;
+use crate::statistics::TokenWeights;
 use faer::Mat;
 use std::time::Instant;
 
@@ -28,16 +28,24 @@ pub fn run<E: Engine>(
     options: &RecipeOptions,
     removed: &[usize],
     progress: &dyn Progress,
-) -> Result<(Vec<Kept>, Replaced)> {
+) -> Result<(Vec<Vec<bool>>, Replaced)> {
     let memory = leave_room(engine, model, options.pass, 2);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut dense = pass.embed(&set.ids)?;
     let pruned = pass.embed(&set.ids)?;
-    let mut visitor = Fit { pruned, removed, refit: options.refit, token_weights: options.token_weights, scratch: Scratch::new()?, kept: Vec::new(), replaced: Replaced::new() };
+    let mut visitor = Fit {
+        pruned,
+        removed,
+        refit: options.refit,
+        token_weights: options.plan.token_weights,
+        scratch: Scratch::new()?,
+        kept: Vec::new(),
+        replaced: Replaced::new(),
+    };
     pass.layers(0, &mut dense, &mut visitor)?;
     progress.finish();
-    Ok((into_layers(visitor.kept), visitor.replaced))
+    Ok((visitor.kept, visitor.replaced))
 }
 
 struct Fit<'a, E: Engine> {
@@ -189,10 +197,7 @@ impl<E: Engine> Fit<'_, E> {
                 engine.add(h, &weights.projection(site).apply(engine, &input)?)
             })?;
             let mut target = dense.copy_to_device(engine)?;
-            let scales = match self.token_weights {
-                TokenWeights::Equal => None,
-                TokenWeights::InverseSquare => Some(engine.inverse_norms(&target)?),
-            };
+            let scales = (!self.token_weights.is_equal()).then(|| engine.inverse_norms(&target)).transpose()?;
             let input = pruned.read(engine, |g| {
                 engine.add_scaled(&mut target, g, -1.0)?;
                 own.site_input(engine, site, pass.rope(), g, pass.window_tokens)

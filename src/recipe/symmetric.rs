@@ -1,6 +1,7 @@
 //! Symmetric matrices of a site's channels, half of which are kept.
 
 use crate::error::{Error, Result};
+use crate::statistics::SiteCovariance;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
@@ -37,6 +38,12 @@ impl Symmetric {
         let mut matrix = Self::zeros(size);
         matrix.each_column(|j, column| column.iter_mut().enumerate().for_each(|(i, value)| *value = entry(i, j)));
         matrix
+    }
+
+    /// As statistics hold it.
+    #[must_use]
+    pub fn unpacked(covariance: &SiteCovariance) -> Self {
+        Self::from_fn(covariance.mean.len(), |i, j| covariance.entry(i, j))
     }
 
     /// Rows, and columns.

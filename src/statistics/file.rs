@@ -1,7 +1,8 @@
 //! The statistics file: safetensors with f64 vectors, and a header in its metadata that says what was measured on what.
 
-use super::{CompatMoments, LayerStatistics, Moments, SiteStatistics, Spread, Statistics};
+use super::{CompatMoments, LayerStatistics, Moments, SiteCovariance, SiteStatistics, Spread, Statistics, TokenWeights, packed_length};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
+use crate::engine::{Dtype, HostTensor};
 use crate::error::{Error, Result};
 use crate::forward::Site;
 use std::collections::BTreeMap;
@@ -11,6 +12,10 @@ use std::path::Path;
 const FORMAT: &str = "flap-gpu-statistics";
 const VERSION: u32 = 1;
 const HEADER_KEY: &str = "header";
+/// What the tokens count together, and the mean square of the stream.
+const COVARIANCE_SCALES: &str = "covariance_scales";
+const COVARIANCE_MEAN: &str = "covariance_mean";
+const COVARIANCE: &str = "covariance";
 
 /// What the numbers of a statistics file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,6 +44,9 @@ pub struct Header {
     pub mode: Mode,
     /// Windows measured: disjoint ranges in ascending order.
     pub windows: Vec<Range<usize>>,
+    /// How tokens count in the covariances, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covariances: Option<TokenWeights>,
 }
 
 impl Header {
@@ -69,6 +77,9 @@ impl Header {
         if self.mode != other.mode {
             return differ("mode (exact or --compat)");
         }
+        if self.covariances != other.covariances {
+            return differ("--covariances or --token-weights");
+        }
         let mut windows: Vec<Range<usize>> = self.windows.iter().chain(&other.windows).cloned().collect();
         windows.sort_by_key(|range| range.start);
         let mut joined: Vec<Range<usize>> = Vec::new();
@@ -97,20 +108,53 @@ fn vectors(site: &SiteStatistics) -> Vec<(&'static str, &[f64])> {
     vectors
 }
 
+/// A tensor of the file.
+enum Values<'a> {
+    F64(&'a [f64]),
+    Pair([f64; 2]),
+    Packed(&'a HostTensor),
+}
+
+impl Values<'_> {
+    fn length(&self) -> usize {
+        match self {
+            Self::F64(values) => values.len(),
+            Self::Pair(values) => values.len(),
+            Self::Packed(tensor) => tensor.columns,
+        }
+    }
+
+    fn header(&self, name: &str) -> TensorHeader {
+        let (dtype, size) = if matches!(self, Self::Packed(_)) { ("F32", 4) } else { ("F64", 8) };
+        TensorHeader { name: name.into(), dtype: dtype.into(), shape: vec![self.length()], bytes: size * self.length() }
+    }
+
+    fn write(&self, writer: &mut SafetensorsWriter) -> Result<()> {
+        let numbers = |values: &[f64]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+        match self {
+            Self::F64(values) => writer.write(&numbers(values)),
+            Self::Pair(values) => writer.write(&numbers(values)),
+            Self::Packed(tensor) => writer.write(tensor.bytes.as_ref()),
+        }
+    }
+}
+
 /// Writes statistics to a new file.
 pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
     let mut tensors = Vec::new();
     for (index, layer) in statistics.layers.iter().enumerate() {
         for site in Site::BOTH {
-            tensors.extend(
-                vectors(layer.site(site)).into_iter().map(|(name, values)| (format!("layers.{index}.{}.{name}", site.name()), values)),
-            );
+            let name = |vector: &str| format!("layers.{index}.{}.{vector}", site.name());
+            let own = layer.site(site);
+            tensors.extend(vectors(own).into_iter().map(|(vector, values)| (name(vector), Values::F64(values))));
+            if let Some(covariance) = &own.covariance {
+                tensors.push((name(COVARIANCE_SCALES), Values::Pair([covariance.weight, covariance.stream_square])));
+                tensors.push((name(COVARIANCE_MEAN), Values::F64(&covariance.mean)));
+                tensors.push((name(COVARIANCE), Values::Packed(&covariance.packed)));
+            }
         }
     }
-    let headers: Vec<TensorHeader> = tensors
-        .iter()
-        .map(|(name, values)| TensorHeader { name: name.clone(), dtype: "F64".into(), shape: vec![values.len()], bytes: 8 * values.len() })
-        .collect();
+    let headers: Vec<TensorHeader> = tensors.iter().map(|(name, values)| values.header(name)).collect();
     let header = serde_json::to_string(&statistics.header).map_err(|e| Error::file(path, e.to_string()))?;
     let metadata = BTreeMap::from([
         ("format".to_string(), FORMAT.to_string()),
@@ -120,10 +164,7 @@ pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
         (HEADER_KEY.to_string(), header),
     ]);
     let mut writer = SafetensorsWriter::create(path, &headers, &metadata)?;
-    for (_, values) in &tensors {
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        writer.write(&bytes)?;
-    }
+    tensors.iter().try_for_each(|(_, values)| values.write(&mut writer))?;
     writer.finish()
 }
 
@@ -163,17 +204,38 @@ pub fn read(path: &Path) -> Result<Statistics> {
                     Spread::Compat(CompatMoments { windows, mean, fluctuation: vector("fluctuation")?, square: vector("square")? })
                 }
             };
-            let site = SiteStatistics {
+            let statistics = SiteStatistics {
                 spread,
                 weight_square_sum: vector("weight_square_sum")?,
                 weight_absolute_mean: vector("weight_absolute_mean")?,
+                covariance: header.covariances.map(|_| covariance(&file, layer, site, &vector)).transpose()?,
             };
-            if vectors(&site).iter().any(|(_, values)| values.len() != site.channels()) {
+            if vectors(&statistics).iter().any(|(_, values)| values.len() != statistics.channels()) {
                 return Err(damaged("vectors of one site differ in length"));
             }
-            Ok(site)
+            if statistics.covariance.as_ref().is_some_and(|c| c.mean.len() != statistics.channels()) {
+                return Err(damaged("a covariance of another size"));
+            }
+            Ok(statistics)
         };
         result.push(LayerStatistics { attention: site(Site::Attention)?, mlp: site(Site::Mlp)? });
     }
     Ok(Statistics { header, layers: result })
+}
+
+/// The covariance of a site, which stays in the mapped file.
+fn covariance(file: &TensorFile, layer: usize, site: Site, vector: &dyn Fn(&str) -> Result<Vec<f64>>) -> Result<SiteCovariance> {
+    let name = format!("layers.{layer}.{}.{COVARIANCE}", site.name());
+    let wrong = |what: &str| Error::file(file.path(), format!("tensor `{name}` {what}; run `flap-gpu calibrate` again"));
+    let mean = vector(COVARIANCE_MEAN)?;
+    let scales = vector(COVARIANCE_SCALES)?;
+    let &[weight, stream_square] = scales.as_slice() else { return Err(wrong("has not two scales")) };
+    let bytes = file.bytes(&name)?;
+    if bytes.as_ref().len() != 4 * packed_length(mean.len()) {
+        return Err(wrong("has another size than its mean says"));
+    }
+    if !(weight > 0.0 && stream_square >= 0.0) {
+        return Err(wrong("has scales that cannot be"));
+    }
+    Ok(SiteCovariance { weight, stream_square, packed: HostTensor::new(bytes, Dtype::F32, 1, packed_length(mean.len())), mean })
 }

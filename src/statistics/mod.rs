@@ -2,13 +2,16 @@
 //! that reads it. Knows neither models nor engines.
 
 mod compat;
+mod covariance;
 mod file;
 mod moments;
 
 pub use compat::CompatMoments;
+pub use covariance::{SiteCovariance, TokenWeights, packed_length};
 pub use file::{Header, Mode, read, write};
 pub use moments::Moments;
 
+use crate::checkpoint::Scratch;
 use crate::error::{Error, Result};
 use crate::forward::Site;
 
@@ -30,6 +33,8 @@ pub struct SiteStatistics {
     pub weight_square_sum: Vec<f64>,
     /// Per column of the projection: the mean absolute weight.
     pub weight_absolute_mean: Vec<f64>,
+    /// The covariance of the channels, where it was asked for.
+    pub covariance: Option<SiteCovariance>,
 }
 
 impl SiteStatistics {
@@ -85,6 +90,15 @@ impl LayerStatistics {
             Site::Mlp => &self.mlp,
         }
     }
+
+    /// One of the sites.
+    #[must_use]
+    pub fn site_mut(&mut self, site: Site) -> &mut SiteStatistics {
+        match site {
+            Site::Attention => &mut self.attention,
+            Site::Mlp => &mut self.mlp,
+        }
+    }
 }
 
 /// A calibration's result.
@@ -103,18 +117,28 @@ pub struct Statistics {
 pub fn merge(parts: Vec<Statistics>) -> Result<Statistics> {
     let mut parts = parts;
     parts.sort_by_key(|part| part.header.windows.first().map(|range| range.start));
-    let mut parts = parts.into_iter();
-    let Some(mut merged) = parts.next() else { return Err(Error::input("there are no statistics to merge")) };
-    for part in parts {
-        merged.header.join(&part.header)?;
-        for (into, from) in merged.layers.iter_mut().zip(part.layers) {
-            for (into, from) in [(&mut into.attention, from.attention), (&mut into.mlp, from.mlp)] {
-                match (&mut into.spread, from.spread) {
-                    (Spread::Exact(into), Spread::Exact(from)) => into.merge(&from),
+    let Some((first, others)) = parts.split_first() else { return Err(Error::input("there are no statistics to merge")) };
+    let mut merged = first.clone();
+    others.iter().try_for_each(|part| merged.header.join(&part.header))?;
+    let mut scratch = Scratch::new()?;
+    for (index, layer) in merged.layers.iter_mut().enumerate() {
+        for site in Site::BOTH {
+            let into = layer.site_mut(site);
+            let same = || parts.iter().map(|part| part.layers.get(index).map(|layer| layer.site(site)));
+            if !same().all(|part| part.is_some_and(|part| part.channels() == into.channels())) {
+                return Err(Error::input("the statistics do not belong together: their layers differ in size"));
+            }
+            for other in same().flatten().skip(1) {
+                match (&mut into.spread, &other.spread) {
+                    (Spread::Exact(into), Spread::Exact(from)) => into.merge(from),
                     _ => {
                         return Err(Error::input("statistics taken with --compat depend on the order of all windows and cannot be merged"));
                     }
                 }
+            }
+            let covariances: Vec<&SiteCovariance> = same().flatten().filter_map(|part| part.covariance.as_ref()).collect();
+            if covariances.len() > 1 {
+                into.covariance = Some(SiteCovariance::merge(&covariances, &mut scratch)?);
             }
         }
     }

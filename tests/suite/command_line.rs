@@ -6,6 +6,7 @@ use flap_gpu::checkpoint::{TensorFile, Tokenizer};
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
+use flap_gpu::plan::Plan;
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::statistics::{self, Mode};
 use serde_json::Value;
@@ -199,6 +200,50 @@ fn shards_merge_to_one_run() {
             assert!(apart(a.mean(), b.mean()) < 1e-9);
         }
     }
+}
+
+/// Covariances of shards, merged, give the model that one run gives.
+#[test]
+fn least_squares_can_be_sharded() {
+    let place = Place::new();
+    let (text, at_once) = (place.path("calibration.txt"), place.path("at-once"));
+    let own = ["--recipe", "least-squares", "--ratio", "0.3"];
+    for (weights, name) in [("equal", "e"), ("inverse-square", "i")] {
+        place.prune(&place.model, "at-once", &[&own[..], &["--token-weights", weights, "--force"]].concat());
+        let path = |what: &str| place.path(&format!("{what}-{name}"));
+        let fixed = ["calibrate", &place.model, "--calibration", &text, "--samples", "64", "--device", "cpu", "--covariances"];
+        let parts: Vec<String> = ["1/3", "2/3", "3/3"].iter().map(|part| path(&part[..1])).collect();
+        for (index, part) in parts.iter().enumerate() {
+            run_json(&[&fixed[..], &["--token-weights", weights, "--shard", &format!("{}/3", index + 1), "--output", part]].concat());
+        }
+        let (merged, plan, stepwise) = (path("merged"), format!("{}.json", path("plan")), path("stepwise"));
+        run_json(&["merge", &parts[1], &parts[0], &parts[2], "--output", &merged]);
+        let plan_from =
+            |statistics: &str| run(&[&["plan", &place.model, "--statistics", statistics, "--output", &plan, "--force"], &own[..]].concat());
+        let (code, _, message) = plan_from(&merged);
+        assert_eq!(code, 0, "{message}");
+        run_json(&["compact", &place.model, "--statistics", &merged, "--plan", &plan, "--output", &stepwise, "--device", "cpu"]);
+        let plan_of = |folder: &str| Plan::read(&Path::new(folder).join("plan.json")).unwrap();
+        let (one, other) = (plan_of(&at_once), plan_of(&stepwise));
+        assert_eq!((&one.layers, &one.settings), (&other.layers, &other.settings));
+        // Sums in another order, covariances rounded to f32 once more.
+        let (a, b) = (place.perplexity(&at_once), place.perplexity(&stepwise));
+        assert!((a / b - 1.0).abs() < 1e-4, "{a} and {b}");
+        let (code, _, message) =
+            run(&["plan", &place.model, "--statistics", &merged, "--output", &plan, "--force", "--recipe", "sequential"]);
+        assert!(code == 1 && message.contains("flap-gpu prune --recipe sequential"), "{message}");
+        // FLAP plans from the same statistics; a part alone does not serve; without covariances it says so.
+        run_json(&["plan", &place.model, "--statistics", &merged, "--output", &format!("{}.flap.json", path("plan"))]);
+        let (code, _, message) = plan_from(&parts[0]);
+        assert!(code == 1 && message.contains("merge the missing shards"), "{message}");
+    }
+    let plain = place.path("plain");
+    run_json(&["calibrate", &place.model, "--calibration", &text, "--samples", "64", "--device", "cpu", "--output", &plain]);
+    let command = ["plan", &place.model, "--statistics", &plain, "--output", &place.path("p.json"), "--recipe", "least-squares"];
+    let (code, _, message) = run(&command);
+    assert!(code == 1 && message.contains("--covariances"), "{message}");
+    let (code, _, message) = run(&["merge", &plain, &place.path("1-e"), "--output", &place.path("mixed")]);
+    assert!(code == 1 && message.contains("differ in --covariances"), "{message}");
 }
 
 /// Counts the work that was announced.

@@ -14,7 +14,7 @@ use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, Uniform};
-use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, Symmetric, System, TokenWeights, allocate, remove_greedily};
+use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, Symmetric, System, allocate, remove_greedily};
 use flap_gpu::statistics::Mode;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ impl Reference {
 fn options(recipe: Recipe, ratio: f64) -> RecipeOptions {
     // Several batches, so that sums over batches are tested.
     let pass = PassOptions { batch_tokens: Some(5 * 48), memory_budget: None };
-    RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true, token_weights: TokenWeights::Equal }
+    RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true }
 }
 
 fn places(outcome: &Outcome, index: usize) -> &[usize] {

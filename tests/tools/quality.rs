@@ -16,7 +16,7 @@ use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::PlanOptions;
-use flap_gpu::recipe::{self, RecipeOptions, TokenWeights};
+use flap_gpu::recipe::{self, RecipeOptions};
 use flap_gpu::statistics::Mode;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn measure(model: &Model, tokens: &[u32], test: &[u32], recipe: Recipe, refit: b
     let set = options.draw(model, tokens)?;
     let (pass, plan) = (PassOptions::default(), PlanOptions { recipe, ratio, ..PlanOptions::default() });
     let begin = Instant::now();
-    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit, token_weights: TokenWeights::default() }, &Silent)?;
+    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, &Silent)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
     let output = OutputFolder::create(&place, &model.path, true)?;

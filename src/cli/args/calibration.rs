@@ -1,7 +1,7 @@
 //! Options of the calibration.
 
 use crate::calibration::{CalibrationOptions, Shard, TextSource};
-use crate::statistics::Mode;
+use crate::statistics::{Mode, TokenWeights};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ pub struct CalibrationArguments {
     /// Tokens that go through a layer together [default: fit to the device]
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub batch_tokens: Option<NonZeroUsize>,
+    /// How much each token counts for the recipes beyond flap
+    #[arg(long, value_enum, default_value_t, help_heading = "Calibration")]
+    pub token_weights: TokenWeights,
     /// Reproduce the FLAP authors' released code, number for number
     #[arg(long, help_heading = "Calibration")]
     pub compat: bool,

@@ -110,6 +110,10 @@ pub struct CalibrateArguments {
     /// Only part I of N of the windows; `merge` joins the parts
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
+    /// Keep the covariances of all channels as well: `plan --recipe least-squares` needs them. The file takes two bytes for every pair of
+    /// channels of a site, for a 7B model 9 GB
+    #[arg(long, conflicts_with = "compat")]
+    pub covariances: bool,
     #[command(flatten)]
     pub calibration: CalibrationArguments,
 }

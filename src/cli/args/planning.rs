@@ -5,8 +5,8 @@ use crate::export::{Choice, Client};
 use crate::importance::Metric;
 use crate::plan::{Compensation, Method, Recipe};
 use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
-use crate::recipe::TokenWeights;
 use crate::search::Structure;
+use crate::statistics::TokenWeights;
 use clap::Args;
 use std::num::NonZeroUsize;
 
@@ -21,9 +21,6 @@ pub struct PlanningArguments {
     /// Leave the projections that read the residual stream as they are (sequential)
     #[arg(long, help_heading = "Planning")]
     pub no_refit: bool,
-    /// How much each token counts (least-squares, sequential, search) [default: equal]
-    #[arg(long, value_enum, help_heading = "Planning")]
-    pub token_weights: Option<TokenWeights>,
     /// How units are chosen (flap) [default: flap]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub method: Option<Method>,
@@ -111,6 +108,7 @@ impl PlanningArguments {
             uniform: uniform.then_some(heads),
             compensation: self.compensation.unwrap_or_else(|| choice.as_ref().map_or(Compensation::Bias, |choice| choice.compensation)),
             mask_only: self.mask_only,
+            token_weights: TokenWeights::default(),
         })
     }
 }

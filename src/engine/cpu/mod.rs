@@ -11,9 +11,7 @@ mod product;
 pub use moments::Moments;
 pub use peak::multiply_adds;
 
-use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments,
-};
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
 use crate::error::Result;
 use std::ops::Range;
 

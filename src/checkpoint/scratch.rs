@@ -1,6 +1,5 @@
 //! Numbers that do not fit into memory and are needed again: a temporary file without a name, mapped part by part.
 
-use super::symmetric::Symmetric;
 use crate::engine::{Dtype, HostTensor, SharedBytes};
 use crate::error::{Error, Result};
 use memmap2::{Mmap, MmapOptions};
@@ -51,27 +50,5 @@ impl Scratch {
         let map = unsafe { MmapOptions::new().offset(start).len(bytes.len()).map(&self.file) };
         let part = Part(map.map_err(Error::io(&folder, "cannot map intermediate results in"))?);
         Ok(HostTensor::new(SharedBytes::new(Arc::new(part), 0..bytes.len()), dtype, rows, columns))
-    }
-}
-
-/// A symmetric matrix in f32 in a temporary file, column by column down to the diagonal.
-pub struct Packed {
-    size: usize,
-    values: HostTensor,
-}
-
-impl Packed {
-    /// Writes a matrix.
-    pub fn keep(matrix: &Symmetric, scratch: &mut Scratch) -> Result<Self> {
-        let size = matrix.size();
-        let mut values = Vec::with_capacity(size * (size + 1) / 2);
-        (0..size).for_each(|j| values.extend(matrix.column(j).iter().map(|&value| value as f32)));
-        Ok(Self { size, values: scratch.keep(bytemuck::cast_slice(&values), Dtype::F32, 1, values.len())? })
-    }
-
-    /// Reads it back.
-    pub fn load(&self) -> Symmetric {
-        let values: &[f32] = bytemuck::cast_slice(self.values.bytes.as_ref());
-        Symmetric::from_fn(self.size, |i, j| f64::from(values[j * (j + 1) / 2 + i]))
     }
 }

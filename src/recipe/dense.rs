@@ -1,0 +1,132 @@
+//! The first pass: through the dense model, with the second moments of every site.
+
+use super::gram::{SiteMoments, SiteSums, mean_square};
+use super::{RecipeOptions, leave_room};
+use crate::calibration::{CalibrationSet, ChannelMoments};
+use crate::checkpoint::Scratch;
+use crate::engine::{Dtype, Engine};
+use crate::error::Result;
+use crate::forward::{LayerWeights, Observer, Site};
+use crate::model::Model;
+use crate::pass::{Batch, Pass, PassOptions, Visitor};
+use crate::progress::Progress;
+use crate::statistics::{LayerStatistics, SiteCovariance, Statistics, TokenWeights, packed_length};
+use std::time::Instant;
+
+/// What the dense model says about one site.
+pub struct DenseSite {
+    /// Layer.
+    pub layer: usize,
+    /// Attention or MLP.
+    pub site: Site,
+    /// Moments of the site's channels.
+    pub moments: SiteMoments,
+    /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
+    pub stream_square: f64,
+}
+
+/// Sends the calibration through the dense model and hands out what is found, site by site, with the layer's statistics as FLAP takes them
+/// gathered on the way.
+pub fn measure<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    options: &RecipeOptions,
+    progress: &dyn Progress,
+    each: impl FnMut(DenseSite) -> Result<()>,
+) -> Result<Statistics> {
+    let room = leave_room(engine, model, options.pass, 1);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
+    progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
+    let mut batches = pass.embed(&set.ids)?;
+    let mut visitor = Measure { set, token_weights: options.plan.token_weights, each, statistics: Vec::new() };
+    pass.layers(0, &mut batches, &mut visitor)?;
+    progress.finish();
+    Ok(Statistics { header: set.header.clone(), layers: visitor.statistics })
+}
+
+struct Measure<'a, F> {
+    set: &'a CalibrationSet,
+    token_weights: TokenWeights,
+    each: F,
+    statistics: Vec<LayerStatistics>,
+}
+
+impl<E: Engine, F: FnMut(DenseSite) -> Result<()>> Visitor<E> for Measure<'_, F> {
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
+        let engine = pass.engine;
+        let mut of_channels = ChannelMoments::new(engine, weights, self.set)?;
+        for site in Site::BOTH {
+            let begin = Instant::now();
+            let what = format!("layer {layer}, {}", site.name());
+            let mut sums = SiteSums::new();
+            let mut norms = Vec::new();
+            for batch in &mut *batches {
+                crate::interrupt::check()?;
+                let mut input = batch.read(engine, |h| weights.site_input(engine, site, pass.rope(), h, pass.window_tokens))?;
+                of_channels.begin(batch);
+                of_channels.observe(engine, site, &mut input)?;
+                let tokens = batch.windows * pass.window_tokens;
+                batch.update(engine, |h| {
+                    engine.add(h, &weights.projection(site).apply(engine, &input)?)?;
+                    let norm = engine.inverse_norms(h)?;
+                    let scales = (!self.token_weights.is_equal()).then_some(&norm);
+                    sums.add(engine, &input, None, scales, tokens)?;
+                    norms.push(norm);
+                    Ok(())
+                })?;
+                if site == Site::Mlp {
+                    pass.advance(batch);
+                }
+            }
+            let moments = sums.finish(engine, &what)?;
+            let stream_square = mean_square(engine, self.token_weights, &norms)?;
+            tracing::info!("{what}: activations and Gram matrix {:.1} s", begin.elapsed().as_secs_f64());
+            (self.each)(DenseSite { layer, site, moments, stream_square })?;
+        }
+        self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl DenseSite {
+    /// As statistics keep it, in a temporary file.
+    pub fn keep(&self, scratch: &mut Scratch) -> Result<SiteCovariance> {
+        let matrix = &self.moments.covariance;
+        let mut values: Vec<f32> = Vec::with_capacity(packed_length(matrix.size()));
+        (0..matrix.size()).for_each(|j| values.extend(matrix.column(j).iter().map(|&value| value as f32)));
+        let packed = scratch.keep(bytemuck::cast_slice(&values), Dtype::F32, 1, values.len())?;
+        let (weight, mean) = (self.moments.weight, self.moments.mean.clone());
+        Ok(SiteCovariance { weight, stream_square: self.stream_square, mean, packed })
+    }
+}
+
+/// The statistics of a calibration with the covariances of all sites, which stay in a temporary file: what `least-squares` needs, and what
+/// shards can be merged of.
+pub fn calibrate<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    pass: PassOptions,
+    token_weights: TokenWeights,
+    progress: &dyn Progress,
+) -> Result<Statistics> {
+    let mut scratch = Scratch::new()?;
+    let mut covariances = Vec::new();
+    let plan = crate::pruning::PlanOptions { token_weights, ..Default::default() };
+    let options = RecipeOptions { plan, pass, refit: false };
+    let mut statistics = measure(engine, model, set, &options, progress, |found| {
+        covariances.push(found.keep(&mut scratch)?);
+        Ok(())
+    })?;
+    statistics.header.covariances = Some(token_weights);
+    let mut covariances = covariances.into_iter();
+    for layer in &mut statistics.layers {
+        Site::BOTH.into_iter().for_each(|site| layer.site_mut(site).covariance = covariances.next());
+    }
+    Ok(statistics)
+}

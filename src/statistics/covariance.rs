@@ -1,0 +1,86 @@
+//! Covariances of a site's channels, which the recipes beyond FLAP need: half of a symmetric matrix in f32, in a file.
+
+use super::Header;
+use crate::checkpoint::Scratch;
+use crate::engine::{Dtype, HostTensor};
+use crate::error::Result;
+use rayon::prelude::*;
+
+/// How much a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenWeights {
+    /// All tokens the same
+    #[default]
+    Equal,
+    /// By the inverse square of the norm of the dense residual stream behind the site, so that a few tokens of massive activation do not
+    /// outweigh all others
+    InverseSquare,
+}
+
+impl TokenWeights {
+    /// Whether all tokens count the same.
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        *self == Self::Equal
+    }
+}
+
+/// Second moments of one site over all tokens, as they count.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteCovariance {
+    /// What the tokens count, together.
+    pub weight: f64,
+    /// Mean square of the residual stream behind the site, summed over its channels: what an error of the site's output is to be divided by.
+    pub stream_square: f64,
+    /// Mean `[channels]`.
+    pub mean: Vec<f64>,
+    /// The covariance in f32, column by column down to the diagonal.
+    pub packed: HostTensor,
+}
+
+/// Numbers in half a symmetric matrix.
+#[must_use]
+pub fn packed_length(channels: usize) -> usize {
+    channels * (channels + 1) / 2
+}
+
+impl SiteCovariance {
+    /// An entry, `row <= column`.
+    #[must_use]
+    pub fn entry(&self, row: usize, column: usize) -> f64 {
+        let place = packed_length(column) + row;
+        let (numbers, _) = self.packed.bytes.as_ref().as_chunks::<4>();
+        f64::from(f32::from_le_bytes(numbers[place]))
+    }
+
+    /// That of all parts' tokens, in f64 and rounded at the end.
+    pub fn merge(parts: &[&Self], scratch: &mut Scratch) -> Result<Self> {
+        let weight: f64 = parts.iter().map(|part| part.weight).sum();
+        let share = |part: &Self| part.weight / weight;
+        let channels = parts[0].mean.len();
+        let mean: Vec<f64> = (0..channels).map(|i| parts.iter().map(|part| share(part) * part.mean[i]).sum()).collect();
+        let columns = (0..channels).into_par_iter().flat_map_iter(|j| {
+            let mean = &mean;
+            (0..=j).map(move |i| {
+                let of_part = |part: &&Self| share(part) * (part.entry(i, j) + (part.mean[i] - mean[i]) * (part.mean[j] - mean[j]));
+                parts.iter().map(of_part).sum::<f64>() as f32
+            })
+        });
+        let packed: Vec<f32> = columns.collect();
+        let packed = scratch.keep(bytemuck::cast_slice(&packed), Dtype::F32, 1, packed.len())?;
+        let stream_square = parts.iter().map(|part| share(part) * part.stream_square).sum();
+        Ok(Self { weight, stream_square, mean, packed })
+    }
+}
+
+impl Header {
+    /// Fails unless the statistics hold covariances.
+    pub fn token_weights(&self) -> Result<TokenWeights> {
+        self.covariances.ok_or_else(|| {
+            crate::error::Error::input(
+                "the statistics hold no covariances, which this recipe needs: calibrate with --covariances, or use `flap-gpu prune --recipe ...`",
+            )
+        })
+    }
+}
