@@ -46,6 +46,8 @@ pub enum Recipe {
     LeastSquares,
     /// The same allocation, units and weights from the pruned model's own stream; two passes
     Sequential,
+    /// As sequential, but the allocation is searched in rounds by the divergence of many variants of the model; many passes
+    Search,
 }
 
 impl Recipe {
@@ -56,6 +58,7 @@ impl Recipe {
             Self::Flap => "flap",
             Self::LeastSquares => "least-squares",
             Self::Sequential => "sequential",
+            Self::Search => "search",
         }
     }
 }
@@ -234,8 +237,8 @@ impl Plan {
         let mut pruned = dense.clone();
         for (planned, shape) in self.layers.iter().zip(&mut pruned.layers) {
             if self.settings.compensation == Compensation::Bias {
-                // The sequential recipe corrects every site, pruned or not.
-                let all = self.settings.recipe == Recipe::Sequential;
+                // The sequential fit corrects every site, pruned or not.
+                let all = matches!(self.settings.recipe, Recipe::Sequential | Recipe::Search);
                 shape.o_bias |= all || planned.heads.len() < shape.heads;
                 shape.down_bias |= all || planned.neurons.len() < shape.intermediate_size;
             }

@@ -2,6 +2,8 @@
 
 /// Receives progress. All calls come from one thread.
 pub trait Progress {
+    /// Something worth knowing before or after work.
+    fn note(&self, text: &str);
     /// Long work of `total` units begins, such as `calibrating` in `tokens`.
     fn start(&self, what: &str, unit: &str, total: u64);
     /// `units` more are done.
@@ -14,6 +16,7 @@ pub trait Progress {
 pub struct Silent;
 
 impl Progress for Silent {
+    fn note(&self, _: &str) {}
     fn start(&self, _: &str, _: &str, _: u64) {}
     fn advance(&self, _: u64) {}
     fn finish(&self) {}

@@ -45,6 +45,10 @@ impl Terminal {
 }
 
 impl Progress for Terminal {
+    fn note(&self, text: &str) {
+        Terminal::note(self, text);
+    }
+
     fn start(&self, what: &str, unit: &str, total: u64) {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };

@@ -1,6 +1,7 @@
 //! How far a pruned model's predictions are from the dense model's.
 
-use super::{Unvisited, cross_entropies, normalised_head};
+use super::teacher::normalisers;
+use super::{Unvisited, normalised_head};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Head;
@@ -26,12 +27,9 @@ impl<E: Engine> Predictions<E> {
         let mut batches = pass.embed(ids)?;
         pass.layers(0, &mut batches, &mut Unvisited)?;
         let head = normalised_head(&pass, &mut batches)?;
-        // No token is asked for: any target serves.
-        let states = cross_entropies(&pass, &head, &batches, &vec![0; ids.len()])?;
-        let normaliser = |s: &[f32]| f64::from(s[0]) + f64::from(s[1]).ln();
-        let of_batch = |state: &Vec<f32>| state.chunks_exact(3).map(normaliser).collect();
+        let normalisers = normalisers(&pass, &head, &batches)?;
         progress.finish();
-        Ok(Self { head, batches, normalisers: states.iter().map(of_batch).collect(), tokens: ids.len() })
+        Ok(Self { head, batches, normalisers, tokens: ids.len() })
     }
 
     /// Tokens of the largest batch.

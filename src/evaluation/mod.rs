@@ -2,9 +2,11 @@
 
 mod divergence;
 mod guard;
+mod teacher;
 
 pub use divergence::Predictions;
 pub use guard::{Guard, Guarded};
+pub use teacher::Teacher;
 
 use crate::engine::{Engine, negative_log_likelihood};
 use crate::error::{Error, Result};

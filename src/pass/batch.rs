@@ -105,6 +105,15 @@ impl Keeper {
         Ok(Self { place, hidden_size, file })
     }
 
+    /// A second batch with the same content.
+    pub fn copy<E: Engine>(&mut self, engine: &E, batch: &Batch<E>) -> Result<Batch<E>> {
+        let (first_window, windows, hidden_size) = (batch.first_window, batch.windows, batch.hidden_size);
+        match &batch.states {
+            States::Device(tensor) => Ok(Batch { first_window, windows, hidden_size, states: States::Device(engine.copy(tensor)?) }),
+            _ => self.keep(engine, first_window, windows, batch.download(engine)?.into_owned()),
+        }
+    }
+
     /// Takes the hidden states of the next windows.
     pub fn keep<E: Engine>(&mut self, engine: &E, first_window: usize, windows: usize, values: Vec<f32>) -> Result<Batch<E>> {
         let states = match (&mut self.file, self.place) {

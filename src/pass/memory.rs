@@ -16,6 +16,8 @@ pub struct PassOptions {
     pub batch_tokens: Option<usize>,
     /// Bytes of device memory to stay within; `None` takes the device's default.
     pub memory_budget: Option<u64>,
+    /// Residual streams that are kept beside the pass's own.
+    pub other_streams: usize,
 }
 
 /// Where hidden states stay between layers.
@@ -81,7 +83,7 @@ pub fn plan(
              give a larger --memory-budget, a smaller --batch-tokens or --sequence-length, or --device cpu"
         )));
     }
-    let states = 4 * (windows * window_tokens * architecture.hidden_size) as u64;
+    let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;
     let place = match states {
         states if states <= budget - fixed => Place::Device,
         states if info.kind != "cpu" && states <= HOST_MEMORY => Place::Host,

@@ -67,6 +67,12 @@ impl<'a, E: Engine> Pass<'a, E> {
         self.batches(&rows, |rows| Ok(rows.concat()))
     }
 
+    /// A second stream with the same content.
+    pub fn copy(&self, batches: &[Batch<E>]) -> Result<Vec<Batch<E>>> {
+        let mut keeper = batch::Keeper::new(self.layout.place, self.model.architecture.hidden_size)?;
+        batches.iter().map(|batch| keeper.copy(self.engine, batch)).collect()
+    }
+
     /// Cuts tokens into batches and keeps the hidden states that `states` gives for each.
     fn batches<T>(&self, tokens: &[T], states: impl Fn(&[T]) -> Result<Vec<f32>>) -> Result<Vec<Batch<E>>> {
         let hidden = self.model.architecture.hidden_size;

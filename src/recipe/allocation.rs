@@ -19,7 +19,7 @@ pub struct Site {
 const STEPS: usize = 43;
 
 impl Site {
-    fn units(&self) -> usize {
+    pub(super) fn units(&self) -> usize {
         self.curve.len() - 1
     }
 
@@ -77,7 +77,7 @@ pub fn allocate(sites: &[Site], ratio: f64) -> Result<Vec<usize>> {
 }
 
 /// Returns units of fine sites, round robin, as long as enough stays removed.
-fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
+pub(super) fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
     let mut removed: f64 = sites.iter().zip(&*counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum();
     loop {
         let before = removed;

@@ -35,6 +35,8 @@ pub struct Curve {
 pub struct Curves {
     /// The sites.
     pub sites: Vec<Curve>,
+    /// What a pass through the dense model took, and the curves of all sites.
+    pub seconds: [f64; 2],
 }
 
 /// Removes all units of a site, whose covariance is used up.
@@ -63,20 +65,25 @@ impl Curves {
         progress: &dyn Progress,
     ) -> Result<(Self, Statistics)> {
         let mut scratch = keep_covariances.then(Scratch::new).transpose()?;
+        let (begin, mut algebra) = (Instant::now(), 0.0);
         let mut sites = Vec::new();
         let statistics = measure(engine, model, set, options, progress, |found| {
             let covariance = scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
             let DenseSite { layer, site, moments, stream_square } = found;
+            let start = Instant::now();
             let removal = remove_all(model, layer, site, moments.covariance)?;
+            algebra += start.elapsed().as_secs_f64();
             sites.push(Curve { layer, site, removal, stream_square, covariance });
             Ok(())
         })?;
-        Ok((Self { sites }, statistics))
+        let seconds = [begin.elapsed().as_secs_f64() - algebra, algebra];
+        Ok((Self { sites, seconds }, statistics))
     }
 
     /// From a calibration that kept its covariances.
     pub fn from_statistics(model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
         statistics.header.token_weights()?;
+        let begin = Instant::now();
         progress.start("measuring error curves", "sites", 2 * statistics.layers.len() as u64);
         let mut sites = Vec::new();
         for (layer, measured) in statistics.layers.iter().enumerate() {
@@ -90,11 +97,11 @@ impl Curves {
             }
         }
         progress.finish();
-        Ok(Self { sites })
+        Ok(Self { sites, seconds: [0.0, begin.elapsed().as_secs_f64()] })
     }
 
-    /// Removed units of every site.
-    pub fn allocate(&self, model: &Model, options: &PlanOptions) -> Result<Vec<usize>> {
+    /// The sites as the allocation sees them.
+    pub fn allocation_sites(&self, model: &Model, options: &PlanOptions) -> Vec<AllocationSite> {
         let architecture = &model.architecture;
         let site = |curve: &Curve| {
             let attention = curve.site == Site::Attention;
@@ -110,10 +117,15 @@ impl Curves {
             let relative = curve.removal.curve.iter().map(|error| error * scale).collect();
             AllocationSite { cost, curve: relative, multiple: multiple.max(1), fine: !attention }
         };
-        let sites: Vec<AllocationSite> = self.sites.iter().map(site).collect();
+        self.sites.iter().map(site).collect()
+    }
+
+    /// Removed units of every site.
+    pub fn allocate(&self, model: &Model, options: &PlanOptions) -> Result<Vec<usize>> {
+        let sites = self.allocation_sites(model, options);
         match options.uniform {
             None => super::allocate(&sites, options.ratio),
-            Some(uniform) => super::allocate_uniformly(&sites, options.ratio, &uniform.units(architecture)),
+            Some(uniform) => super::allocate_uniformly(&sites, options.ratio, &uniform.units(&model.architecture)),
         }
     }
 

@@ -35,7 +35,7 @@ pub fn measure<E: Engine>(
     progress: &dyn Progress,
     each: impl FnMut(DenseSite) -> Result<()>,
 ) -> Result<Statistics> {
-    let room = leave_room(engine, model, options.pass, 1);
+    let room = leave_room(engine, model, options.pass, 0);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut batches = pass.embed(&set.ids)?;

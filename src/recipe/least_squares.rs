@@ -1,27 +1,19 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
 use super::gram::times_symmetric;
+use super::layer::Fitted;
 use super::linear_algebra::{System, product, ridge, select_columns};
 use super::symmetric::Symmetric;
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, channels_per_unit, kept_channels, writer};
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
-use crate::engine::HostTensor;
 use crate::error::Result;
 use crate::forward::Site;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::statistics::SiteCovariance;
 use faer::{Mat, MatRef};
-
-/// One site that loses units.
-pub struct Fitted {
-    /// `[outputs, kept channels]`, in the checkpoint's number format.
-    pub weight: HostTensor,
-    /// `[1, outputs]`, in the checkpoint's number format.
-    pub bias: HostTensor,
-}
 
 /// New weights, with a bias that keeps the mean, for what stays of a site.
 pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance, kept: &[bool], scratch: &mut Scratch) -> Result<Fitted> {

@@ -4,15 +4,17 @@
 //! * `flap`: the dense model's moments, a structure search, biases; one pass.
 //! * `least-squares`: from the dense model's activations, in one pass.
 //! * `sequential`: the same allocation; units and weights site by site from the pruned model's own activations, in a second pass.
+//! * `search`: the allocation by measured divergence of variants of the model, in rounds; the rest as `sequential`.
 
 mod allocation;
 mod curves;
 mod dense;
 mod gram;
+mod layer;
 mod least_squares;
 mod linear_algebra;
-mod readers;
 mod removal;
+mod search;
 mod sequential;
 mod symmetric;
 mod weights;
@@ -97,9 +99,13 @@ pub fn run<E: Engine>(
         ));
     }
     let begin = Instant::now();
-    let one_shot = options.plan.recipe == Recipe::LeastSquares;
-    let (curves, statistics) = Curves::measure(engine, model, set, options, one_shot, progress)?;
-    let removed = curves.allocate(model, &options.plan)?;
+    let recipe = options.plan.recipe;
+    let one_shot = recipe == Recipe::LeastSquares;
+    let (curves, statistics) = Curves::measure(engine, model, set, options, one_shot || recipe == Recipe::Search, progress)?;
+    let removed = match recipe {
+        Recipe::Search => search::allocate(engine, model, set, options, &curves, progress)?,
+        _ => curves.allocate(model, &options.plan)?,
+    };
     let sites = curves.report(&removed);
     let (kept, replaced) = if one_shot {
         let kept = curves.kept(&removed);
@@ -161,13 +167,14 @@ fn flap<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: &Re
     Ok(Outcome { plan, notes, changes: biases.into(), sites: Vec::new(), statistics, seconds })
 }
 
-/// What a pass over `streams` residual streams may use beside the sums of the widest site.
-fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, streams: u64) -> PassOptions {
+/// What a pass may use beside the sums of the widest site, and with other residual streams at its side.
+fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_streams: usize) -> PassOptions {
     let architecture = &model.architecture;
     let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
-    let sums = 4 * (widest * (widest + architecture.hidden_size)) as u64;
+    // Half of a symmetric sum, and the sums with the target.
+    let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
     let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
-    PassOptions { memory_budget: Some(budget.saturating_sub(sums).max(budget / 2) / streams), ..options }
+    PassOptions { memory_budget: Some(budget.saturating_sub(sums).max(budget / 2)), other_streams, ..options }
 }
 
 /// The projection that reads a site, and its bias.

@@ -2,17 +2,17 @@
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
 use super::gram::{Cross, Gram, SiteMoments, SiteSums};
+use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
-use super::readers::{cut_biases, place_readers, readers};
 use super::removal::remove_greedily;
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
-use crate::compaction::{Replaced, Slice};
+use crate::compaction::Replaced;
 use crate::engine::{Engine, HostTensor};
 use crate::error::{Error, Result};
-use crate::forward::{LayerWeights, Linear, Site};
+use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
@@ -29,7 +29,7 @@ pub fn run<E: Engine>(
     removed: &[usize],
     progress: &dyn Progress,
 ) -> Result<(Vec<Vec<bool>>, Replaced)> {
-    let memory = leave_room(engine, model, options.pass, 2);
+    let memory = leave_room(engine, model, options.pass, 1);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut dense = pass.embed(&set.ids)?;
@@ -116,38 +116,25 @@ impl<E: Engine> Fit<'_, E> {
         );
 
         // What is written, and what the pruned stream goes on with, are the same rounded numbers.
-        let fitted = self.scratch.keep(&to_bytes(fitted.as_ref(), host.dtype, &what)?, host.dtype, fitted.nrows(), fitted.ncols())?;
-        let bias = self.scratch.keep(&to_bytes(row(&bias).as_ref(), host.dtype, &what)?, host.dtype, 1, bias.len())?;
-        let projection = Linear { weight: engine.upload_matrix(&fitted)?, bias: Some(engine.upload(&bias.to_f32(), bias.columns)?) };
-        let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
-        for (&reader, host) in readers(site).iter().zip(&mut read) {
-            let rows = host.rows / kept.len();
-            let mut bytes = Vec::new();
-            let slice = Slice::whole(host).rows(&places, rows);
-            slice.write(host, &mut |part| {
-                bytes.extend_from_slice(part);
-                Ok(())
-            })?;
-            *host = self.scratch.keep(&bytes, host.dtype, places.len() * rows, host.columns)?;
-            self.replaced.insert((layer, reader), host.clone());
-        }
-        place_readers(engine, own, site, &read)?;
-        cut_biases(engine, model, layer, site, own, &places, kept.len())?;
-        if site == Site::Attention {
-            let group = weights.shape.group_size();
-            (own.shape.key_value_heads, own.shape.heads) = (places.len(), places.len() * group);
-        } else {
-            own.shape.intermediate_size = places.len();
+        let fitted = Fitted {
+            weight: self.scratch.keep(&to_bytes(fitted.as_ref(), host.dtype, &what)?, host.dtype, fitted.nrows(), fitted.ncols())?,
+            bias: self.scratch.keep(&to_bytes(row(&bias).as_ref(), host.dtype, &what)?, host.dtype, 1, bias.len())?,
+        };
+        let cut = cut_readers(engine, model, layer, site, own, &kept, &read)?;
+        fitted.place(engine, own, site)?;
+        for (&reader, host) in readers(site).iter().zip(cut) {
+            let kept = self.scratch.keep(host.bytes.as_ref(), host.dtype, host.rows, host.columns)?;
+            self.replaced.insert((layer, reader), kept);
         }
         for batch in &mut self.pruned {
             crate::interrupt::check()?;
             batch.update(engine, |g| {
                 let input = own.site_input(engine, site, pass.rope(), g, pass.window_tokens)?;
-                engine.add(g, &projection.apply(engine, &input)?)
+                engine.add(g, &own.projection(site).apply(engine, &input)?)
             })?;
         }
-        self.replaced.insert((layer, part), fitted);
-        self.replaced.insert((layer, bias_part), bias);
+        self.replaced.insert((layer, part), fitted.weight);
+        self.replaced.insert((layer, bias_part), fitted.bias);
         self.kept.push(kept);
         Ok(())
     }

@@ -250,6 +250,7 @@ fn least_squares_can_be_sharded() {
 struct Announced(Cell<u64>);
 
 impl Progress for Announced {
+    fn note(&self, _: &str) {}
     fn start(&self, _: &str, _: &str, total: u64) {
         self.0.set(total);
     }

@@ -72,7 +72,7 @@ impl Reference {
 
 fn options(recipe: Recipe, ratio: f64) -> RecipeOptions {
     // Several batches, so that sums over batches are tested.
-    let pass = PassOptions { batch_tokens: Some(5 * 48), memory_budget: None };
+    let pass = PassOptions { batch_tokens: Some(5 * 48), ..PassOptions::default() };
     RecipeOptions { plan: PlanOptions { recipe, ratio, ..PlanOptions::default() }, pass, refit: true }
 }
 

@@ -24,6 +24,10 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
             "flap-gpu's recipe sequential (units by what the rest can make up for, allocation by error curves, every layer fitted on what \
              reaches it in the pruned model)"
         }
+        (Recipe::Search, _) => {
+            "flap-gpu's recipe search (units by what the rest can make up for, allocation by the measured divergence of variants, every \
+             layer fitted on what reaches it in the pruned model)"
+        }
         (Recipe::Flap, Method::Flap) => "FLAP (Fluctuation-based Adaptive Structured Pruning, AAAI 2024, arXiv 2312.11983)",
         (Recipe::Flap, Method::WandaSp) => "Wanda's score on whole heads and neurons (wanda-sp)",
         (Recipe::Flap, Method::MagnitudeSp) => "the magnitude of whole heads and neurons (magnitude-sp)",

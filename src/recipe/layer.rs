@@ -1,0 +1,106 @@
+//! A layer on the device that is being pruned, site by site.
+
+use crate::architecture::Part;
+use crate::compaction::Slice;
+use crate::engine::{Engine, HostTensor};
+use crate::error::Result;
+use crate::forward::{LayerWeights, Linear, Site};
+use crate::model::Model;
+
+/// What a recipe makes of the projection that a site feeds, for the channels that stay; in the checkpoint's number format.
+#[derive(Clone)]
+pub struct Fitted {
+    /// `[outputs, kept channels]`.
+    pub weight: HostTensor,
+    /// `[1, outputs]`.
+    pub bias: HostTensor,
+}
+
+impl Fitted {
+    /// Puts it in its place in a layer.
+    pub fn place<E: Engine>(&self, engine: &E, own: &mut LayerWeights<E>, site: Site) -> Result<()> {
+        let bias = engine.upload(&self.bias.to_f32(), self.bias.columns)?;
+        let projection = Linear { weight: engine.upload_matrix(&self.weight)?, bias: Some(bias) };
+        match site {
+            Site::Attention => own.o_proj = projection,
+            Site::Mlp => own.down_proj = projection,
+        }
+        Ok(())
+    }
+}
+
+/// The projections that read the residual stream for a site.
+pub fn readers(site: Site) -> &'static [Part] {
+    match site {
+        Site::Attention => &[Part::QueryProjection, Part::KeyProjection, Part::ValueProjection],
+        Site::Mlp => &[Part::GateProjection, Part::UpProjection],
+    }
+}
+
+/// Brings a site's readers to the device.
+pub fn place_readers<E: Engine>(engine: &E, own: &mut LayerWeights<E>, site: Site, read: &[HostTensor]) -> Result<()> {
+    let places = match site {
+        Site::Attention => vec![&mut own.q_proj, &mut own.k_proj, &mut own.v_proj],
+        Site::Mlp => vec![&mut own.gate_proj, &mut own.up_proj],
+    };
+    for (place, host) in places.into_iter().zip(read) {
+        place.weight = engine.upload_matrix(host)?;
+    }
+    Ok(())
+}
+
+/// Cuts a site's readers to the units that stay, in a layer where the site is whole, and gives them back.
+pub fn cut_readers<E: Engine>(
+    engine: &E,
+    model: &Model,
+    layer: usize,
+    site: Site,
+    own: &mut LayerWeights<E>,
+    kept: &[bool],
+    read: &[HostTensor],
+) -> Result<Vec<HostTensor>> {
+    let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
+    let cut = |host: &HostTensor| -> Result<HostTensor> {
+        let rows = host.rows / kept.len();
+        let mut bytes = Vec::with_capacity(places.len() * rows * host.row_bytes());
+        Slice::whole(host).rows(&places, rows).write(host, &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(HostTensor::owning(bytes, host.dtype, places.len() * rows, host.columns))
+    };
+    let cut = read.iter().map(cut).collect::<Result<Vec<_>>>()?;
+    place_readers(engine, own, site, &cut)?;
+    cut_biases(engine, model, layer, site, own, &places, kept.len())?;
+    if site == Site::Attention {
+        let group = own.shape.group_size();
+        (own.shape.key_value_heads, own.shape.heads) = (places.len(), places.len() * group);
+    } else {
+        own.shape.intermediate_size = places.len();
+    }
+    Ok(cut)
+}
+
+/// Cuts the readers' biases to the units that stay, `of` before.
+fn cut_biases<E: Engine>(
+    engine: &E,
+    model: &Model,
+    layer: usize,
+    site: Site,
+    own: &mut LayerWeights<E>,
+    kept: &[usize],
+    of: usize,
+) -> Result<()> {
+    let places = match site {
+        Site::Attention => vec![(&mut own.q_proj, Part::QueryBias), (&mut own.k_proj, Part::KeyBias), (&mut own.v_proj, Part::ValueBias)],
+        Site::Mlp => vec![(&mut own.gate_proj, Part::GateBias), (&mut own.up_proj, Part::UpBias)],
+    };
+    for (place, part) in places {
+        if let Some(bias) = model.bias(layer, part)? {
+            let run = bias.len() / of;
+            let cut: Vec<f32> = kept.iter().flat_map(|&unit| bias[unit * run..(unit + 1) * run].iter().copied()).collect();
+            place.bias = Some(engine.upload(&cut, cut.len())?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Allocation by measurement: in rounds of a few per cent, every site is tried with one chunk of units less, in a model of its own, and the
+//! chunks whose removal moves the predictions least go.
+//!
+//! All variants of a round pass through the layers side by side, so that a layer's weights are read once for all of them: the variant of a
+//! site branches off the stream of the round's model where it reaches the site.
+
+use super::allocation::give_back;
+use super::curves::Curves;
+use super::layer::{Fitted, cut_readers, readers};
+use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares};
+use crate::calibration::CalibrationSet;
+use crate::checkpoint::Scratch;
+use crate::engine::{Engine, HostTensor};
+use crate::error::{Error, Result};
+use crate::evaluation::Teacher;
+use crate::forward::{LayerWeights, Site};
+use crate::model::Model;
+use crate::pass::{Batch, Pass, PassOptions, Visitor};
+use crate::progress::Progress;
+use std::collections::HashMap;
+
+/// Variants are compared on one in so many windows.
+const SLICE: usize = 16;
+/// Share of the prunable parameters that a round removes.
+const ROUND: f64 = 0.05;
+
+/// Removed units of every site. Says beforehand what it will cost.
+pub fn allocate<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    options: &RecipeOptions,
+    curves: &Curves,
+    progress: &dyn Progress,
+) -> Result<Vec<usize>> {
+    let plan = &options.plan;
+    if plan.uniform.is_some() {
+        return Err(Error::input(
+            "--recipe search tries sites one by one and cannot keep layers alike; give another --recipe for --uniform",
+        ));
+    }
+    let sites = curves.allocation_sites(model, plan);
+    // Fails where no allocation reaches the ratio.
+    allocate_by_curves(&sites, plan.ratio)?;
+    let chunks = Chunks::of(&sites);
+    let length = set.header.sequence_length;
+    let windows = set.windows().div_ceil(SLICE);
+    let ids = &set.ids[..windows * length];
+    let rounds = ((plan.ratio / ROUND).round() as usize).max(2);
+    announce(curves, sites.len(), rounds, windows as f64 / set.windows() as f64, progress);
+
+    let pass = Pass::new(engine, model, windows, length, room(engine, model, options.pass, sites.len()), progress)?;
+    // Of a site with `s` others before it: the round's model, as many variants, and its own.
+    let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
+    progress.start("searching", "tokens x sites", (rounds * steps * ids.len()) as u64);
+    let teacher = Teacher::of(&pass, ids)?;
+    let mut removed = vec![0; sites.len()];
+    let mut fits = HashMap::new();
+    let total = ratio_of(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
+    for round in 1..=rounds {
+        let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
+        let mut visitor = Round { curves, removed: &removed, next: &next, fits, scratch: Scratch::new()?, progress, variants: Vec::new() };
+        let mut base = pass.embed(ids)?;
+        pass.layers(0, &mut base, &mut visitor)?;
+        let Round { variants, fits: made, .. } = visitor;
+        let tried: Vec<usize> = variants.iter().map(|variant| variant.site).collect();
+        let streams = std::iter::once(base).chain(variants.into_iter().map(|variant| variant.batches)).collect();
+        let divergences = teacher.divergences(&pass, streams)?;
+        let mut costs = vec![None; sites.len()];
+        for (&site, divergence) in tried.iter().zip(&divergences[1..]) {
+            let parameters = sites[site].cost as f64 * (next[site].unwrap_or(removed[site]) - removed[site]) as f64;
+            costs[site] = Some((divergence - divergences[0]).max(0.0) / parameters);
+        }
+        tracing::info!("round {round} of {rounds}: divergence {:.5} nats a token with {removed:?} removed", divergences[0]);
+        take(&sites, &chunks, &costs, total * plan.ratio * round as f64 / rounds as f64, &mut removed);
+        fits = made;
+        fits.retain(|&(site, count), _| removed[site] == count);
+    }
+    progress.finish();
+    give_back(&sites, &mut removed, plan.ratio * total);
+    Ok(removed)
+}
+
+fn announce(curves: &Curves, sites: usize, rounds: usize, slice: f64, progress: &dyn Progress) {
+    // A pass takes every token through every site once.
+    let passes = slice * (1.0 + rounds as f64 * (sites + 3) as f64 / 2.0);
+    // A fit is of what stays of a site; a curve, of all of it.
+    let seconds = passes * curves.seconds[0] + rounds as f64 * curves.seconds[1];
+    let time = if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) };
+    progress.note(&format!(
+        "the search tries {sites} sites in {rounds} rounds: {passes:.1} passes of the calibration and up to {} fits, about {time} by what the first pass took",
+        rounds * sites
+    ));
+}
+
+/// Two more layers are on the device, and a stream for every site is kept.
+fn room<E: Engine>(engine: &E, model: &Model, options: PassOptions, sites: usize) -> PassOptions {
+    let layers = 0..model.architecture.layers.len();
+    let largest = if engine.info().kind == "cpu" { 0 } else { layers.map(|layer| model.layer_bytes(layer)).max().unwrap_or(0) };
+    let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
+    PassOptions { memory_budget: Some(budget.saturating_sub(2 * largest).max(budget / 2)), other_streams: sites, ..options }
+}
+
+/// Parameters of so many units of every site.
+fn ratio_of(sites: &[AllocationSite], units: &[usize]) -> f64 {
+    sites.iter().zip(units).map(|(site, &units)| (site.cost * units as u64) as f64).sum()
+}
+
+/// What is taken from a site at once.
+struct Chunks<'a> {
+    sites: &'a [AllocationSite],
+    /// Units of each site's chunk: one attention unit, or as many neurons as have its parameters.
+    units: Vec<usize>,
+}
+
+impl<'a> Chunks<'a> {
+    fn of(sites: &'a [AllocationSite]) -> Self {
+        let units = |pair: &[AllocationSite]| {
+            let neurons = (pair[0].cost as f64 / pair[1].cost as f64).round() as usize;
+            [1, neurons.max(1)]
+        };
+        Self { sites, units: sites.chunks_exact(2).flat_map(units).collect() }
+    }
+
+    /// Removed units of a site with one chunk less; one unit (or multiple) stays.
+    fn next(&self, site: usize, removed: usize) -> Option<usize> {
+        let AllocationSite { multiple, .. } = self.sites[site];
+        let units = self.sites[site].units();
+        let kept = units - removed;
+        let wanted = kept.saturating_sub(self.units[site]) / multiple * multiple;
+        let fewer = wanted.max(multiple.min(units));
+        (fewer < kept).then_some(units - fewer)
+    }
+}
+
+/// Takes chunks, the cheapest first, until so many parameters are gone. What was taken from a site in this round already makes it dearer.
+fn take(sites: &[AllocationSite], chunks: &Chunks<'_>, costs: &[Option<f64>], wanted: f64, removed: &mut [usize]) {
+    let mut taken = vec![0usize; sites.len()];
+    while ratio_of(sites, removed) < wanted {
+        let price = |site: usize| costs[site].map_or(f64::INFINITY, |cost| cost * (1 + taken[site]) as f64);
+        let open = (0..sites.len()).filter(|&site| chunks.next(site, removed[site]).is_some());
+        let cheapest = open.min_by(|&a, &b| price(a).total_cmp(&price(b)).then(taken[a].cmp(&taken[b])));
+        let Some(site) = cheapest else { return };
+        removed[site] = chunks.next(site, removed[site]).unwrap_or(removed[site]);
+        taken[site] += 1;
+    }
+}
+
+/// A model that has one chunk less than the round's.
+struct Variant<E: Engine> {
+    site: usize,
+    batches: Vec<Batch<E>>,
+}
+
+/// Sends the round's model and all variants through the layers.
+struct Round<'a, E: Engine> {
+    curves: &'a Curves,
+    removed: &'a [usize],
+    next: &'a [Option<usize>],
+    /// By site and number of removed units.
+    fits: HashMap<(usize, usize), Fitted>,
+    scratch: Scratch,
+    progress: &'a dyn Progress,
+    variants: Vec<Variant<E>>,
+}
+
+impl<E: Engine> Round<'_, E> {
+    /// A layer whose two sites have lost so many units, with one-shot least-squares weights.
+    fn pruned(&mut self, pass: &Pass<'_, E>, layer: usize, removed: [usize; 2]) -> Result<LayerWeights<E>> {
+        let (engine, model) = (pass.engine, pass.model);
+        let mut own = model.layer(engine, layer)?;
+        for (site, count) in Site::BOTH.into_iter().zip(removed).filter(|&(_, count)| count > 0) {
+            let index = 2 * layer + usize::from(site == Site::Mlp);
+            let curve = &self.curves.sites[index];
+            let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
+            let fitted = match self.fits.get(&(index, count)) {
+                Some(fitted) => fitted.clone(),
+                None => {
+                    let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
+                    let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut self.scratch)?;
+                    self.fits.insert((index, count), fitted.clone());
+                    fitted
+                }
+            };
+            let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
+            cut_readers(engine, model, layer, site, &mut own, &kept, &read)?;
+            fitted.place(engine, &mut own, site)?;
+        }
+        Ok(own)
+    }
+
+    /// Sends a stream through a site.
+    fn advance(&self, pass: &Pass<'_, E>, weights: &LayerWeights<E>, site: Site, batches: &mut [Batch<E>]) -> Result<()> {
+        let engine = pass.engine;
+        for batch in batches {
+            crate::interrupt::check()?;
+            batch.update(engine, |h| {
+                let input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
+                engine.add(h, &weights.projection(site).apply(engine, &input)?)
+            })?;
+            self.progress.advance((batch.windows * pass.window_tokens) as u64);
+        }
+        Ok(())
+    }
+}
+
+impl<E: Engine> Visitor<E> for Round<'_, E> {
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, _: &LayerWeights<E>, base: &mut [Batch<E>]) -> Result<()> {
+        let places = [2 * layer, 2 * layer + 1];
+        let round = self.pruned(pass, layer, places.map(|place| self.removed[place]))?;
+        let fewer = self.pruned(pass, layer, places.map(|place| self.next[place].unwrap_or(self.removed[place])))?;
+        for (site, place) in Site::BOTH.into_iter().zip(places) {
+            let mut variants = std::mem::take(&mut self.variants);
+            variants.iter_mut().try_for_each(|variant| self.advance(pass, &round, site, &mut variant.batches))?;
+            if self.next[place].is_some() {
+                let mut batches = pass.copy(base)?;
+                self.advance(pass, &fewer, site, &mut batches)?;
+                variants.push(Variant { site: place, batches });
+            }
+            self.variants = variants;
+            self.advance(pass, &round, site, base)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
+        Ok(())
+    }
+}
