@@ -173,15 +173,12 @@ impl<E: Engine> Round<'_, E> {
             let index = 2 * layer + usize::from(site == Site::Mlp);
             let curve = &self.curves.sites[index];
             let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
-            let fitted = match self.fits.get(&(index, count)) {
-                Some(fitted) => fitted.clone(),
-                None => {
-                    let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
-                    let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut self.scratch)?;
-                    self.fits.insert((index, count), fitted.clone());
-                    fitted
-                }
-            };
+            if !self.fits.contains_key(&(index, count)) {
+                let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
+                let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut self.scratch)?;
+                self.fits.insert((index, count), fitted);
+            }
+            let fitted = &self.fits[&(index, count)];
             let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
             cut_readers(engine, model, layer, site, &mut own, &kept, &read)?;
             fitted.place(engine, &mut own, site)?;

@@ -159,10 +159,9 @@ impl Case {
             ColumnNorms { rows, .. } => ROUNDING * (rows + 4) as f64,
             CrossEntropy { vocabulary, .. } => ROUNDING * (16 * vocabulary) as f64,
             Add { .. } | ScaleColumns { .. } => ROUNDING,
-            Shifted { .. } => 4.0 * ROUNDING,
             InverseNorms { columns, .. } => ROUNDING * (columns + 8) as f64,
             Cross { tokens, .. } => ROUNDING * (tokens + 8) as f64,
-            Rope { .. } => 4.0 * ROUNDING,
+            Rope { .. } | Shifted { .. } => 4.0 * ROUNDING,
             Swiglu { .. } => 64.0 * ROUNDING,
         }
     }
