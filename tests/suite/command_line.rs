@@ -104,7 +104,7 @@ fn three_steps_give_what_prune_gives() {
 #[test]
 fn recipes_beat_flap_and_say_so() {
     let place = Place::new();
-    for recipe in ["least-squares", "sequential"] {
+    for recipe in ["least-squares", "sequential", "search"] {
         let report = place.prune(&place.model, recipe, &["--ratio", "0.4", "--recipe", recipe]);
         let (own, flap) = (report["divergence"]["recipe"].as_f64().unwrap(), report["divergence"]["flap"].as_f64().unwrap());
         assert!(own > 0.0 && own < 0.7 * flap, "{recipe}: {own} against {flap}");
@@ -117,6 +117,27 @@ fn recipes_beat_flap_and_say_so() {
     assert!(flap.get("divergence").is_none());
     let perplexity = |name: &str| place.perplexity(&place.path(name));
     assert!(perplexity("sequential") < perplexity("flap") && perplexity("least-squares") < perplexity("flap"));
+    let (code, _, message) = run(&[
+        "prune",
+        &place.model,
+        "--calibration",
+        &place.path("calibration.txt"),
+        "--samples",
+        "64",
+        "--device",
+        "cpu",
+        "--output",
+        &place.path("searched"),
+        "--recipe",
+        "search",
+        "--ratio",
+        "0.3",
+        "--round-neurons",
+        "8",
+    ]);
+    assert!(code == 0 && message.contains("the search tries"), "{message}");
+    let plan = Plan::read(&Path::new(&place.path("searched")).join("plan.json")).unwrap();
+    assert!(plan.ratio_reached >= 0.3 && plan.layers.iter().all(|layer| layer.neurons.len() % 8 == 0), "{}", plan.ratio_reached);
     // The default, when nothing speaks for FLAP.
     place.prune(&place.model, "default", &["--ratio", "0.4"]);
     let weights = |name: &str| fs::read(Path::new(&place.path(name)).join("model.safetensors")).unwrap();

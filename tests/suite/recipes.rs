@@ -141,6 +141,21 @@ fn recipes_agree_with_their_formulas() {
     on_both_engines!(engine => { compare(engine); });
 }
 
+/// Both engines take the same chunks.
+#[test]
+fn a_search_is_the_same_on_both_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = widened("llama3-gqa-rope-scaled-tied-bf16", folder.path());
+    let set = Reference::open("llama3-gqa-rope-scaled-tied-bf16").set(&model);
+    let sizes = |outcome: &Outcome| outcome.sites.iter().map(|site| site.kept).collect::<Vec<_>>();
+    let expected = sizes(&recipe::run(&CpuEngine::default(), &model, &set, &options(Recipe::Search, 0.4), &Silent).unwrap());
+    on_both_engines!(engine => {
+        let found = recipe::run(engine, &model, &set, &options(Recipe::Search, 0.4), &Silent).unwrap();
+        assert!(found.plan.ratio_reached >= 0.4);
+        assert_eq!(sizes(&found), expected);
+    });
+}
+
 /// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and what costs nothing goes first.
 #[test]
 fn removal_copes_with_rank_deficiency() {
@@ -247,7 +262,7 @@ fn extremes_work_or_say_why_not() {
     let model = widened("llama3-gqa-rope-scaled-tied-bf16", folder.path());
     let engine = CpuEngine::default();
     let set = Reference::open("llama3-gqa-rope-scaled-tied-bf16").set(&model);
-    for recipe in [Recipe::LeastSquares, Recipe::Sequential] {
+    for recipe in [Recipe::LeastSquares, Recipe::Sequential, Recipe::Search] {
         for ratio in [0.01, 0.6] {
             let outcome = recipe::run(&engine, &model, &set, &options(recipe, ratio), &Silent).unwrap();
             assert!(outcome.plan.ratio_reached >= ratio - 1e-9, "{}", outcome.plan.ratio_reached);
@@ -261,6 +276,11 @@ fn extremes_work_or_say_why_not() {
         let mut uniform = options(recipe, 0.4);
         uniform.plan.uniform = Some(Uniform::AnyHeads);
         uniform.plan.round_neurons = 8;
+        if recipe == Recipe::Search {
+            let error = recipe::run(&engine, &model, &set, &uniform, &Silent).err().unwrap().to_string();
+            assert!(error.contains("cannot keep layers alike"), "{error}");
+            continue;
+        }
         let outcome = recipe::run(&engine, &model, &set, &uniform, &Silent).unwrap();
         let sizes = |l: &flap_gpu::plan::PlannedLayer| (l.kv_heads.len(), l.neurons.len());
         assert!(outcome.plan.layers.iter().all(|l| sizes(l) == sizes(&outcome.plan.layers[0]) && l.neurons.len() % 8 == 0));
