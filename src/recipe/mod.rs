@@ -23,6 +23,7 @@ pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
 pub use dense::calibrate;
 pub use linear_algebra::System;
 pub use removal::{Removal, remove_greedily};
+pub use search::search_passes;
 pub use symmetric::Symmetric;
 
 use crate::architecture::{LayerShape, Part};

@@ -46,8 +46,8 @@ pub fn allocate<E: Engine>(
     let length = set.header.sequence_length;
     let windows = set.windows().div_ceil(SLICE);
     let ids = &set.ids[..windows * length];
-    let rounds = ((plan.ratio / ROUND).round() as usize).max(2);
-    announce(curves, sites.len(), rounds, windows as f64 / set.windows() as f64, progress);
+    let rounds = rounds(plan.ratio);
+    announce(curves, sites.len(), plan.ratio, progress);
 
     let pass = Pass::new(engine, model, windows, length, room(engine, model, options.pass, sites.len()), progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
@@ -81,9 +81,19 @@ pub fn allocate<E: Engine>(
     Ok(removed)
 }
 
-fn announce(curves: &Curves, sites: usize, rounds: usize, slice: f64, progress: &dyn Progress) {
-    // A pass takes every token through every site once.
-    let passes = slice * (1.0 + rounds as f64 * (sites + 3) as f64 / 2.0);
+fn rounds(ratio: f64) -> usize {
+    ((ratio / ROUND).round() as usize).max(2)
+}
+
+/// Forward passes over the whole calibration that the search alone amounts to, for a model of so many sites.
+#[must_use]
+pub fn search_passes(sites: usize, ratio: f64) -> f64 {
+    // A pass takes every token through every site once; a round takes them through the sites behind every variant's own.
+    (1.0 + rounds(ratio) as f64 * (sites + 3) as f64 / 2.0) / SLICE as f64
+}
+
+fn announce(curves: &Curves, sites: usize, ratio: f64, progress: &dyn Progress) {
+    let (rounds, passes) = (rounds(ratio), search_passes(sites, ratio));
     // A fit is of what stays of a site; a curve, of all of it.
     let seconds = passes * curves.seconds[0] + rounds as f64 * curves.seconds[1];
     let time = if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) };

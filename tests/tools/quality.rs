@@ -16,8 +16,8 @@ use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::PlanOptions;
-use flap_gpu::recipe::{self, RecipeOptions};
-use flap_gpu::statistics::Mode;
+use flap_gpu::recipe::{self, RecipeOptions, search_passes};
+use flap_gpu::statistics::{Mode, TokenWeights};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -31,18 +31,26 @@ const CASES: [(&str, &str, &str, &str); 6] = [
     ("stories260k", "own", "tinystories.train.txt", "tinystories.test.txt"),
     ("stories260k", "C4", "c4-sample.jsonl", "tinystories.test.txt"),
 ];
-const RECIPES: [(Recipe, usize, bool); 4] =
-    [(Recipe::Flap, 1, true), (Recipe::LeastSquares, 1, true), (Recipe::Sequential, 2, false), (Recipe::Sequential, 2, true)];
+/// Label, recipe, passes without the search, whether the readers are fitted, how much tokens count.
+const RECIPES: [(&str, Recipe, f64, bool, TokenWeights); 7] = [
+    ("`flap`", Recipe::Flap, 1.0, true, TokenWeights::Equal),
+    ("`least-squares`", Recipe::LeastSquares, 1.0, true, TokenWeights::Equal),
+    ("`least-squares`, weighted", Recipe::LeastSquares, 1.0, true, TokenWeights::InverseSquare),
+    ("`sequential --no-refit`", Recipe::Sequential, 2.0, false, TokenWeights::Equal),
+    ("`sequential`", Recipe::Sequential, 2.0, true, TokenWeights::Equal),
+    ("`sequential`, weighted", Recipe::Sequential, 2.0, true, TokenWeights::InverseSquare),
+    ("`search`", Recipe::Search, 2.0, true, TokenWeights::Equal),
+];
 const RATIOS: [f64; 3] = [0.2, 0.3, 0.5];
 const WINDOW_TOKENS: usize = 128;
 const TEST_TOKENS: usize = 60_000;
 
 /// Prunes, writes, reads back and measures; returns perplexity and seconds of pruning.
-fn measure(model: &Model, tokens: &[u32], test: &[u32], recipe: Recipe, refit: bool, ratio: f64, folder: &Path) -> Result<(f64, f64)> {
+fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: PlanOptions, refit: bool, folder: &Path) -> Result<(f64, f64)> {
     let engine = CpuEngine::default();
     let options = CalibrationOptions { samples: 512, sequence_length: WINDOW_TOKENS, seed: 0, mode: Mode::Exact, shard: None };
     let set = options.draw(model, tokens)?;
-    let (pass, plan) = (PassOptions::default(), PlanOptions { recipe, ratio, ..PlanOptions::default() });
+    let pass = PassOptions::default();
     let begin = Instant::now();
     let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, &Silent)?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -72,16 +80,19 @@ fn main() -> Result<()> {
         let (tokens, mut test) = (encode(text)?, encode(test)?);
         test.truncate(TEST_TOKENS.min(test.len()) / WINDOW_TOKENS * WINDOW_TOKENS);
         let dense = perplexity(&CpuEngine::default(), &model, &test, WINDOW_TOKENS, PassOptions::default(), &Silent)?.perplexity;
-        for (recipe, passes, refit) in RECIPES {
+        for (label, recipe, passes, refit, token_weights) in RECIPES {
+            // At the largest ratio.
+            let searched = if recipe == Recipe::Search { search_passes(2 * model.architecture.layers.len(), RATIOS[2]) } else { 0.0 };
+            let plan = |ratio: f64| PlanOptions { recipe, ratio, token_weights, ..PlanOptions::default() };
             let mut cells = Vec::new();
             let mut seconds = 0.0f64;
             for ratio in RATIOS {
-                let (perplexity, took) = measure(&model, &tokens, &test, recipe, refit, ratio, folder.path())?;
+                let (perplexity, took) = measure(&model, &tokens, &test, plan(ratio), refit, folder.path())?;
                 cells.push(format!("{perplexity:.2}"));
                 seconds = seconds.max(took);
             }
-            let label = if refit { recipe.name().to_string() } else { format!("{} --no-refit", recipe.name()) };
-            let row = format!("| {name} ({dense:.2}) | {calibration} | {label} | {passes} | {seconds:.1} | {} |\n", cells.join(" | "));
+            let passes = passes + searched;
+            let row = format!("| {name} ({dense:.2}) | {calibration} | {label} | {passes:.0} | {seconds:.1} | {} |\n", cells.join(" | "));
             tell(&row);
         }
     }
