@@ -8,9 +8,10 @@ use flap_gpu::calibration::{CalibrationOptions, CalibrationSet};
 use flap_gpu::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use flap_gpu::engine::Engine;
 use flap_gpu::engine::cpu::CpuEngine;
-use flap_gpu::forward::Site;
+use flap_gpu::evaluation::{Predictions, Teacher};
+use flap_gpu::forward::{LayerWeights, Site, Unobserved};
 use flap_gpu::model::Model;
-use flap_gpu::pass::PassOptions;
+use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, Uniform};
@@ -139,6 +140,58 @@ fn compare<E: Engine>(engine: &E) {
 #[test]
 fn recipes_agree_with_their_formulas() {
     on_both_engines!(engine => { compare(engine); });
+}
+
+/// Sends the windows through and keeps nothing.
+struct Through;
+
+impl<E: Engine> Visitor<E> for Through {
+    fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> flap_gpu::error::Result<()> {
+        batches.iter_mut().try_for_each(|batch| pass.layer(weights, batch, &mut Unobserved))
+    }
+
+    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> flap_gpu::error::Result<()> {
+        Ok(())
+    }
+}
+
+/// The divergence by normalisers and expected rows is that of all logits.
+#[test]
+fn a_teacher_measures_the_divergence() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = "llama3-gqa-rope-scaled-tied-bf16";
+    let dense = widened(name, one.path());
+    let set = Reference::open(name).set(&dense);
+    // Another model with the same head: the last layer's output projections are halved.
+    let other = widened(name, two.path());
+    let path = two.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let part = Part::DownProjection.name(other.architecture.layers.len() - 1);
+    let file = TensorFile::open(&path).unwrap();
+    let tensor = file.bytes(&part).unwrap().as_ref().to_vec();
+    let place = bytes.windows(tensor.len()).position(|window| window == tensor).unwrap();
+    let halved: Vec<u8> = bytemuck::pod_collect_to_vec::<u8, f32>(&tensor).iter().flat_map(|v| (v * 0.5).to_le_bytes()).collect();
+    bytes[place..place + tensor.len()].copy_from_slice(&halved);
+    drop((file, other));
+    std::fs::write(&path, bytes).unwrap();
+    let other = Model::open(two.path()).unwrap();
+    on_both_engines!(engine => {
+        let options = PassOptions { batch_tokens: Some(5 * 48), ..PassOptions::default() };
+        let predictions = |model: &Model| Predictions::of(engine, model, &set.ids, 48, options, &Silent).unwrap();
+        let expected = predictions(&dense).divergence(engine, &predictions(&other)).unwrap();
+        let pass = |model| Pass::new(engine, model, set.windows(), 48, options, &Silent).unwrap();
+        let (of_dense, of_other) = (pass(&dense), pass(&other));
+        let teacher = Teacher::of(&of_dense, &set.ids).unwrap();
+        let states = |pass: &Pass<'_, _>| {
+            let mut batches = pass.embed(&set.ids).unwrap();
+            pass.layers(0, &mut batches, &mut Through).unwrap();
+            batches
+        };
+        let found = teacher.divergences(&of_dense, vec![states(&of_dense), states(&of_other)]).unwrap();
+        // Sums of a few hundred numbers of size 1 in f32.
+        assert!(found[0].abs() < 1e-5, "{found:?}");
+        assert!(expected > 1e-3 && (found[1] - expected).abs() < 1e-5, "{found:?} against {expected}");
+    });
 }
 
 /// Both engines take the same chunks.
