@@ -60,7 +60,7 @@ class Model:
         bias = self.get(layer, f"{name}.bias")
         return self.get(layer, f"{name}.weight"), np.zeros(self.hidden) if bias is None else bias
 
-    def site_input(self, layer, site, h, readers):
+    def site_input(self, layer, site, h, readers, windows=WINDOWS):
         """`[tokens, channels]` of the site from the residual stream before its block."""
         x = self.norm(layer, site, h)
         outputs = [x @ weight.T + (0 if bias is None else bias) for weight, bias in readers]
@@ -68,7 +68,7 @@ class Model:
             gate, up = outputs
             return gate / (1 + np.exp(-gate)) * up
         angles = self.angles()
-        split = lambda y: y.reshape(WINDOWS, LENGTH, -1, self.head_dim).transpose(0, 2, 1, 3)
+        split = lambda y: y.reshape(windows, LENGTH, -1, self.head_dim).transpose(0, 2, 1, 3)
         q, k, v = map(split, outputs)
 
         def turn(y):
@@ -81,7 +81,7 @@ class Model:
         scores = np.where(np.tril(np.ones((LENGTH, LENGTH), bool)), scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        return (weights @ v).transpose(0, 2, 1, 3).reshape(WINDOWS * LENGTH, -1)
+        return (weights @ v).transpose(0, 2, 1, 3).reshape(windows * LENGTH, -1)
 
     def per_unit(self, site):
         return self.group * self.head_dim if site == 0 else 1
@@ -132,14 +132,20 @@ def allocate(curves, costs, fine):
         middle = np.sqrt(low * high)
         low, high = (low, middle) if removed(pick(middle)) >= RATIO * total else (middle, high)
     counts = pick(high)
+    give_back(counts, costs, fine, RATIO * total)
+    return counts
+
+
+def give_back(counts, costs, fine, wanted):
+    """Neuron by neuron, round robin, as long as enough stays removed."""
+    removed = lambda: sum(cost * n for cost, n in zip(costs, counts))
     changed = True
     while changed:
         changed = False
         for index, cost in enumerate(costs):
-            if fine[index] and counts[index] > 0 and removed(counts) - cost >= RATIO * total:
+            if fine[index] and counts[index] > 0 and removed() - cost >= wanted:
                 counts[index] -= 1
                 changed = True
-    return counts
 
 
 def moments(z, y=None):
@@ -157,6 +163,57 @@ def fit(covariance, cross, anchor, k):
 
 def channels_of(kept, per_unit):
     return np.concatenate([np.arange(unit * per_unit, (unit + 1) * per_unit) for unit in kept]).astype(int)
+
+
+def log_softmax(model, h):
+    x = h / np.sqrt((h * h).mean(-1, keepdims=True) + model.eps) * model.tensors["model.norm.weight"]
+    head = model.tensors.get("lm_head.weight")
+    logits = x @ (model.tensors["model.embed_tokens.weight"] if head is None else head).T
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def search(model, sites, orders, costs, one_shot, embedded):
+    """Allocation by rounds: every site with one chunk less, in a model with one-shot least-squares weights, on a sixteenth of the windows."""
+    windows = -(-WINDOWS // 16)
+    h0 = embedded[: windows * LENGTH]
+    units = [len(order) for order in orders]
+    chunk = [1 if site == 0 else round(costs[index - 1] / costs[index]) for index, (_, site) in enumerate(sites)]
+    total = sum(cost * count for cost, count in zip(costs, units))
+    removed = lambda counts: sum(cost * n for cost, n in zip(costs, counts))
+    after = lambda counts, index: min(counts[index] + chunk[index], units[index] - 1)
+
+    def run(counts):
+        h = h0
+        for index, (layer, site) in enumerate(sites):
+            weight, bias = model.writer(layer, site)
+            z = model.site_input(layer, site, h, model.readers(layer, site), windows)
+            if counts[index] > 0:
+                k = channels_of(sorted(orders[index][counts[index] :]), model.per_unit(site))
+                mean, covariance = one_shot[index]
+                fitted = fit(covariance, covariance @ weight.T, weight, k)
+                z, weight, bias = z[:, k], fitted, weight @ mean - fitted @ mean[k] + bias
+            h = h + z @ weight.T + bias
+        return log_softmax(model, h)
+
+    counts = [0] * len(sites)
+    dense = run(counts)
+    divergence = lambda counts: (np.exp(dense) * (dense - run(counts))).sum(-1).mean()
+    rounds = max(2, round(RATIO / 0.05))
+    for turn in range(1, rounds + 1):
+        base, price, taken = divergence(counts), {}, [0] * len(sites)
+        for index in range(len(sites)):
+            fewer = after(counts, index)
+            if fewer > counts[index]:
+                tried = [fewer if place == index else n for place, n in enumerate(counts)]
+                price[index] = max(0.0, divergence(tried) - base) / (costs[index] * (fewer - counts[index]))
+        while removed(counts) < RATIO * total * turn / rounds:
+            open_sites = [index for index in price if after(counts, index) > counts[index]]
+            index = min(open_sites, key=lambda index: (price[index] * (1 + taken[index]), taken[index], index))
+            counts[index] = after(counts, index)
+            taken[index] += 1
+    give_back(counts, costs, [site == 1 for _, site in sites], RATIO * total)
+    return counts
 
 
 def reference(name):
@@ -186,6 +243,7 @@ def reference(name):
         result[f"curve.{index}"] = curves[-1]
     counts = allocate(curves, costs, [site == 1 for _, site in sites])
     result["removed"] = np.array(counts, np.int64)
+    result["searched"] = np.array(search(model, sites, orders, costs, one_shot, embedded), np.int64)
     for index, (layer, site) in enumerate(sites):
         kept = sorted(orders[index][counts[index] :])
         k = channels_of(kept, model.per_unit(site))
@@ -224,7 +282,7 @@ def reference(name):
     OUTPUT.mkdir(exist_ok=True)
     keep = {key: value if value.dtype == np.int64 else value.astype(np.float32) for key, value in result.items()}
     save_file({key: np.ascontiguousarray(value) for key, value in keep.items()}, OUTPUT / f"{name}.safetensors")
-    print(name, counts, "error of the last stream", result["sequential.error"])
+    print(name, counts, list(result["searched"]), "error of the last stream", result["sequential.error"])
 
 
 if __name__ == "__main__":
