@@ -67,7 +67,7 @@ impl Curves {
         let mut scratch = keep_covariances.then(Scratch::new).transpose()?;
         let (begin, mut algebra) = (Instant::now(), 0.0);
         let mut sites = Vec::new();
-        let statistics = measure(engine, model, set, options, progress, |found| {
+        let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, |found| {
             let covariance = scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
             let DenseSite { layer, site, moments, stream_square } = found;
             let start = Instant::now();

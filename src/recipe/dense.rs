@@ -1,7 +1,7 @@
 //! The first pass: through the dense model, with the second moments of every site.
 
-use super::gram::{SiteMoments, SiteSums, mean_square};
-use super::{RecipeOptions, leave_room};
+use super::leave_room;
+use super::site_moments::{SiteMoments, SiteSums, mean_square};
 use crate::calibration::{CalibrationSet, ChannelMoments};
 use crate::checkpoint::Scratch;
 use crate::engine::{Dtype, Engine};
@@ -31,15 +31,16 @@ pub fn measure<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
-    options: &RecipeOptions,
+    pass: PassOptions,
+    token_weights: TokenWeights,
     progress: &dyn Progress,
     each: impl FnMut(DenseSite) -> Result<()>,
 ) -> Result<Statistics> {
-    let room = leave_room(engine, model, options.pass, 0);
+    let room = leave_room(engine, model, pass, 0);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut batches = pass.embed(&set.ids)?;
-    let mut visitor = Measure { set, token_weights: options.plan.token_weights, each, statistics: Vec::new() };
+    let mut visitor = Measure { set, token_weights, each, statistics: Vec::new() };
     pass.layers(0, &mut batches, &mut visitor)?;
     progress.finish();
     Ok(Statistics { header: set.header.clone(), layers: visitor.statistics })
@@ -103,30 +104,4 @@ impl DenseSite {
         let (weight, mean) = (self.moments.weight, self.moments.mean.clone());
         Ok(SiteCovariance { weight, stream_square: self.stream_square, mean, packed })
     }
-}
-
-/// The statistics of a calibration with the covariances of all sites, which stay in a temporary file: what `least-squares` needs, and what
-/// shards can be merged of.
-pub fn calibrate<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    pass: PassOptions,
-    token_weights: TokenWeights,
-    progress: &dyn Progress,
-) -> Result<Statistics> {
-    let mut scratch = Scratch::new()?;
-    let mut covariances = Vec::new();
-    let plan = crate::pruning::PlanOptions { token_weights, ..Default::default() };
-    let options = RecipeOptions { plan, pass, refit: false };
-    let mut statistics = measure(engine, model, set, &options, progress, |found| {
-        covariances.push(found.keep(&mut scratch)?);
-        Ok(())
-    })?;
-    statistics.header.covariances = Some(token_weights);
-    let mut covariances = covariances.into_iter();
-    for layer in &mut statistics.layers {
-        Site::BOTH.into_iter().for_each(|site| layer.site_mut(site).covariance = covariances.next());
-    }
-    Ok(statistics)
 }

@@ -1,6 +1,5 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
-use super::gram::times_symmetric;
 use super::layer::Fitted;
 use super::linear_algebra::{System, product, ridge, select_columns};
 use super::symmetric::Symmetric;
@@ -66,7 +65,7 @@ pub fn run<'a>(
 /// `((C_KK + R)^-1 (C_K: W^T + R W_K^T))^T`.
 fn refit(covariance: &Symmetric, weight: MatRef<'_, f64>, kept: &[usize], what: &str) -> Result<Mat<f64>> {
     let ridge = ridge(covariance, RIDGE);
-    let rows = times_symmetric(weight, covariance, kept) + select_columns(weight, kept) * faer::Scale(ridge);
+    let rows = covariance.times(weight, kept) + select_columns(weight, kept) * faer::Scale(ridge);
     let mut matrix = covariance.principal(kept);
     matrix.add_to_diagonal(ridge);
     let mut system = System { matrix, rows };

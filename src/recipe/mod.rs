@@ -16,17 +16,19 @@ mod linear_algebra;
 mod removal;
 mod search;
 mod sequential;
+mod sharded;
+mod site_moments;
 mod symmetric;
 mod weights;
 
 pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
-pub use dense::calibrate;
 pub use linear_algebra::System;
 pub use removal::{Removal, remove_greedily};
 pub use search::search_passes;
+pub use sharded::{calibrate, changes_from_covariances, plan_from_covariances};
 pub use symmetric::Symmetric;
 
-use crate::architecture::{LayerShape, Part};
+use crate::architecture::Part;
 use crate::calibration::{self, CalibrationSet};
 use crate::compaction::Changes;
 use crate::compensation;
@@ -35,9 +37,9 @@ use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Plan, PlannedLayer, Recipe};
+use crate::plan::{Plan, Recipe};
 use crate::progress::Progress;
-use crate::pruning::{PlanOptions, check_statistics, plan_from_kept, plan_from_statistics};
+use crate::pruning::{PlanOptions, plan_from_kept, plan_from_statistics};
 use crate::search::Kept;
 use crate::statistics::Statistics;
 use curves::Curves;
@@ -124,38 +126,6 @@ fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[
     let mut plan = plan_from_kept(model, options, &into_layers(kept), false);
     plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
     plan
-}
-
-/// The plan of `least-squares` from statistics with covariances.
-pub fn plan_from_covariances(model: &Model, statistics: &Statistics, options: &PlanOptions, progress: &dyn Progress) -> Result<Plan> {
-    check_statistics(model, statistics)?;
-    let options = PlanOptions { token_weights: statistics.header.token_weights()?, ..options.clone() };
-    let curves = Curves::from_statistics(model, statistics, progress)?;
-    let removed = curves.allocate(model, &options)?;
-    Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed)))
-}
-
-/// What carrying out such a plan changes.
-pub fn changes_from_covariances(model: &Model, statistics: Option<&Statistics>, plan: &Plan, progress: &dyn Progress) -> Result<Changes> {
-    let Some(statistics) = statistics else {
-        return Err(Error::input("the plan's weights are fitted to the statistics' covariances: give --statistics"));
-    };
-    statistics.header.token_weights()?;
-    let sites = statistics
-        .layers
-        .iter()
-        .enumerate()
-        .flat_map(|(index, layer)| Site::BOTH.into_iter().map(move |site| (index, site, layer.site(site).covariance.as_ref())));
-    let kept = |(layer, shape): (&PlannedLayer, &LayerShape)| {
-        let of = |places: &[usize], size: usize| {
-            let mut kept = vec![false; size];
-            places.iter().for_each(|&place| kept[place] = true);
-            kept
-        };
-        [of(&layer.kv_heads, shape.key_value_heads), of(&layer.neurons, shape.intermediate_size)]
-    };
-    let kept: Vec<Vec<bool>> = plan.layers.iter().zip(&model.architecture.layers).flat_map(kept).collect();
-    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(model, sites, &kept, progress)? })
 }
 
 /// The paper.

@@ -42,11 +42,10 @@ pub fn remove_greedily(system: &mut System, channels_per_unit: usize, count: usi
             order.push(units[place]);
         }
         error += lost;
-        let mut place = 0;
-        units.retain(|_| {
-            place += 1;
-            !places.contains(&(place - 1))
-        });
+        let mut goes = vec![false; units.len()];
+        places.iter().for_each(|&place| goes[place] = true);
+        let mut goes = goes.into_iter();
+        units.retain(|_| goes.next() == Some(false));
     }
     Ok(Removal { order, curve })
 }

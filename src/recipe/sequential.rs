@@ -1,10 +1,11 @@
 //! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
-use super::gram::{Cross, Gram, SiteMoments, SiteSums};
+use super::gram::{Cross, Gram};
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
 use super::removal::remove_greedily;
+use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;

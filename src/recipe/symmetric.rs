@@ -111,6 +111,17 @@ impl Symmetric {
         chosen
     }
 
+    /// `rows self` for `rows [outputs, size]`, in some columns.
+    #[must_use]
+    pub fn times(&self, rows: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
+        let mut result = Mat::zeros(rows.nrows(), columns.len());
+        for (index, part) in columns.chunks(PANEL).enumerate() {
+            let out = result.subcols_mut(index * PANEL, part.len());
+            matmul(out, Accum::Replace, rows, self.columns(part), 1.0, Par::rayon(0));
+        }
+        result
+    }
+
     /// Some rows and the same columns of it.
     #[must_use]
     pub fn principal(&self, places: &[usize]) -> Self {
