@@ -7,6 +7,7 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
 use std::io::Write;
+use std::time::Duration;
 
 /// Knows how much to say, and in which form.
 pub struct Terminal {
@@ -56,10 +57,12 @@ impl Progress for Terminal {
             "bytes" => ("{bytes}/{total_bytes}", "{bytes_per_sec}"),
             _ => ("{human_pos}/{human_len}", "{per_sec}"),
         };
-        let template = format!("{{prefix}} [{{bar:30}}] {position} {{msg}}, {rate}, {{eta}} left");
+        let template = format!("{{prefix}} [{{bar:30}}] {position} {{msg}}, {rate}, {{elapsed}}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         bar.set_prefix(what.to_string());
+        // The clock goes on through linear algebra, which advances nothing for a while.
+        bar.enable_steady_tick(Duration::from_secs(1));
         bar.set_message(if unit == "bytes" { String::new() } else { unit.to_string() });
         self.bar.replace(Some(bar));
     }
