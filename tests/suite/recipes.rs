@@ -16,7 +16,7 @@ use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, Uniform};
 use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, Symmetric, System, allocate, remove_greedily};
-use flap_gpu::statistics::Mode;
+use flap_gpu::statistics::{Mode, TokenWeights};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -97,23 +97,27 @@ fn compare<E: Engine>(engine: &E) {
         let model = widened(name, folder.path());
         let reference = Reference::open(name);
         let set = reference.set(&model);
-        let removed = reference.integers("removed");
-        for recipe in [Recipe::LeastSquares, Recipe::Sequential] {
-            let outcome = recipe::run(engine, &model, &set, &options(recipe, 0.4), &Silent).unwrap();
+        let ways = [(TokenWeights::Equal, ""), (TokenWeights::InverseSquare, "weighted.")];
+        let runs = [Recipe::LeastSquares, Recipe::Sequential].into_iter().flat_map(|recipe| ways.map(|way| (recipe, way)));
+        for (recipe, (token_weights, way)) in runs {
+            let removed = reference.integers(&format!("{way}removed"));
+            let mut options = options(recipe, 0.4);
+            options.plan.token_weights = token_weights;
+            let outcome = recipe::run(engine, &model, &set, &options, &Silent).unwrap();
             for (index, &removed) in removed.iter().enumerate() {
-                let what = format!("{name}, {}, site {index}", recipe.name());
+                let what = format!("{name}, {way}{}, site {index}", recipe.name());
                 let (layer, site) = (index / 2, Site::BOTH[index % 2]);
                 let (part, bias) = match site {
                     Site::Attention => (Part::OutputProjection, Part::OutputBias),
                     Site::Mlp => (Part::DownProjection, Part::DownBias),
                 };
-                let order = reference.integers(&format!("order.{index}"));
+                let order = reference.integers(&format!("{way}order.{index}"));
                 assert_eq!(outcome.sites[index].kept, order.len() - removed, "{what}");
-                let curve = reference.numbers(&format!("curve.{index}"));
+                let curve = reference.numbers(&format!("{way}curve.{index}"));
                 let error = outcome.sites[index].error;
                 assert!((error - f64::from(curve[removed])).abs() <= 1e-4 * error.max(1e-6), "{what}: {error} against {}", curve[removed]);
                 let kept = if recipe == Recipe::Sequential {
-                    reference.integers(&format!("sequential.kept.{index}"))
+                    reference.integers(&format!("{way}sequential.kept.{index}"))
                 } else {
                     let mut kept = order[removed..].to_vec();
                     kept.sort_unstable();
@@ -126,11 +130,11 @@ fn compare<E: Engine>(engine: &E) {
                 }
                 let made = |part: Part| outcome.changes.replaced[&(layer, part)].to_f32();
                 let prefix = recipe.name();
-                close(&made(part), &reference.numbers(&format!("{prefix}.weight.{index}")), &format!("{what}: weight"));
-                close(&made(bias), &reference.numbers(&format!("{prefix}.bias.{index}")), &format!("{what}: bias"));
+                close(&made(part), &reference.numbers(&format!("{way}{prefix}.weight.{index}")), &format!("{what}: weight"));
+                close(&made(bias), &reference.numbers(&format!("{way}{prefix}.bias.{index}")), &format!("{what}: bias"));
                 if recipe == Recipe::Sequential {
                     let reader = if site == Site::Attention { Part::QueryProjection } else { Part::GateProjection };
-                    close(&made(reader), &reference.numbers(&format!("sequential.reader.{index}")), &format!("{what}: reader"));
+                    close(&made(reader), &reference.numbers(&format!("{way}sequential.reader.{index}")), &format!("{what}: reader"));
                 }
             }
         }

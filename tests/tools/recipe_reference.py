@@ -148,11 +148,13 @@ def give_back(counts, costs, fine, wanted):
                 changed = True
 
 
-def moments(z, y=None):
-    mean = z.mean(0)
-    centred = z - mean
-    covariance = centred.T @ centred / len(z)
-    return mean, covariance, None if y is None else centred.T @ (y - y.mean(0)) / len(z)
+def moments(z, weights, y=None):
+    """Means and covariances of tokens that count by `weights`."""
+    shares = weights / weights.sum()
+    mean = shares @ z
+    centred = (z - mean) * shares[:, None]
+    covariance = centred.T @ (z - mean)
+    return mean, covariance, None if y is None else (shares @ y, centred.T @ (y - shares @ y))
 
 
 def fit(covariance, cross, anchor, k):
@@ -216,34 +218,31 @@ def search(model, sites, orders, costs, one_shot, embedded):
     return counts
 
 
-def reference(name):
-    model = Model(GOLDEN / name)
-    places = np.arange(TEXT)
-    text = (places * 7919 + places // 11 * 31) % model.config["vocab_size"]
-    # Windows as flap-gpu draws them with seed 0.
-    random.seed(0)
-    starts = [random.randint(0, TEXT - LENGTH - 1) for _ in range(WINDOWS)]
-    ids = np.concatenate([text[start : start + LENGTH] for start in starts])
-    embedded = model.tensors["model.embed_tokens.weight"][ids]
-    result = {"text": text.astype(np.int64)}
+def recipes(model, embedded, weighted):
+    """All numbers of the recipes for one way to count tokens."""
+    result = {}
     sites = [(layer, site) for layer in range(model.layers) for site in (0, 1)]
     streams, curves, orders, costs, one_shot = [embedded], [], [], [], []
     for index, (layer, site) in enumerate(sites):
         z = model.site_input(layer, site, streams[-1], model.readers(layer, site))
         weight, bias = model.writer(layer, site)
         streams.append(streams[-1] + z @ weight.T + bias)
-        mean, covariance, _ = moments(z)
+        square = (streams[-1] ** 2).sum(-1)
+        counts_as = 1 / square if weighted else np.ones(len(z))
+        mean, covariance, _ = moments(z, counts_as)
         precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
         order, curve = greedy(precision, weight, model.per_unit(site))
         orders.append(order)
-        curves.append(curve / (streams[-1] ** 2).sum(-1).mean())
+        # Weighted: the mean of each token's own relative error.
+        curves.append(curve / (1 / (1 / square).mean() if weighted else square.mean()))
         costs.append((2 * model.group + 2) * model.head_dim * model.hidden if site == 0 else 3 * model.hidden)
         one_shot.append((mean, covariance))
         result[f"order.{index}"] = np.array(order, np.int64)
         result[f"curve.{index}"] = curves[-1]
     counts = allocate(curves, costs, [site == 1 for _, site in sites])
     result["removed"] = np.array(counts, np.int64)
-    result["searched"] = np.array(search(model, sites, orders, costs, one_shot, embedded), np.int64)
+    if not weighted:
+        result["searched"] = np.array(search(model, sites, orders, costs, one_shot, embedded), np.int64)
     for index, (layer, site) in enumerate(sites):
         kept = sorted(orders[index][counts[index] :])
         k = channels_of(kept, model.per_unit(site))
@@ -264,25 +263,39 @@ def reference(name):
         z = model.site_input(layer, site, g, readers)
         y = streams[index + 1] - g
         weight, _ = model.writer(layer, site)
-        mean, covariance, cross = moments(z, y)
+        square = (streams[index + 1] ** 2).sum(-1)
+        mean, covariance, (target, cross) = moments(z, 1 / square if weighted else np.ones(len(z)), y)
         start = fit(covariance, cross, weight, np.arange(len(covariance)))
         precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
         order, _ = greedy(precision, start, model.per_unit(site))
         kept = sorted(order[counts[index] :])
         k = channels_of(kept, model.per_unit(site))
         fitted = fit(covariance, cross, weight, k)
-        bias = y.mean(0) - fitted @ mean[k]
+        bias = target - fitted @ mean[k]
         g = g + z[:, k] @ fitted.T + bias
         result[f"sequential.kept.{index}"] = np.array(kept, np.int64)
         result[f"sequential.weight.{index}"] = fitted
         result[f"sequential.bias.{index}"] = bias
         rows = readers[0][0].shape[0] // (len(order))
         result[f"sequential.reader.{index}"] = readers[0][0][channels_of(kept, rows)]
-    result["sequential.error"] = np.array([((g - streams[-1]) ** 2).sum() / (streams[-1] ** 2).sum()])
+    return result
+
+
+def reference(name):
+    model = Model(GOLDEN / name)
+    places = np.arange(TEXT)
+    text = (places * 7919 + places // 11 * 31) % model.config["vocab_size"]
+    # Windows as flap-gpu draws them with seed 0.
+    random.seed(0)
+    starts = [random.randint(0, TEXT - LENGTH - 1) for _ in range(WINDOWS)]
+    ids = np.concatenate([text[start : start + LENGTH] for start in starts])
+    embedded = model.tensors["model.embed_tokens.weight"][ids]
+    result = {"text": text.astype(np.int64)} | recipes(model, embedded, False)
+    result |= {f"weighted.{key}": value for key, value in recipes(model, embedded, True).items()}
     OUTPUT.mkdir(exist_ok=True)
     keep = {key: value if value.dtype == np.int64 else value.astype(np.float32) for key, value in result.items()}
     save_file({key: np.ascontiguousarray(value) for key, value in keep.items()}, OUTPUT / f"{name}.safetensors")
-    print(name, counts, list(result["searched"]), "error of the last stream", result["sequential.error"])
+    print(name, result["removed"], result["weighted.removed"], result["searched"])
 
 
 if __name__ == "__main__":
