@@ -87,8 +87,9 @@ fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {
             vec![index.to_string(), a.0.to_string(), format!("{:.4e}", a.1), m.0.to_string(), format!("{:.4e}", m.1)]
         });
         format!(
-            "{:?} statistics of {} tokens: windows {:?} of {}, {} tokens each, seed {}\n{}",
+            "{:?} statistics{} of {} tokens: windows {:?} of {}, {} tokens each, seed {}\n{}",
             header.mode,
+            if header.covariances.is_some() { " with covariances" } else { "" },
             grouped(header.tokens()),
             header.windows,
             header.samples,
