@@ -56,7 +56,7 @@ pub fn allocate<E: Engine>(
     let teacher = Teacher::of(&pass, ids)?;
     let mut removed = vec![0; sites.len()];
     let mut fits = HashMap::new();
-    let total = ratio_of(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
+    let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     for round in 1..=rounds {
         let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
         let mut visitor = Round { curves, removed: &removed, next: &next, fits, scratch: Scratch::new()?, progress, variants: Vec::new() };
@@ -112,7 +112,7 @@ fn room<E: Engine>(engine: &E, model: &Model, options: PassOptions, sites: usize
 }
 
 /// Parameters of so many units of every site.
-fn ratio_of(sites: &[AllocationSite], units: &[usize]) -> f64 {
+fn parameters(sites: &[AllocationSite], units: &[usize]) -> f64 {
     sites.iter().zip(units).map(|(site, &units)| (site.cost * units as u64) as f64).sum()
 }
 
@@ -146,7 +146,7 @@ impl<'a> Chunks<'a> {
 /// Takes chunks, the cheapest first, until so many parameters are gone. What was taken from a site in this round already makes it dearer.
 fn take(sites: &[AllocationSite], chunks: &Chunks<'_>, costs: &[Option<f64>], wanted: f64, removed: &mut [usize]) {
     let mut taken = vec![0usize; sites.len()];
-    while ratio_of(sites, removed) < wanted {
+    while parameters(sites, removed) < wanted {
         let price = |site: usize| costs[site].map_or(f64::INFINITY, |cost| cost * (1 + taken[site]) as f64);
         let open = (0..sites.len()).filter(|&site| chunks.next(site, removed[site]).is_some());
         let cheapest = open.min_by(|&a, &b| price(a).total_cmp(&price(b)).then(taken[a].cmp(&taken[b])));
