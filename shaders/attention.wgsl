@@ -1,11 +1,10 @@
-// Causal grouped-query attention with an online softmax: one workgroup a window, head and block of 16 queries. Keys and values
-// pass through workgroup memory KEYS at a time, so no [tokens, tokens] matrix exists anywhere.
+// Causal grouped-query attention with an online softmax: one workgroup a window, head and block of 64 queries. Keys and values pass
+// through workgroup memory 32 at a time, so no [tokens, tokens] matrix exists anywhere.
 //
-// Four threads share a query: each scores a quarter of the keys and sums a quarter of the head's channels.
+// The 16 x 16 threads stand over tiles: of the scores a thread computes 4 queries by 2 keys, 16 channels at a time; of the output it
+// keeps 4 queries by 4 channels in registers, out of every 64 that the head has. Workgroup memory is 16 KiB, which every adapter has.
 //#include shared/workgroup.wgsl
 override HEAD_DIM: u32 = 64u;
-// A multiple of 4; fewer for larger heads, so that the tiles fit the workgroup memory of every backend.
-override KEYS: u32 = 16u;
 
 struct Params {
     window_tokens: u32,
@@ -24,22 +23,105 @@ struct Params {
 @group(0) @binding(3) var<storage, read> v: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 
-const QUERIES = 16u;
-const LANES = 4u;
-// Channels a thread can sum: head_dim up to 256.
-const MAXIMUM_CHANNELS = 64u;
+const QUERIES = 64u;
+const KEYS = 32u;
+const DEPTH = 16u;
+// Channels of the output that the workgroup's threads stand over at once.
+const WIDTH = 64u;
 // Below every score; WGSL has no infinity.
 const LOWEST = -3.0e38;
+// Quads of queries, and of keys, in a line of their tiles, and one more against bank conflicts.
+const QUERY_LINE = 17u;
+const KEY_LINE = 9u;
+// Where the tile of keys begins behind that of the queries.
+const KEY_TILE = 272u; // DEPTH * QUERY_LINE
 
-var<workgroup> q_tile: array<f32, QUERIES * HEAD_DIM>;
-// Keys, then the values of the same tokens.
-var<workgroup> kv_tile: array<f32, KEYS * HEAD_DIM>;
-var<workgroup> scores: array<f32, QUERIES * KEYS>;
+// Queries and keys of some channels, or the values of the keys: [keys, quads of channels].
+var<workgroup> staged: array<vec4<f32>, 512>;
+// Largest scores, then probabilities, then their sums: [keys or columns of threads, quads of queries].
+var<workgroup> scores: array<vec4<f32>, 512>;
 
-@compute @workgroup_size(64)
+// One channel of four consecutive tokens' queries or keys; what does not exist is zero. `start` is where token 0 begins.
+fn query_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
+    var quad = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {
+        if (channel < HEAD_DIM && token + i < params.window_tokens) {
+            quad[i] = q[start + (token + i) * stride + channel];
+        }
+    }
+    return quad;
+}
+
+fn key_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
+    var quad = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {
+        if (channel < HEAD_DIM && token + i < params.window_tokens) {
+            quad[i] = k[start + (token + i) * stride + channel];
+        }
+    }
+    return quad;
+}
+
+// Four consecutive channels of a token's values.
+fn value_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
+    var quad = vec4<f32>();
+    for (var i = 0u; i < 4u; i++) {
+        if (channel + i < HEAD_DIM && token < params.window_tokens) {
+            quad[i] = v[start + token * stride + channel + i];
+        }
+    }
+    return quad;
+}
+
+// Adds the values of 32 keys, as the probabilities weigh them, to 4 queries by 4 channels of the 64 from `first_channel` on.
+fn weigh(
+    sums: ptr<function, array<vec4<f32>, 4>>,
+    first_channel: u32,
+    start: u32,
+    stride: u32,
+    first_key: u32,
+    line: u32,
+    column: u32,
+) {
+    let channel = first_channel + column * 4u;
+    staged[line * 16u + column] = value_quad(start, stride, first_key + line, channel);
+    staged[(line + 16u) * 16u + column] = value_quad(start, stride, first_key + line + 16u, channel);
+    workgroupBarrier();
+    if (channel < HEAD_DIM) {
+        for (var key = 0u; key < KEYS; key++) {
+            let probability = scores[key * 16u + line];
+            let value = staged[key * 16u + column];
+            (*sums)[0] += probability.x * value;
+            (*sums)[1] += probability.y * value;
+            (*sums)[2] += probability.z * value;
+            (*sums)[3] += probability.w * value;
+        }
+    }
+    workgroupBarrier();
+}
+
+fn rescale(sums: ptr<function, array<vec4<f32>, 4>>, factors: vec4<f32>) {
+    (*sums)[0] *= factors.x;
+    (*sums)[1] *= factors.y;
+    (*sums)[2] *= factors.z;
+    (*sums)[3] *= factors.w;
+}
+
+fn store(sums: ptr<function, array<vec4<f32>, 4>>, start: u32, stride: u32, query: u32, channel: u32, total: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        for (var c = 0u; c < 4u; c++) {
+            if (query + i < params.window_tokens && channel + c < HEAD_DIM) {
+                output[start + (query + i) * stride + channel + c] = (*sums)[i][c] / total[i];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(16, 16)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
     let task = linear_workgroup(group, groups);
@@ -50,85 +132,99 @@ fn main(
     let head = task / params.blocks_per_window % params.heads;
     let window = task / (params.blocks_per_window * params.heads);
     let kv_head = head / (params.heads / params.key_value_heads);
-    let first_token = window * params.window_tokens;
-    let first_query = block * QUERIES;
     let q_stride = params.heads * HEAD_DIM;
     let kv_stride = params.key_value_heads * HEAD_DIM;
+    let q_start = window * params.window_tokens * q_stride + head * HEAD_DIM;
+    let kv_start = window * params.window_tokens * kv_stride + kv_head * HEAD_DIM;
+    let first_query = block * QUERIES;
+    let column = local.x;
+    let line = local.y;
+    let query = first_query + line * 4u;
 
-    for (var i = thread; i < QUERIES * HEAD_DIM; i += 64u) {
-        let query = first_query + i / HEAD_DIM;
-        var value = 0.0;
-        if (query < params.window_tokens) {
-            value = q[(first_token + query) * q_stride + head * HEAD_DIM + i % HEAD_DIM];
-        }
-        q_tile[i] = value;
-    }
-
-    let row = thread / LANES;
-    let lane = thread % LANES;
-    let query = first_query + row;
-    var largest = LOWEST;
-    var sum = 0.0;
-    var channels: array<f32, MAXIMUM_CHANNELS>;
-    for (var c = 0u; c < MAXIMUM_CHANNELS; c++) {
-        channels[c] = 0.0;
-    }
+    var largest = vec4<f32>(LOWEST);
+    // Of this thread's keys only.
+    var total = vec4<f32>();
+    // As many as the head has times 64 channels; an array of them would be indexed at run time.
+    var sums_0: array<vec4<f32>, 4>;
+    var sums_1: array<vec4<f32>, 4>;
+    var sums_2: array<vec4<f32>, 4>;
+    var sums_3: array<vec4<f32>, 4>;
 
     let end = min(first_query + QUERIES, params.window_tokens);
     let begin = (first_query + 1u) - min(first_query + 1u, params.reach);
     for (var first_key = begin; first_key < end; first_key += KEYS) {
-        for (var i = thread; i < KEYS * HEAD_DIM; i += 64u) {
-            let key = first_key + i / HEAD_DIM;
-            var value = 0.0;
-            if (key < params.window_tokens) {
-                value = k[(first_token + key) * kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
+        var first = vec4<f32>();
+        var second = vec4<f32>();
+        for (var depth = 0u; depth < HEAD_DIM; depth += DEPTH) {
+            let channel = depth + thread % DEPTH;
+            let quad = thread / DEPTH;
+            staged[thread % DEPTH * QUERY_LINE + quad] = query_quad(q_start, q_stride, first_query + quad * 4u, channel);
+            if (quad * 4u < KEYS) {
+                staged[KEY_TILE + thread % DEPTH * KEY_LINE + quad] = key_quad(kv_start, kv_stride, first_key + quad * 4u, channel);
             }
-            kv_tile[i] = value;
+            workgroupBarrier();
+            let deep = min(DEPTH, HEAD_DIM - depth);
+            for (var c = 0u; c < deep; c++) {
+                let queries = staged[c * QUERY_LINE + line];
+                let four = staged[KEY_TILE + c * KEY_LINE + column / 2u];
+                let keys = select(four.xy, four.zw, column % 2u == 1u);
+                first += queries * keys.x;
+                second += queries * keys.y;
+            }
+            workgroupBarrier();
         }
+        let key = first_key + column * 2u;
+        let distance = vec4<u32>(query, query + 1u, query + 2u, query + 3u) - key;
+        // A key behind its query is further away than any reach: the difference wraps.
+        first = select(vec4<f32>(LOWEST), first * params.scale, distance < vec4<u32>(params.reach));
+        second = select(vec4<f32>(LOWEST), second * params.scale, distance - 1u < vec4<u32>(params.reach));
+        scores[column * 16u + line] = max(first, second);
         workgroupBarrier();
-        for (var i = lane; i < KEYS; i += LANES) {
-            var score = 0.0;
-            for (var c = 0u; c < HEAD_DIM; c++) {
-                score += q_tile[row * HEAD_DIM + c] * kv_tile[i * HEAD_DIM + c];
-            }
-            let key = first_key + i;
-            let visible = key <= query && query - key < params.reach;
-            scores[row * KEYS + i] = select(LOWEST, score * params.scale, visible);
-        }
-        workgroupBarrier();
-        for (var i = thread; i < KEYS * HEAD_DIM; i += 64u) {
-            let key = first_key + i / HEAD_DIM;
-            var value = 0.0;
-            if (key < params.window_tokens) {
-                value = v[(first_token + key) * kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
-            }
-            kv_tile[i] = value;
-        }
         var tile_largest = largest;
-        for (var i = 0u; i < KEYS; i++) {
-            tile_largest = max(tile_largest, scores[row * KEYS + i]);
+        for (var i = 0u; i < 16u; i++) {
+            tile_largest = max(tile_largest, scores[i * 16u + line]);
         }
         // While a query has seen no visible key, everything it gathered is scaled away by the first one it sees.
-        let rescale = exp(largest - tile_largest);
+        let factors = exp(largest - tile_largest);
         largest = tile_largest;
-        sum *= rescale;
-        for (var c = 0u; c * LANES < HEAD_DIM; c++) {
-            channels[c] *= rescale;
-        }
+        first = exp(first - largest);
+        second = exp(second - largest);
+        total = total * factors + first + second;
         workgroupBarrier();
-        for (var i = 0u; i < KEYS; i++) {
-            let probability = exp(scores[row * KEYS + i] - largest);
-            sum += probability;
-            for (var c = 0u; c * LANES + lane < HEAD_DIM; c++) {
-                channels[c] += probability * kv_tile[i * HEAD_DIM + c * LANES + lane];
-            }
+        scores[column * 32u + line] = first;
+        scores[column * 32u + 16u + line] = second;
+        // The first of these waits for the probabilities too.
+        rescale(&sums_0, factors);
+        weigh(&sums_0, 0u, kv_start, kv_stride, first_key, line, column);
+        if (HEAD_DIM > WIDTH) {
+            rescale(&sums_1, factors);
+            weigh(&sums_1, WIDTH, kv_start, kv_stride, first_key, line, column);
         }
-        workgroupBarrier();
+        if (HEAD_DIM > 2u * WIDTH) {
+            rescale(&sums_2, factors);
+            weigh(&sums_2, 2u * WIDTH, kv_start, kv_stride, first_key, line, column);
+        }
+        if (HEAD_DIM > 3u * WIDTH) {
+            rescale(&sums_3, factors);
+            weigh(&sums_3, 3u * WIDTH, kv_start, kv_stride, first_key, line, column);
+        }
     }
 
-    if (query < params.window_tokens) {
-        for (var c = 0u; c * LANES + lane < HEAD_DIM; c++) {
-            output[(first_token + query) * q_stride + head * HEAD_DIM + c * LANES + lane] = channels[c] / sum;
-        }
+    scores[column * 16u + line] = total;
+    workgroupBarrier();
+    total = vec4<f32>();
+    for (var i = 0u; i < 16u; i++) {
+        total += scores[i * 16u + line];
+    }
+    let channel = column * 4u;
+    store(&sums_0, q_start, q_stride, query, channel, total);
+    if (HEAD_DIM > WIDTH) {
+        store(&sums_1, q_start, q_stride, query, channel + WIDTH, total);
+    }
+    if (HEAD_DIM > 2u * WIDTH) {
+        store(&sums_2, q_start, q_stride, query, channel + 2u * WIDTH, total);
+    }
+    if (HEAD_DIM > 3u * WIDTH) {
+        store(&sums_3, q_start, q_stride, query, channel + 3u * WIDTH, total);
     }
 }

@@ -2,7 +2,7 @@
 //! tile divides.
 
 use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
-use flap_gpu::engine::gpu::{GpuEngine, Products};
+use flap_gpu::engine::gpu::{Products};
 use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, negative_log_likelihood, widen};
 use std::sync::Arc;
 
@@ -382,16 +382,10 @@ fn every_operation_agrees_with_its_definition() {
 /// An adapter with small bindings gets its matrices in row panels.
 #[test]
 fn matrices_split_by_rows_give_the_same() {
-    let Some(engine) = gpu().map(|gpu| gpu.with_binding_limit(1000).with_wide_tiles()) else { return };
+    let Some(engine) = gpu().map(|gpu| gpu.with_binding_limit(1000)) else { return };
     for case in CASES.into_iter().filter(|case| matches!(case, Linear { .. } | ColumnNorms { .. })) {
         check(&engine, case, case.tolerance());
     }
-}
-
-#[test]
-fn wide_tiles_agree_too() {
-    let Some(engine) = gpu().map(GpuEngine::with_wide_tiles) else { return };
-    products().for_each(|case| check(&engine, case, case.tolerance()));
 }
 
 /// Operands round to f16 by up to 2^-11 of their size, 2^-12 or so on average and in the root mean square; two of them in every term.
@@ -399,7 +393,7 @@ const F16_TOLERANCE: f64 = 1e-6;
 
 #[test]
 fn products_of_f16_agree_too() {
-    let Some(engine) = gpu_with(Precision::F16).map(GpuEngine::with_wide_tiles) else { return };
+    let Some(engine) = gpu_with(Precision::F16) else { return };
     assert_ne!(engine.products(), Products::F32);
     if std::env::var_os("FLAP_GPU_REQUIRE_MATRIX_UNITS").is_some() {
         assert!(matches!(engine.products(), Products::Cooperative { .. }), "matrix units are required, this is {:?}", engine.products());
@@ -413,7 +407,7 @@ fn products_of_f16_agree_too() {
 /// Numbers beyond f16: weights go through the f32 tier, activations are reported.
 #[test]
 fn f16_never_clips() {
-    let Some(engine) = gpu_with(Precision::F16).map(GpuEngine::with_wide_tiles) else { return };
+    let Some(engine) = gpu_with(Precision::F16) else { return };
     let (tokens, size) = (70, 72);
     let x = noise(1, tokens * size);
     let values: Vec<f32> = noise(2, size * size).iter().map(|v| v * 1e6).collect();

@@ -28,7 +28,6 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
     let value = |name: &str| {
         let (with_largest, with_smallest) = match name {
             "HEAD_DIM" => (256.0, 64.0),
-            "KEYS" => (8.0, 16.0),
             "SUBGROUP_SIZE" => (64.0, 8.0),
             "THREADS" => (256.0, 32.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),

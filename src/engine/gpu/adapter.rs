@@ -100,7 +100,6 @@ pub(super) struct Opened {
     pub context: Context,
     pub info: DeviceInfo,
     pub products: Products,
-    pub is_software: bool,
 }
 
 /// Sides of the matrix units that multiply f16 by f16 to f32, with the size of the subgroups that share one. An adapter whose
@@ -169,5 +168,5 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Op
         memory_budget: 4 << 30,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
-    Ok(Some(Opened { context: Context::new(device, queue, limits), info: device_info, products, is_software: is_software(&adapter) }))
+    Ok(Some(Opened { context: Context::new(device, queue, limits), info: device_info, products }))
 }

@@ -24,7 +24,7 @@ use std::ops::Range;
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
-const ATTENTION_QUERIES: usize = 16;
+const ATTENTION_QUERIES: usize = 64;
 const CROSS_TILE: usize = 64;
 const FINITE_PER_THREAD: usize = 16;
 /// Head channels that attention's registers hold.
@@ -37,8 +37,6 @@ pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
     products: Products,
-    /// Whether large products take the wide tile: software drivers are faster with the narrow one.
-    wide_tiles: bool,
     /// Stands in where a kernel's binding is not used.
     unused: Buffer,
     /// One word, set by f16 products whose activations are out of range.
@@ -101,10 +99,10 @@ impl GpuEngine {
     /// Opens the chosen adapter, or `None` if there is none.
     pub fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Self>> {
         let Some(opened) = adapter::open(choice, precision)? else { return Ok(None) };
-        let adapter::Opened { context, info, products, is_software } = opened;
+        let adapter::Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let overflow = context.upload(bytes_of(&0u32))?;
-        Ok(Some(Self { context, info, products, wide_tiles: !is_software, unused, overflow }))
+        Ok(Some(Self { context, info, products, unused, overflow }))
     }
 
     /// How this engine multiplies.
@@ -121,13 +119,6 @@ impl GpuEngine {
         self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
         self.all_finite(&[])?;
         Ok(GROUPS as u64 * THREADS as u64 * PER_THREAD * u64::from(rounds))
-    }
-
-    /// Takes the wide tile for large products on a software driver too, as on a card.
-    #[must_use]
-    pub fn with_wide_tiles(mut self) -> Self {
-        self.wide_tiles = true;
-        self
     }
 
     /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.
@@ -243,8 +234,8 @@ impl Engine for GpuEngine {
         let [a, b, c, d, e, f] = sizes;
         let params = [a, b, c, d, e, f, scale.to_bits()];
         let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
-        let constants = [("HEAD_DIM", head_dim as u32), ("KEYS", if head_dim <= 128 { 16 } else { 8 })];
-        self.context.dispatch(Kernel::Attention, &constants, bytes_of(&params), &buffers, fold(workgroups), || format!("{shape:?}"))?;
+        let operation = || format!("{shape:?}");
+        self.context.dispatch(Kernel::Attention, &[("HEAD_DIM", head_dim as u32)], bytes_of(&params), &buffers, fold(workgroups), operation)?;
         Ok(output)
     }
 

@@ -101,7 +101,7 @@ impl GpuEngine {
     fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
         let f16 = weight.dtype == Dtype::F16;
         let eights = f16 && weight.columns.is_multiple_of(8);
-        let wide = self.wide_tiles && tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let wide = tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
         match self.products {
             Products::Cooperative { side: 16, .. } if eights => (Kernel::MatmulCooperative16, 128),
             Products::Cooperative { .. } if eights => (Kernel::MatmulCooperative8, 64),
