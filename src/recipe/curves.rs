@@ -1,6 +1,7 @@
 //! Error curves of all sites, and the allocation that follows from them.
 
 use super::dense::{DenseSite, measure};
+use super::elimination::{Elimination, budget, elimination};
 use super::linear_algebra::System;
 use super::removal::{Removal, remove_greedily};
 use super::symmetric::Symmetric;
@@ -39,16 +40,15 @@ pub struct Curves {
     pub seconds: [f64; 2],
 }
 
-/// Removes all units of a site, whose covariance is used up.
-fn remove_all(model: &Model, layer: usize, site: Site, covariance: Symmetric) -> Result<Removal> {
+/// Removes all units of a site from its covariance.
+fn remove_all(model: &Model, layer: usize, site: Site, system: &mut dyn Elimination) -> Result<Removal> {
     let begin = Instant::now();
     let what = format!("layer {layer}, {}", site.name());
     let per_unit = channels_per_unit(model, layer, site);
-    let units = covariance.size() / per_unit;
-    let mut system = System::ridged(covariance, RIDGE);
+    let units = system.channels() / per_unit;
     system.invert(&what)?;
-    system.rows = to_matrix(&model.part(layer, writer(site).0)?);
-    let removal = remove_greedily(&mut system, per_unit, units, &what)?;
+    system.set_rows(to_matrix(&model.part(layer, writer(site).0)?))?;
+    let removal = remove_greedily(system, per_unit, units, &what)?;
     tracing::info!("{what}: error curve {:.1} s", begin.elapsed().as_secs_f64());
     Ok(removal)
 }
@@ -66,12 +66,16 @@ impl Curves {
     ) -> Result<(Self, Statistics)> {
         let mut scratch = keep_covariances.then(Scratch::new).transpose()?;
         let (begin, mut algebra) = (Instant::now(), 0.0);
+        let budget = budget(engine, options.pass.memory_budget);
         let mut sites = Vec::new();
         let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, |found| {
             let covariance = scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
             let DenseSite { layer, site, moments, stream_square } = found;
             let start = Instant::now();
-            let removal = remove_all(model, layer, site, moments.covariance)?;
+            let per_unit = channels_per_unit(model, layer, site);
+            let system = System::ridged(moments.covariance, RIDGE);
+            let mut system = elimination(engine, budget, system, model.architecture.hidden_size, per_unit)?;
+            let removal = remove_all(model, layer, site, &mut *system)?;
             algebra += start.elapsed().as_secs_f64();
             sites.push(Curve { layer, site, removal, stream_square, covariance });
             Ok(())
@@ -91,7 +95,7 @@ impl Curves {
                 let Some(covariance) = measured.site(site).covariance.clone() else { continue };
                 let matrix = Symmetric::unpacked(&covariance);
                 matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
-                let removal = remove_all(model, layer, site, matrix)?;
+                let removal = remove_all(model, layer, site, &mut System::ridged(matrix, RIDGE))?;
                 sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
                 progress.advance(1);
             }

@@ -1,5 +1,6 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
+use super::elimination::Elimination;
 use super::layer::Fitted;
 use super::linear_algebra::{System, product, ridge, select_columns};
 use super::symmetric::Symmetric;

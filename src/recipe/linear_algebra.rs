@@ -1,12 +1,15 @@
 //! Elimination in symmetric positive definite systems, in f64 on the host: the one operation of which solves, inverses and the removal of
 //! channels are made.
 
+use super::elimination::Elimination;
 use super::symmetric::{PANEL, Symmetric};
 use crate::error::{Error, Result};
 use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// All threads.
 pub fn parallel() -> Par {
@@ -32,6 +35,16 @@ pub fn select_columns(matrix: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
 pub fn ridge(covariance: &Symmetric, lambda: f64) -> f64 {
     let mean = covariance.mean_of_diagonal();
     if mean > 0.0 { lambda * mean } else { 1.0 }
+}
+
+/// The Cholesky factor of the pivots' own part of `columns`, the matrix's columns at the pivots.
+pub fn factor(columns: &Mat<f64>, pivots: &[usize], what: &str) -> Result<Llt<f64>> {
+    let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| columns[(pivots[i], j)]);
+    own.llt(Side::Lower).map_err(|_| {
+        Error::NotFinite(format!(
+            "{what}: the activations' covariance is not positive definite; they hold numbers too large to be summed in f32"
+        ))
+    })
 }
 
 /// A symmetric positive definite matrix of channels with rows `[outputs, channels]` that take part in what is done to it.
@@ -63,13 +76,7 @@ impl System {
     fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots> {
         crate::interrupt::check()?;
         let mut x = self.matrix.columns(pivots);
-        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(pivots[i], j)]);
-        let factor = own.llt(Side::Lower).map_err(|_| {
-            Error::NotFinite(format!(
-                "{what}: the activations' covariance is not positive definite; they hold numbers too large to be summed in f32"
-            ))
-        })?;
-        let factor = factor.L().to_owned();
+        let factor = factor(&x, pivots, what)?.L().to_owned();
         solve_lower_triangular_in_place(factor.as_ref(), x.transpose_mut(), parallel());
         let mut y = select_columns(self.rows.as_ref(), pivots);
         solve_lower_triangular_in_place(factor.as_ref(), y.transpose_mut(), parallel());
@@ -78,12 +85,22 @@ impl System {
         Ok(Pivots { factor, x, y })
     }
 
-    /// The matrix becomes its inverse and the rows are multiplied by it, in place: a Gauss-Jordan sweep by panels, as stable for positive
-    /// definite matrices as a Cholesky factorization is.
-    ///
-    /// # Errors
-    /// If the matrix is not positive definite; the error names `what`.
-    pub fn invert(&mut self, what: &str) -> Result<()> {
+    /// What the removal of a run of channels alone costs.
+    fn cost(&self, channels: Range<usize>, what: &str) -> Result<f64> {
+        if channels.len() == 1 {
+            return Ok(self.rows.col(channels.start).squared_norm_l2() / self.matrix.get(channels.start, channels.start));
+        }
+        let own = Mat::from_fn(channels.len(), channels.len(), |i, j| self.matrix.get(channels.start + i, channels.start + j));
+        let factor = own.llt(Side::Lower).map_err(|_| Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")))?;
+        let mut y = self.rows.subcols(channels.start, channels.len()).to_owned();
+        solve_lower_triangular_in_place(factor.L(), y.transpose_mut(), Par::Seq);
+        Ok(y.squared_norm_l2())
+    }
+}
+
+impl Elimination for System {
+    /// A Gauss-Jordan sweep by panels, in place: as stable for positive definite matrices as a Cholesky factorization is.
+    fn invert(&mut self, what: &str) -> Result<()> {
         for first in (0..self.matrix.size()).step_by(PANEL) {
             let pivots: Vec<usize> = (first..(first + PANEL).min(self.matrix.size())).collect();
             let Pivots { factor, mut x, mut y } = self.eliminate(&pivots, what)?;
@@ -100,9 +117,21 @@ impl System {
         Ok(())
     }
 
-    /// Removes channels from a system whose matrix is the inverse, `P`, of a covariance; the rows of the others take over what they can.
-    /// Returns what that costs, `tr(rows_p P_pp^-1 rows_p^T)`.
-    pub fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
+    fn set_rows(&mut self, rows: Mat<f64>) -> Result<()> {
+        self.rows = rows;
+        Ok(())
+    }
+
+    fn channels(&self) -> usize {
+        self.matrix.size()
+    }
+
+    fn costs(&self, per_unit: usize, what: &str) -> Result<Vec<f64>> {
+        let units = self.matrix.size() / per_unit;
+        (0..units).into_par_iter().map(|unit| self.cost(unit * per_unit..(unit + 1) * per_unit, what)).collect()
+    }
+
+    fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
         let lost = self.eliminate(channels, what)?.y.squared_norm_l2();
         let mut stays = vec![true; self.matrix.size()];
         channels.iter().for_each(|&channel| stays[channel] = false);
@@ -117,15 +146,7 @@ impl System {
         Ok(lost)
     }
 
-    /// What the removal of a run of channels alone costs.
-    pub fn cost(&self, channels: std::ops::Range<usize>, what: &str) -> Result<f64> {
-        if channels.len() == 1 {
-            return Ok(self.rows.col(channels.start).squared_norm_l2() / self.matrix.get(channels.start, channels.start));
-        }
-        let own = Mat::from_fn(channels.len(), channels.len(), |i, j| self.matrix.get(channels.start + i, channels.start + j));
-        let factor = own.llt(Side::Lower).map_err(|_| Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")))?;
-        let mut y = self.rows.subcols(channels.start, channels.len()).to_owned();
-        solve_lower_triangular_in_place(factor.L(), y.transpose_mut(), Par::Seq);
-        Ok(y.squared_norm_l2())
+    fn rows(self: Box<Self>) -> Result<Mat<f64>> {
+        Ok(self.rows)
     }
 }

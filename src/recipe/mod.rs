@@ -9,10 +9,12 @@
 mod allocation;
 mod curves;
 mod dense;
+mod elimination;
 mod gram;
 mod layer;
 mod least_squares;
 mod linear_algebra;
+mod on_device;
 mod removal;
 mod search;
 mod sequential;
@@ -22,7 +24,9 @@ mod symmetric;
 mod weights;
 
 pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
+pub use elimination::Elimination;
 pub use linear_algebra::System;
+pub use on_device::OnDevice;
 pub use removal::{Removal, remove_greedily};
 pub use search::search_passes;
 pub use sharded::{calibrate, changes_from_covariances, plan_from_covariances};
@@ -142,10 +146,11 @@ fn flap<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: &Re
 fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_streams: usize) -> PassOptions {
     let architecture = &model.architecture;
     let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
-    // Half of a symmetric sum, and the sums with the target.
+    // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
     let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
-    let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
-    PassOptions { memory_budget: Some(budget.saturating_sub(sums).max(budget / 2)), other_streams, ..options }
+    let half = elimination::budget(engine, options.memory_budget);
+    let algebra = elimination::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
+    PassOptions { memory_budget: Some(2 * half - sums.max(algebra).min(half)), other_streams, ..options }
 }
 
 /// The projection that reads a site, and its bias.

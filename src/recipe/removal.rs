@@ -1,8 +1,7 @@
 //! The order in which a site's units go.
 
-use super::linear_algebra::System;
+use super::elimination::Elimination;
 use crate::error::Result;
-use rayon::prelude::*;
 
 /// Neurons are removed in blocks of this share of all; smaller blocks gain nothing.
 const BLOCKS: usize = 16;
@@ -21,13 +20,13 @@ pub struct Removal {
 ///
 /// `system` is the inverse `(C + ridge)^-1` of the covariance with the site's weights; a unit owns a run of channels. Units of one channel go
 /// in blocks, the others one by one. What stays of the system are the remaining weights.
-pub fn remove_greedily(system: &mut System, channels_per_unit: usize, count: usize, what: &str) -> Result<Removal> {
-    let mut units: Vec<usize> = (0..system.matrix.size() / channels_per_unit).collect();
+pub fn remove_greedily(system: &mut dyn Elimination, channels_per_unit: usize, count: usize, what: &str) -> Result<Removal> {
+    let mut units: Vec<usize> = (0..system.channels() / channels_per_unit).collect();
     let block = if channels_per_unit == 1 { (units.len() / BLOCKS).max(1) } else { 1 };
     let run = |place: usize| place * channels_per_unit..(place + 1) * channels_per_unit;
     let (mut order, mut curve, mut error) = (Vec::with_capacity(count), vec![0.0], 0.0);
     while order.len() < count {
-        let costs = (0..units.len()).into_par_iter().map(|place| system.cost(run(place), what)).collect::<Result<Vec<f64>>>()?;
+        let costs = system.costs(channels_per_unit, what)?;
         let mut places: Vec<usize> = (0..costs.len()).collect();
         places.sort_by(|&a, &b| costs[a].total_cmp(&costs[b]).then(a.cmp(&b)));
         places.truncate(block.min(count - order.len()));

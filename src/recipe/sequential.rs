@@ -1,6 +1,7 @@
 //! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
+use super::elimination::{budget, elimination};
 use super::gram::{Cross, Gram};
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
@@ -40,6 +41,7 @@ pub fn run<E: Engine>(
         removed,
         refit: options.refit,
         token_weights: options.plan.token_weights,
+        budget: budget(engine, options.pass.memory_budget),
         scratch: Scratch::new()?,
         kept: Vec::new(),
         replaced: Replaced::new(),
@@ -56,6 +58,8 @@ struct Fit<'a, E: Engine> {
     removed: &'a [usize],
     refit: bool,
     token_weights: TokenWeights,
+    /// Bytes of the device that an elimination may take.
+    budget: u64,
     scratch: Scratch,
     kept: Vec<Vec<bool>>,
     replaced: Replaced,
@@ -109,7 +113,7 @@ impl<E: Engine> Fit<'_, E> {
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
-        let (kept, fitted, bias) = choose(found, &to_matrix(&host), per_unit, self.removed[self.kept.len()], &what)?;
+        let (kept, fitted, bias) = self.choose(engine, found, &to_matrix(&host), per_unit, &what)?;
         let chosen = begin.elapsed().as_secs_f64();
         let (activations, fitting) = (measured - refitted, chosen - measured);
         tracing::info!(
@@ -161,8 +165,9 @@ impl<E: Engine> Fit<'_, E> {
         let mut system = System::ridged(own, RIDGE);
         system.rows = across.finish(engine)?;
         (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
+        let mut system = elimination(engine, self.budget, system, hidden, 1)?;
         system.invert(what)?;
-        Ok(system.rows)
+        system.rows()
     }
 
     /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream
@@ -194,22 +199,31 @@ impl<E: Engine> Fit<'_, E> {
         }
         sums.finish(engine, what)
     }
-}
 
-/// Units, weights and bias of a site from its moments: `weight` is what the weights are drawn to by the ridge.
-fn choose(found: SiteMoments, weight: &Mat<f64>, per_unit: usize, removed: usize, what: &str) -> Result<(Vec<bool>, Mat<f64>, Vec<f64>)> {
-    let (target_mean, cross) = found.target.expect("a target was given");
-    let units = found.mean.len() / per_unit;
-    // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights of the
-    // channels that stay.
-    let rows = cross + weight * faer::Scale(ridge(&found.covariance, RIDGE));
-    let mut system = System::ridged(found.covariance, RIDGE);
-    system.rows = rows;
-    system.invert(what)?;
-    let kept = keep(&remove_greedily(&mut system, per_unit, removed, what)?.order, units);
-    let channels = kept_channels(&kept, per_unit);
-    let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
-    let reached = product(system.rows.as_ref(), mean.as_ref());
-    let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
-    Ok((kept, system.rows, bias))
+    /// Units, weights and bias of the next site from its moments: `weight` is what the weights are drawn to by the ridge.
+    fn choose(
+        &self,
+        engine: &E,
+        found: SiteMoments,
+        weight: &Mat<f64>,
+        per_unit: usize,
+        what: &str,
+    ) -> Result<(Vec<bool>, Mat<f64>, Vec<f64>)> {
+        let (target_mean, cross) = found.target.expect("a target was given");
+        let units = found.mean.len() / per_unit;
+        // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights
+        // of the channels that stay.
+        let rows = cross + weight * faer::Scale(ridge(&found.covariance, RIDGE));
+        let mut system = System::ridged(found.covariance, RIDGE);
+        system.rows = rows;
+        let mut system = elimination(engine, self.budget, system, weight.nrows(), per_unit)?;
+        system.invert(what)?;
+        let kept = keep(&remove_greedily(&mut *system, per_unit, self.removed[self.kept.len()], what)?.order, units);
+        let channels = kept_channels(&kept, per_unit);
+        let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
+        let rows = system.rows()?;
+        let reached = product(rows.as_ref(), mean.as_ref());
+        let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
+        Ok((kept, rows, bias))
+    }
 }

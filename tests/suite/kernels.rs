@@ -2,7 +2,7 @@
 //! tile divides.
 
 use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
-use flap_gpu::engine::gpu::{Products};
+use flap_gpu::engine::gpu::Products;
 use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, negative_log_likelihood, widen};
 use std::sync::Arc;
 

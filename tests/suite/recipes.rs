@@ -15,7 +15,7 @@ use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;
 use flap_gpu::pruning::{PlanOptions, Uniform};
-use flap_gpu::recipe::{self, AllocationSite, Outcome, RecipeOptions, Symmetric, System, allocate, remove_greedily};
+use flap_gpu::recipe::{self, AllocationSite, Elimination, OnDevice, Outcome, RecipeOptions, Symmetric, System, allocate, remove_greedily};
 use flap_gpu::statistics::{Mode, TokenWeights};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -279,6 +279,51 @@ fn systems_larger_than_a_panel_are_solved() {
     assert!(difference(&(&system.rows * kept(&matrix)), &right) < 1e-9);
     let inverse = Mat::from_fn(stays.len(), stays.len(), |i, j| system.matrix.get(i, j));
     assert!(difference(&(inverse * kept(&matrix)), &Mat::identity(stays.len(), stays.len())) < 1e-9);
+}
+
+/// f32 products on the device against f64 on the host: relative to the norm, a condition of a few hundred times the rounding of f32.
+const DEVICE_TOLERANCE: f64 = 2e-5;
+
+/// On the device the same units go, for the same price, and the same rows stay.
+#[test]
+fn eliminations_on_the_device_agree() {
+    let (outputs, tokens) = (9, 700);
+    on_both_engines!(engine => {
+        for channels in [1, 40, 256, 600] {
+            let noise = crate::support::noise(1, tokens * channels);
+            // Channels of different sizes, each like its neighbour.
+            let value = |t: usize, c: usize| noise[t * channels + c] + 0.7 * noise[t * channels + (c + 1) % channels];
+            let z = Mat::from_fn(tokens, channels, |t, c| f64::from(value(t, c)) * (1.0 + (c % 7) as f64));
+            let matrix = z.transpose() * &z;
+            let noise = crate::support::noise(2, outputs * channels);
+            let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(noise[i * channels + j]));
+            let system = || {
+                let mut system = System::ridged(Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), 0.01);
+                system.rows = rows.clone();
+                system
+            };
+            let mut host: Box<dyn Elimination> = Box::new(system());
+            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.clone()).unwrap());
+            let close = |found: &[f64], expected: &[f64], what: &str| {
+                let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+                let size = norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
+                let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / size;
+                assert_eq!(found.len(), expected.len(), "{channels} channels, {what}");
+                assert!(error < DEVICE_TOLERANCE, "{channels} channels, {what}: {error:e}");
+            };
+            for system in [&mut host, &mut device] {
+                system.invert("a test").unwrap();
+            }
+            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs");
+            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, 1, channels.div_ceil(2), "a test").unwrap());
+            assert_eq!(removals[0].order, removals[1].order, "{channels} channels");
+            close(&removals[1].curve[1..], &removals[0].curve[1..], "curve");
+            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs after the removal");
+            let [host, device] = [host, device].map(|system| system.rows().unwrap());
+            let values = |rows: &Mat<f64>| rows.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect::<Vec<_>>();
+            close(&values(&device), &values(&host), "rows");
+        }
+    });
 }
 
 fn curves() -> impl Strategy<Value = Vec<AllocationSite>> {

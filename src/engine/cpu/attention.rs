@@ -2,6 +2,7 @@
 
 use super::linear::SharedOutput;
 use super::product::product;
+use super::vectors::{exp, maximum, sum, vectorised};
 use crate::engine::AttentionShape;
 use faer::Accum;
 use faer::mat::{MatMut, MatRef};
@@ -39,11 +40,16 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
             let q_view = head_view(q, q_columns, first_token + block, head, queries);
             let k_view = head_view(k, kv_columns, first_token + first_key, kv_head, keys);
             product(s, Accum::Replace, q_view, k_view.transpose(), scale);
-            for (i, row) in scores.chunks_exact_mut(keys).take(queries).enumerate() {
-                let query = block + i;
-                let visible = (query + 1).saturating_sub(reach) - first_key..query + 1 - first_key;
-                softmax(row, visible);
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (i, row) in scores.chunks_exact_mut(keys).take(queries).enumerate() {
+                        let query = block + i;
+                        let visible = (query + 1).saturating_sub(reach) - first_key..query + 1 - first_key;
+                        softmax(row, visible);
+                    }
+                },
+            );
             let s = MatRef::from_row_major_slice(&scores[..queries * keys], queries, keys);
             let v_view = head_view(v, kv_columns, first_token + first_key, kv_head, keys);
             let start = (first_token + block) * q_columns + head * head_dim;
@@ -56,17 +62,13 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
 }
 
 /// Softmax over the visible keys of one row; all others become 0.
+#[inline(always)]
 fn softmax(row: &mut [f32], visible: std::ops::Range<usize>) {
     row[..visible.start].fill(0.0);
     row[visible.end..].fill(0.0);
     let row = &mut row[visible];
-    let maximum = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in row.iter_mut() {
-        *score = (*score - maximum).exp();
-        sum += *score;
-    }
-    for score in row.iter_mut() {
-        *score /= sum;
-    }
+    let maximum = maximum(row, f32::NEG_INFINITY);
+    row.iter_mut().for_each(|score| *score = exp(*score - maximum));
+    let factor = 1.0 / sum(row, |score| score);
+    row.iter_mut().for_each(|score| *score *= factor);
 }

@@ -1,5 +1,6 @@
 //! Norms, rotations, activations and reductions: one or two passes over the data, in parallel over rows.
 
+use super::vectors::{exp, maximum, sum, vectorised};
 use rayon::prelude::*;
 
 /// Elements per parallel task of a flat pass.
@@ -11,7 +12,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let rows = (CHUNK / width).max(1) * width;
     y.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(y, x)| {
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let square: f32 = sum_of_squares(x) / width as f32;
+            let square = sum(x, |v| v * v) / width as f32;
             let scale = 1.0 / (square + eps).sqrt();
             for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
                 *y = x * scale * w;
@@ -19,18 +20,6 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
         }
     });
     y
-}
-
-/// Sum of squares with eight partial sums, which vectorises and rounds less than one running sum.
-fn sum_of_squares(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<8>();
-    let mut partial = [0.0f32; 8];
-    for chunk in chunks {
-        for (p, &v) in partial.iter_mut().zip(chunk) {
-            *p += v * v;
-        }
-    }
-    partial.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>()
 }
 
 pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
@@ -54,9 +43,10 @@ pub fn rope(x: &mut [f32], columns: usize, table: &[f32], head_dim: usize, windo
 
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
-        for (g, &u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + (-*g).exp()) * u;
-        }
+        vectorised(
+            #[inline(always)]
+            || gate.iter_mut().zip(up).for_each(|(g, &u)| *g = *g / (1.0 + exp(-*g)) * u),
+        );
     });
 }
 
@@ -77,7 +67,7 @@ pub fn shifted(x: &[f32], shift: &[f32], scales: Option<&[f32]>) -> Vec<f32> {
 
 /// `1 / |row|`, and 0 for a row of zeros.
 pub fn inverse_norms(x: &[f32], columns: usize) -> Vec<f32> {
-    let inverse = |row: &[f32]| match sum_of_squares(row) {
+    let inverse = |row: &[f32]| match sum(row, |v| v * v) {
         square if square > 0.0 => 1.0 / square.sqrt(),
         _ => 0.0,
     };
@@ -91,8 +81,13 @@ pub fn is_finite(x: &[f32]) -> bool {
 pub fn cross_entropy_panel(state: &mut [f32], targets: &[f32], logits: &[f32], first_entry: usize) {
     let width = logits.len() / targets.len();
     state.par_chunks_exact_mut(3).zip(targets).zip(logits.par_chunks_exact(width)).for_each(|((state, &target), logits)| {
-        let maximum = logits.iter().copied().fold(state[0], f32::max);
-        let sum: f32 = logits.iter().map(|l| (l - maximum).exp()).sum();
+        let (maximum, sum) = vectorised(
+            #[inline(always)]
+            || {
+                let maximum = maximum(logits, state[0]);
+                (maximum, sum(logits, |logit| exp(logit - maximum)))
+            },
+        );
         state[1] = state[1] * (state[0] - maximum).exp() + sum;
         state[0] = maximum;
         if let Some(logit) = (target as usize).checked_sub(first_entry).and_then(|i| logits.get(i)) {

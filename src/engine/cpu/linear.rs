@@ -50,8 +50,9 @@ pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> 
         // SAFETY: the columns `rows` of the row-major output belong to this panel alone; `y` outlives the loop.
         let mut y = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start), tokens, rows.len(), outputs as isize, 1) };
         let accumulate = if let Some(bias) = bias {
-            for (column, &value) in bias[rows.clone()].iter().enumerate() {
-                y.rb_mut().col_mut(column).fill(value);
+            for token in 0..tokens {
+                let row = y.rb_mut().row_mut(token).try_as_row_major_mut().expect("a row lies in one piece");
+                row.as_slice_mut().copy_from_slice(&bias[rows.clone()]);
             }
             Accum::Add
         } else {

@@ -7,6 +7,7 @@ mod linear;
 mod moments;
 mod peak;
 mod product;
+mod vectors;
 
 pub use moments::Moments;
 pub use peak::multiply_adds;

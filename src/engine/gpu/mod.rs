@@ -235,7 +235,14 @@ impl Engine for GpuEngine {
         let params = [a, b, c, d, e, f, scale.to_bits()];
         let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
         let operation = || format!("{shape:?}");
-        self.context.dispatch(Kernel::Attention, &[("HEAD_DIM", head_dim as u32)], bytes_of(&params), &buffers, fold(workgroups), operation)?;
+        self.context.dispatch(
+            Kernel::Attention,
+            &[("HEAD_DIM", head_dim as u32)],
+            bytes_of(&params),
+            &buffers,
+            fold(workgroups),
+            operation,
+        )?;
         Ok(output)
     }
 
