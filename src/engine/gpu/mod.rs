@@ -25,7 +25,7 @@ use std::ops::Range;
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
 const ATTENTION_QUERIES: usize = 64;
-const CROSS_TILE: usize = 64;
+const CROSS_TILE: usize = 128;
 const FINITE_PER_THREAD: usize = 16;
 /// Head channels that attention's registers hold.
 const MAXIMUM_HEAD_DIM: usize = 256;
