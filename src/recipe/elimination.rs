@@ -2,6 +2,8 @@
 
 use super::linear_algebra::System;
 use super::on_device::OnDevice;
+use super::removal::BLOCKS;
+use super::symmetric::PANEL;
 use crate::engine::Engine;
 use crate::error::Result;
 use faer::Mat;
@@ -48,8 +50,10 @@ pub fn elimination<'a, E: Engine>(
 
 /// Bytes that an elimination takes on the device; none if it stays on the host.
 pub fn device_bytes<E: Engine>(engine: &E, budget: u64, size: usize, outputs: usize) -> Option<u64> {
+    let info = engine.info();
     let bytes = OnDevice::<E>::bytes(size, outputs);
-    (engine.info().kind == "gpu" && bytes <= budget).then_some(bytes)
+    let largest_tensor = 4 * size.div_ceil(BLOCKS).max(PANEL) as u64 * size.max(outputs) as u64;
+    (info.kind == "gpu" && bytes <= budget && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 
 /// Bytes of the device that an elimination may take.

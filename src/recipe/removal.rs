@@ -4,7 +4,7 @@ use super::elimination::Elimination;
 use crate::error::Result;
 
 /// Neurons are removed in blocks of this share of all; smaller blocks gain nothing.
-const BLOCKS: usize = 16;
+pub const BLOCKS: usize = 16;
 
 /// The order in which the units of a site are removed, and what is lost.
 #[derive(Debug, Clone, PartialEq)]

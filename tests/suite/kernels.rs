@@ -379,6 +379,30 @@ fn every_operation_agrees_with_its_definition() {
     on_both_engines!(engine => { CASES.into_iter().for_each(|case| check(engine, case, case.tolerance())); });
 }
 
+/// silu, and with it the exponential, over all of its range; what is not a number stays so.
+#[test]
+fn silu_is_right_everywhere() {
+    let gates: Vec<f32> = (-110_000..110_000).map(|i| i as f32 * 1e-3).collect();
+    on_both_engines!(engine => {
+        let ones = engine.upload(&vec![1.0; gates.len()], 1).unwrap();
+        let mut found = engine.upload(&gates, 1).unwrap();
+        engine.swiglu(&mut found, &ones).unwrap();
+        for (&gate, found) in gates.iter().zip(engine.download(&found).unwrap()) {
+            let gate = f64::from(gate);
+            let expected = gate / (1.0 + (-gate).exp());
+            // A GPU's exponential may be off by 3 + 2 |x| units in the last place. Beyond -87 all that is left is below f32's normal numbers.
+            let tolerance = 6e-8 * (6.0 + 2.0 * gate.abs()) * expected.abs() + 1e-36;
+            assert!((f64::from(found) - expected).abs() <= tolerance, "silu({gate}) is {found}, not {expected}");
+        }
+        // The second with digits behind it, as a damaged file may have.
+        let odd = [f32::NAN, f32::from_bits(0x7fc0_0001), f32::INFINITY];
+        let ones = engine.upload(&[1.0; 3], 1).unwrap();
+        let mut found = engine.upload(&odd, 1).unwrap();
+        engine.swiglu(&mut found, &ones).unwrap();
+        assert!(engine.download(&found).unwrap().iter().all(|value| !value.is_finite()));
+    });
+}
+
 /// An adapter with small bindings gets its matrices in row panels.
 #[test]
 fn matrices_split_by_rows_give_the_same() {

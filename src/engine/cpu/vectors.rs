@@ -11,14 +11,12 @@ pub fn vectorised<R>(body: impl FnOnce() -> R) -> R {
 /// `e^x` to within 2 units in the last place, without a branch or a call, so that loops over it become vector instructions. Beyond the
 /// range of normal numbers it stays at the range's end; NaN stays NaN.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn exp(number: f32) -> f32 {
     /// ln 2 in two parts, the first with so few digits that its products with exponents are exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     /// Adding it rounds to a whole number, which then stands in the last bits.
     const ROUND: f32 = 12_582_912.0;
-    // Comparisons instead of `clamp`, `min` and `max`: these do not all keep NaN.
-    let x = if x < -87.0 { -87.0 } else { x };
-    let x = if x > 88.0 { 88.0 } else { x };
+    let x = number.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let exponent = shifted - ROUND;
     let r = x - exponent * LN_2[0] - exponent * LN_2[1];
@@ -28,7 +26,8 @@ pub fn exp(x: f32) -> f32 {
         series = series * r + coefficient;
     }
     // 2^exponent is added to the exponent's bits.
-    f32::from_bits(series.to_bits().wrapping_add(shifted.to_bits() << 23))
+    let power = f32::from_bits(series.to_bits().wrapping_add(shifted.to_bits() << 23));
+    if number.is_nan() { number } else { power }
 }
 
 /// The sum of what `of` makes of the numbers, in 32 partial sums: running sums side by side round less than one does.
