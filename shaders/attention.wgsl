@@ -42,21 +42,16 @@ var<workgroup> staged: array<vec4<f32>, 512>;
 var<workgroup> scores: array<vec4<f32>, 512>;
 
 // One channel of four consecutive tokens' queries or keys; what does not exist is zero. `start` is where token 0 begins.
-fn query_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
+fn channel_quad(of_keys: bool, start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
     var quad = vec4<f32>();
     for (var i = 0u; i < 4u; i++) {
         if (channel < HEAD_DIM && token + i < params.window_tokens) {
-            quad[i] = q[start + (token + i) * stride + channel];
-        }
-    }
-    return quad;
-}
-
-fn key_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
-    var quad = vec4<f32>();
-    for (var i = 0u; i < 4u; i++) {
-        if (channel < HEAD_DIM && token + i < params.window_tokens) {
-            quad[i] = k[start + (token + i) * stride + channel];
+            let index = start + (token + i) * stride + channel;
+            if (of_keys) {
+                quad[i] = k[index];
+            } else {
+                quad[i] = q[index];
+            }
         }
     }
     return quad;
@@ -73,9 +68,11 @@ fn value_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
     return quad;
 }
 
-// Adds the values of 32 keys, as the probabilities weigh them, to 4 queries by 4 channels of the 64 from `first_channel` on.
+// Scales the sums of 4 queries by 4 channels, of the 64 from `first_channel` on, and adds the values of 32 keys as the probabilities
+// weigh them.
 fn weigh(
     sums: ptr<function, array<vec4<f32>, 4>>,
+    factors: vec4<f32>,
     first_channel: u32,
     start: u32,
     stride: u32,
@@ -88,6 +85,10 @@ fn weigh(
     staged[(line + 16u) * 16u + column] = value_quad(start, stride, first_key + line + 16u, channel);
     workgroupBarrier();
     if (channel < HEAD_DIM) {
+        (*sums)[0] *= factors.x;
+        (*sums)[1] *= factors.y;
+        (*sums)[2] *= factors.z;
+        (*sums)[3] *= factors.w;
         for (var key = 0u; key < KEYS; key++) {
             let probability = scores[key * 16u + line];
             let value = staged[key * 16u + column];
@@ -98,13 +99,6 @@ fn weigh(
         }
     }
     workgroupBarrier();
-}
-
-fn rescale(sums: ptr<function, array<vec4<f32>, 4>>, factors: vec4<f32>) {
-    (*sums)[0] *= factors.x;
-    (*sums)[1] *= factors.y;
-    (*sums)[2] *= factors.z;
-    (*sums)[3] *= factors.w;
 }
 
 fn store(sums: ptr<function, array<vec4<f32>, 4>>, start: u32, stride: u32, query: u32, channel: u32, total: vec4<f32>) {
@@ -158,9 +152,9 @@ fn main(
         for (var depth = 0u; depth < HEAD_DIM; depth += DEPTH) {
             let channel = depth + thread % DEPTH;
             let quad = thread / DEPTH;
-            staged[thread % DEPTH * QUERY_LINE + quad] = query_quad(q_start, q_stride, first_query + quad * 4u, channel);
+            staged[thread % DEPTH * QUERY_LINE + quad] = channel_quad(false, q_start, q_stride, first_query + quad * 4u, channel);
             if (quad * 4u < KEYS) {
-                staged[KEY_TILE + thread % DEPTH * KEY_LINE + quad] = key_quad(kv_start, kv_stride, first_key + quad * 4u, channel);
+                staged[KEY_TILE + thread % DEPTH * KEY_LINE + quad] = channel_quad(true, kv_start, kv_stride, first_key + quad * 4u, channel);
             }
             workgroupBarrier();
             let deep = min(DEPTH, HEAD_DIM - depth);
@@ -175,7 +169,7 @@ fn main(
         }
         let key = first_key + column * 2u;
         let distance = vec4<u32>(query, query + 1u, query + 2u, query + 3u) - key;
-        // A key behind its query is further away than any reach: the difference wraps.
+        // For a key that comes after its query the difference wraps, and is beyond any reach.
         first = select(vec4<f32>(LOWEST), first * params.scale, distance < vec4<u32>(params.reach));
         second = select(vec4<f32>(LOWEST), second * params.scale, distance - 1u < vec4<u32>(params.reach));
         scores[column * 16u + line] = max(first, second);
@@ -194,19 +188,15 @@ fn main(
         scores[column * 32u + line] = first;
         scores[column * 32u + 16u + line] = second;
         // The first of these waits for the probabilities too.
-        rescale(&sums_0, factors);
-        weigh(&sums_0, 0u, kv_start, kv_stride, first_key, line, column);
+        weigh(&sums_0, factors, 0u, kv_start, kv_stride, first_key, line, column);
         if (HEAD_DIM > WIDTH) {
-            rescale(&sums_1, factors);
-            weigh(&sums_1, WIDTH, kv_start, kv_stride, first_key, line, column);
+            weigh(&sums_1, factors, WIDTH, kv_start, kv_stride, first_key, line, column);
         }
         if (HEAD_DIM > 2u * WIDTH) {
-            rescale(&sums_2, factors);
-            weigh(&sums_2, 2u * WIDTH, kv_start, kv_stride, first_key, line, column);
+            weigh(&sums_2, factors, 2u * WIDTH, kv_start, kv_stride, first_key, line, column);
         }
         if (HEAD_DIM > 3u * WIDTH) {
-            rescale(&sums_3, factors);
-            weigh(&sums_3, 3u * WIDTH, kv_start, kv_stride, first_key, line, column);
+            weigh(&sums_3, factors, 3u * WIDTH, kv_start, kv_stride, first_key, line, column);
         }
     }
 

@@ -2,51 +2,39 @@
 // wait for the slowest thread eight times.
 var<workgroup> partial: array<f32, 256>;
 
-// The sum of 16 numbers that stand so far apart, the first at `place`.
-fn sum_of_16(place: u32, stride: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = 0u; i < 16u; i++) {
-        sum += partial[place + i * stride];
-    }
-    return sum;
+fn combine(a: f32, b: f32, largest: bool) -> f32 {
+    return select(a + b, max(a, b), largest);
 }
 
-fn max_of_16(place: u32, stride: u32) -> f32 {
-    var largest = partial[place];
+// 16 numbers that stand so far apart, the first at `place`.
+fn combine_16(place: u32, stride: u32, largest: bool) -> f32 {
+    var result = partial[place];
     for (var i = 1u; i < 16u; i++) {
-        largest = max(largest, partial[place + i * stride]);
+        result = combine(result, partial[place + i * stride], largest);
     }
-    return largest;
+    return result;
+}
+
+fn reduce(thread: u32, value: f32, largest: bool) -> f32 {
+    partial[thread] = value;
+    workgroupBarrier();
+    if (thread < 16u) {
+        partial[thread] = combine_16(thread, 16u, largest);
+    }
+    workgroupBarrier();
+    if (thread == 0u) {
+        partial[0] = combine_16(0u, 1u, largest);
+    }
+    workgroupBarrier();
+    let result = partial[0];
+    workgroupBarrier();
+    return result;
 }
 
 fn workgroup_sum(thread: u32, value: f32) -> f32 {
-    partial[thread] = value;
-    workgroupBarrier();
-    if (thread < 16u) {
-        partial[thread] = sum_of_16(thread, 16u);
-    }
-    workgroupBarrier();
-    if (thread == 0u) {
-        partial[0] = sum_of_16(0u, 1u);
-    }
-    workgroupBarrier();
-    let total = partial[0];
-    workgroupBarrier();
-    return total;
+    return reduce(thread, value, false);
 }
 
 fn workgroup_max(thread: u32, value: f32) -> f32 {
-    partial[thread] = value;
-    workgroupBarrier();
-    if (thread < 16u) {
-        partial[thread] = max_of_16(thread, 16u);
-    }
-    workgroupBarrier();
-    if (thread == 0u) {
-        partial[0] = max_of_16(0u, 1u);
-    }
-    workgroupBarrier();
-    let largest = partial[0];
-    workgroupBarrier();
-    return largest;
+    return reduce(thread, value, true);
 }

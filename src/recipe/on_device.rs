@@ -85,6 +85,13 @@ impl<'a, E: Engine> OnDevice<'a, E> {
         Ok((self.download(&matrix)?, self.download(&rows)?))
     }
 
+    /// The diagonal after a step of these lines.
+    fn follow(&mut self, left: &Mat<f64>, right: &Mat<f64>) {
+        for (left, right) in left.col_iter().zip(right.col_iter()) {
+            self.diagonal.iter_mut().zip(left.iter()).zip(right.iter()).for_each(|((value, left), right)| *value += left * right);
+        }
+    }
+
     fn subtract(&mut self, index: usize, range: Range<usize>, step: &Step<E::Tensor>) -> Result<()> {
         self.engine.add_cross(&mut self.matrix[index], &step.left, range.clone(), &step.right, false)?;
         match &step.rows {
@@ -125,14 +132,10 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
                 None => None,
             };
             // Lines of channels that are through have the other sign across the diagonal.
-            (range.start..self.size()).for_each(|channel| left.row_mut(channel).iter_mut().for_each(|value| *value = -*value));
-            for channel in 0..self.size() {
-                self.diagonal[channel] = if range.contains(&channel) {
-                    right[(channel, channel - range.start)]
-                } else {
-                    self.diagonal[channel] + (left.row(channel) * right.row(channel).transpose())
-                };
-            }
+            let open = self.size() - range.start;
+            left.subrows_mut(range.start, open).col_iter_mut().for_each(|column| column.iter_mut().for_each(|value| *value = -*value));
+            self.follow(&left, &right);
+            range.clone().for_each(|pivot| self.diagonal[pivot] = right[(pivot, pivot - range.start)]);
             let step = Step { left: upload(self.engine, left.as_ref())?, right: upload(self.engine, right.as_ref())?, rows };
             let mut others = vec![1.0; self.size()];
             others[range].fill(0.0);
@@ -176,11 +179,10 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
         let (right, new_rows) = (times_inverse(&factor, &left), times_inverse(&factor, &rows));
         let lost = rows.col_iter().zip(new_rows.col_iter()).map(|(a, b)| a.transpose() * b).sum();
         let left = -left;
-        pivots.iter().for_each(|pivot| self.diagonal[*pivot] = 0.0);
-        self.left.retain(|channel| self.diagonal[*channel] != 0.0);
-        for &channel in &self.left {
-            self.diagonal[channel] += left.row(channel) * right.row(channel).transpose();
-        }
+        self.follow(&left, &right);
+        let mut stays = vec![true; self.size()];
+        pivots.iter().for_each(|&pivot| stays[pivot] = false);
+        self.left.retain(|&channel| stays[channel]);
         let engine = self.engine;
         let rows = Some(upload(engine, new_rows.as_ref())?);
         let step = Step { left: upload(engine, left.as_ref())?, right: upload(engine, right.as_ref())?, rows };

@@ -372,6 +372,11 @@ fn the_demo_tells_what_it_did() {
     // FLAP and the sequential recipe at 20 and at 50 %.
     assert!(perplexity(0) < perplexity(1) && perplexity(1) < perplexity(3));
     assert!(perplexity(2) < perplexity(1) && perplexity(4) < perplexity(3));
+    let (code, stdout, _) = run(&["demo", "--device", "cpu"]);
+    assert_eq!(code, 0);
+    for part in ["dense", "20 % pruned, flap", "50 % pruned, sequential", "perplexity", "flap-gpu prune"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-const CASES: [Case; 56] = [
+const CASES: [Case; 58] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -127,10 +127,12 @@ const CASES: [Case; 56] = [
     attention(2, 70, 4, 2, 16, Some(1)),
     attention(2, 70, 4, 2, 16, Some(19)),
     attention(1, 200, 2, 2, 8, Some(500)),
+    attention(1, 200, 2, 1, 48, Some(40)),
     Add { rows: 3, columns: 5, factor: 1.0 },
     Add { rows: 257, columns: 300, factor: -0.5 },
     Cross { tokens: 1, a: 1, first: 0, columns: 1, b: 1 },
     Cross { tokens: 37, a: 130, first: 3, columns: 90, b: 67 },
+    Cross { tokens: 21, a: 290, first: 7, columns: 260, b: 140 },
     Cross { tokens: 300, a: 70, first: 0, columns: 70, b: 0 },
     Cross { tokens: 129, a: 300, first: 128, columns: 172, b: 0 },
     Shifted { rows: 3, columns: 5, scaled: false },
