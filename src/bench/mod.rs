@@ -53,14 +53,15 @@ impl<'a, E: Engine> Bench<'a, E> {
         (self.report)(Measurement { kind: kind.into(), case, value, unit: unit.into(), share });
     }
 
-    /// The peaks themselves.
-    pub fn peaks(&mut self) {
-        self.add("peak", "multiply-adds".into(), self.peak.gflops, "GFLOP/s");
-        self.add("peak", "x += y".into(), self.peak.gigabytes, "GB/s");
+    /// What depends on the operands of products, `tier`: the peak, products, and a layer.
+    pub fn tier(&mut self, tier: &str) -> Result<()> {
+        self.add("peak", format!("multiply-adds {tier}"), self.peak.gflops, "GFLOP/s");
+        self.products(tier)?;
+        self.layer(tier)
     }
 
     /// Matrix products at the shapes of 1B, 7B and 70B models' MLPs, with operands as `tier` says.
-    pub fn products(&mut self, tier: &str) -> Result<()> {
+    fn products(&mut self, tier: &str) -> Result<()> {
         for Shape { name, hidden, mlp, .. } in SHAPES {
             let weight = self.engine.upload_matrix(&random_matrix(mlp, hidden, Dtype::F16))?;
             let per_token = 2.0 * (hidden * mlp) as f64;
@@ -94,6 +95,7 @@ impl<'a, E: Engine> Bench<'a, E> {
     /// Kernels that are bound by memory: bytes read and written.
     pub fn moving(&mut self) -> Result<()> {
         const COLUMNS: usize = 4096;
+        self.add("peak", "x += y".into(), self.peak.gigabytes, "GB/s");
         let engine = self.engine;
         // Whole windows of 128 tokens.
         let rows = STREAM_BYTES.min(engine.info().max_binding_bytes as usize) / (4 * COLUMNS) / 128 * 128;
@@ -139,7 +141,7 @@ impl<'a, E: Engine> Bench<'a, E> {
     }
 
     /// One decoder layer of a 7B model with calibration, windows of 128 tokens.
-    pub fn layer(&mut self, tier: &str) -> Result<()> {
+    fn layer(&mut self, tier: &str) -> Result<()> {
         const WINDOW: usize = 128;
         let shape = SHAPES[1];
         let layer = layer::LayerBench::new(self.engine, shape)?;

@@ -1,6 +1,6 @@
 //! Timing, peaks, and numbers to work on.
 
-use crate::engine::cpu::{CpuEngine, multiply_adds};
+use crate::engine::cpu::{CpuEngine, dot_products, has_dot_products, multiply_adds};
 use crate::engine::gpu::GpuEngine;
 use crate::engine::{Dtype, Engine, HostTensor, SharedBytes};
 use crate::error::Result;
@@ -14,7 +14,7 @@ pub const STREAM_BYTES: usize = 128 << 20;
 /// What a device reaches at best, measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Peak {
-    /// f32 multiply-adds, counted as two operations: 10^9 a second.
+    /// Multiply-adds, counted as two operations: 10^9 a second.
     pub gflops: f64,
     /// Bytes read and written by `x += y`: 10^9 a second.
     pub gigabytes: f64,
@@ -37,11 +37,22 @@ impl Peak {
 
     /// Of the CPU: the same on every thread.
     pub fn of_cpu(engine: &CpuEngine) -> Result<Self> {
-        const ROUNDS: u64 = 20_000_000;
-        let begin = Instant::now();
-        let operations: u64 = rayon::broadcast(|_| multiply_adds(ROUNDS)).into_iter().sum();
-        Ok(Self { gflops: 2.0 * operations as f64 / begin.elapsed().as_secs_f64() / 1e9, gigabytes: stream_rate(engine)? })
+        Ok(Self { gflops: on_every_thread(multiply_adds), gigabytes: stream_rate(engine)? })
     }
+
+    /// With bf16 dot products instead of f32 multiply-adds, where the processor has them.
+    #[must_use]
+    pub fn with_dot_products(self) -> Option<Self> {
+        has_dot_products().then(|| Self { gflops: on_every_thread(dot_products), ..self })
+    }
+}
+
+/// 10^9 operations a second of all threads together, two for each multiply-add that `run` says it made in a number of rounds.
+fn on_every_thread(run: impl Fn(u64) -> u64 + Sync) -> f64 {
+    const ROUNDS: u64 = 20_000_000;
+    let begin = Instant::now();
+    let operations: u64 = rayon::broadcast(|_| run(ROUNDS)).into_iter().sum();
+    2.0 * operations as f64 / begin.elapsed().as_secs_f64() / 1e9
 }
 
 /// `x += y` over tensors larger than caches: two reads and a write.

@@ -55,7 +55,10 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
     let engine = CpuEngine::default();
     collect(engine.info().label(), terminal, |report| {
         let peak = Peak::of_cpu(&engine)?;
-        whole(&engine, peak, "f32", report)
+        whole(&engine, peak, "f32", report)?;
+        // Again with bf16 operands, where the processor gains by them.
+        let Some(peak) = peak.with_dot_products() else { return Ok(()) };
+        Ok(Bench::new(&CpuEngine::with_bf16_products(), peak, report).tier("bf16")?)
     })
 }
 
@@ -70,17 +73,13 @@ fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigur
             Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
             Products::F16 | Products::F32 => "f16".to_string(),
         };
-        let mut bench = Bench::new(&engine, peak, report);
-        bench.products(&tier)?;
-        Ok(bench.layer(&tier)?)
+        Ok(Bench::new(&engine, peak, report).tier(&tier)?)
     })
 }
 
 fn whole<E: Engine>(engine: &E, peak: Peak, tier: &str, report: &mut dyn FnMut(Measurement)) -> Result<()> {
     let mut bench = Bench::new(engine, peak, report);
-    bench.peaks();
-    bench.products(tier)?;
-    bench.layer(tier)?;
+    bench.tier(tier)?;
     bench.attention()?;
     bench.moving()?;
     Ok(bench.upload()?)

@@ -1,6 +1,6 @@
 //! Choosing an engine by name.
 
-use super::cpu::CpuEngine;
+use super::cpu::{CpuEngine, has_dot_products};
 use super::gpu::{self, AdapterChoice, GpuEngine};
 use super::{DeviceInfo, Engine};
 use crate::error::{Error, Result};
@@ -43,8 +43,10 @@ pub enum Precision {
     Auto,
     /// Products of f32 numbers.
     F32,
-    /// Products of f16 numbers with f32 sums.
+    /// Products of f16 numbers with f32 sums, on a GPU.
     F16,
+    /// Products of bf16 numbers with f32 sums, on the CPU.
+    Bf16,
 }
 
 /// One of the two engines.
@@ -72,19 +74,17 @@ impl AnyEngine {
 /// # Errors
 /// If the name fits no adapter (the message lists what there is), the device cannot be opened, or the precision is not offered.
 pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> {
-    let cpu = || match precision {
-        Precision::F16 => Err(Error::Unsupported("the CPU engine multiplies in f32; use --precision f32 or auto".into())),
-        Precision::Auto | Precision::F32 => Ok(AnyEngine::Cpu(CpuEngine::default())),
-    };
     let adapter = match choice {
-        DeviceChoice::Cpu => return cpu(),
+        DeviceChoice::Cpu => return open_cpu(precision),
+        // No GPU multiplies in bf16 here: who asks for it asks for the CPU.
+        DeviceChoice::Auto if precision == Precision::Bf16 => return open_cpu(precision),
         DeviceChoice::Auto => AdapterChoice::RealGpu,
         DeviceChoice::Gpu(index) => AdapterChoice::Index(*index),
         DeviceChoice::Name(part) => AdapterChoice::Name(part),
     };
     match GpuEngine::open(adapter, precision)? {
         Some(engine) => Ok(AnyEngine::Gpu(engine)),
-        None if *choice == DeviceChoice::Auto => cpu(),
+        None if *choice == DeviceChoice::Auto => open_cpu(precision),
         None => {
             let wanted = match choice {
                 DeviceChoice::Name(part) => format!("`{part}`"),
@@ -96,4 +96,19 @@ pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> 
             Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
         }
     }
+}
+
+fn open_cpu(precision: Precision) -> Result<AnyEngine> {
+    Ok(AnyEngine::Cpu(match precision {
+        Precision::F16 => {
+            return Err(Error::Unsupported("the CPU engine multiplies in f32 or bf16; use --precision f32, bf16 or auto".into()));
+        }
+        Precision::Auto | Precision::F32 => CpuEngine::default(),
+        Precision::Bf16 => {
+            if !has_dot_products() {
+                tracing::warn!("this processor has no bf16 dot products (AVX-512 BF16): --precision bf16 is slower than f32 here");
+            }
+            CpuEngine::with_bf16_products()
+        }
+    }))
 }

@@ -1,7 +1,8 @@
 //! One table of cases for every operation: both engines against a plain f64 computation, over odd, non-square shapes that no
 //! tile divides.
 
-use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
+use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines, say_loudly};
+use flap_gpu::engine::cpu::{CpuEngine, has_dot_products};
 use flap_gpu::engine::gpu::Products;
 use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision, SharedBytes, negative_log_likelihood, widen};
 use std::sync::Arc;
@@ -242,12 +243,7 @@ impl Case {
         let wide = |seed: u64, count: usize| -> Vec<f64> { noise(seed, count).into_iter().map(f64::from).collect() };
         match *self {
             Linear { tokens, inputs, outputs, dtype, bias } => {
-                let (x, w) = (wide(1, tokens * inputs), values(&matrix(2, outputs, inputs, dtype)));
-                let bias = if bias { wide(3, outputs) } else { vec![0.0; outputs] };
-                let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(a, b)| a * b).sum::<f64>();
-                x.chunks_exact(inputs)
-                    .flat_map(|x| w.chunks_exact(inputs).zip(&bias).map(|(w, b)| dot(x, w) + b).collect::<Vec<_>>())
-                    .collect()
+                linear_reference(&wide(1, tokens * inputs), &values(&matrix(2, outputs, inputs, dtype)), inputs, bias)
             }
             RmsNorm { rows, columns, width } => {
                 let weight = wide(2, width);
@@ -359,6 +355,14 @@ fn matrix(seed: u64, rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
     HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
 }
 
+/// `x W^T`, plus the bias that a case with one has.
+fn linear_reference(x: &[f64], weight: &[f64], inputs: usize, bias: bool) -> Vec<f64> {
+    let outputs = weight.len() / inputs;
+    let bias = if bias { noise(3, outputs).into_iter().map(f64::from).collect() } else { vec![0.0; outputs] };
+    let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(a, b)| a * b).sum::<f64>();
+    x.chunks_exact(inputs).flat_map(|x| weight.chunks_exact(inputs).zip(&bias).map(|(w, b)| dot(x, w) + b).collect::<Vec<_>>()).collect()
+}
+
 /// The numbers a matrix holds after rounding to its format.
 fn values(matrix: &HostTensor) -> Vec<f64> {
     let mut values = vec![0.0; matrix.rows * matrix.columns];
@@ -428,6 +432,26 @@ fn products_of_f16_agree_too() {
         check(&engine, case, F16_TOLERANCE);
     }
     assert!(engine.all_finite(&[]).unwrap(), "no activation was beyond f16");
+}
+
+/// On the CPU: operands rounded to bf16, to nearest even, and nothing else lost but what f32 sums lose.
+#[test]
+fn products_of_bf16_are_of_rounded_operands() {
+    let engine = CpuEngine::with_bf16_products();
+    if !has_dot_products() {
+        say_loudly("this processor has no bf16 dot products (AVX-512 BF16): only the portable form of the kernel is tested");
+    }
+    let rounded = |numbers: &[f32]| numbers.iter().map(|&v| f64::from(Bf16.round(v))).collect::<Vec<_>>();
+    for case in products() {
+        let Linear { tokens, inputs, outputs, dtype, bias } = case else { unreachable!("only products") };
+        let (x, weight) = (rounded(&noise(1, tokens * inputs)), rounded(&matrix(2, outputs, inputs, dtype).to_f32()));
+        let reference: Vec<f32> = linear_reference(&x, &weight, inputs, bias).into_iter().map(|v| v as f32).collect();
+        let error = normalised_squared_error(&case.run(&engine), &reference);
+        assert!(error <= case.tolerance(), "{case:?}: normalised squared error {error:e}, bound {:e}", case.tolerance());
+    }
+    let bad = engine.upload(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2).unwrap();
+    let y = engine.linear(&bad, &engine.upload_matrix(&HostTensor::from_f32(&[1.0, 0.0], 2)).unwrap(), None).unwrap();
+    assert!(engine.download(&y).unwrap().iter().all(|y| y.is_nan()), "NaN, and infinity times zero, stay visible");
 }
 
 /// Numbers beyond f16: weights go through the f32 tier, activations are reported.

@@ -62,6 +62,7 @@ pub enum PrecisionArgument {
     Auto,
     F32,
     F16,
+    Bf16,
 }
 
 impl From<PrecisionArgument> for Precision {
@@ -70,6 +71,7 @@ impl From<PrecisionArgument> for Precision {
             PrecisionArgument::Auto => Self::Auto,
             PrecisionArgument::F32 => Self::F32,
             PrecisionArgument::F16 => Self::F16,
+            PrecisionArgument::Bf16 => Self::Bf16,
         }
     }
 }

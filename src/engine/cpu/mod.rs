@@ -1,6 +1,7 @@
 //! The native engine: multi-threaded, matrix products on faer. It needs no driver, and it is the oracle of the GPU kernels.
 
 mod attention;
+mod bf16;
 mod cross;
 mod elementwise;
 mod linear;
@@ -9,6 +10,7 @@ mod peak;
 mod product;
 mod vectors;
 
+pub use bf16::{dot_products, has_dot_products};
 pub use moments::Moments;
 pub use peak::multiply_adds;
 
@@ -19,6 +21,8 @@ use std::ops::Range;
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
     info: DeviceInfo,
+    /// Products are of bf16 numbers instead of f32.
+    bf16: bool,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
@@ -47,7 +51,18 @@ impl Default for CpuEngine {
                 memory_budget: 1 << 30,
                 max_binding_bytes: u64::MAX,
             },
+            bf16: false,
         }
+    }
+}
+
+impl CpuEngine {
+    /// An engine whose matrix products are of bf16 numbers with f32 sums; all else stays f32.
+    #[must_use]
+    pub fn with_bf16_products() -> Self {
+        let mut engine = Self { bf16: true, ..Self::default() };
+        engine.info.name += ", bf16 products";
+        engine
     }
 }
 
@@ -90,8 +105,8 @@ impl Engine for CpuEngine {
     }
 
     fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let data = linear::linear(&x.data, weight, bias.map(|b| b.data.as_slice()));
-        Ok(Tensor { data, columns: weight.rows })
+        let linear = if self.bf16 { bf16::linear } else { linear::linear };
+        Ok(Tensor { data: linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {

@@ -38,6 +38,9 @@ impl Products {
         // Larger matrices keep more of a GPU's matrix units busy.
         let unit = matrix_units.iter().max_by_key(|unit| unit.0).map(|&(side, subgroup_size)| Self::Cooperative { side, subgroup_size });
         match (precision, unit) {
+            (Precision::Bf16, _) => {
+                Err(Error::Unsupported("bf16 products are made on the CPU; use --device cpu, or --precision f16".into()))
+            }
             (Precision::Auto, Some(unit)) if real_gpu => Ok(unit),
             (Precision::F32 | Precision::Auto, _) => Ok(Self::F32),
             (Precision::F16, Some(unit)) => Ok(unit),
