@@ -1,4 +1,5 @@
 // The matrix product on matrix units of 16 x 16; see shared/matmul_cooperative.wgsl.
+//#include shared/units_16.wgsl
 //#include shared/cooperative_16.wgsl
 //#include shared/matmul_params.wgsl
 //#include shared/matmul_cooperative.wgsl

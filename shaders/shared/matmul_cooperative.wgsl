@@ -2,34 +2,34 @@
 //
 // A workgroup of four subgroups computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. 32 inputs at a time pass
 // through workgroup memory as f16; the next ones are read into registers while the matrix units work. Needs inputs that are a
-// multiple of 8, and a weight in f16. Activations beyond f16's range set overflow[0], which the host checks: they are never
-// silently clipped.
+// multiple of 8, and both operands in f16.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
 
 @group(0) @binding(0) var<uniform> params: Params;
-// Eight numbers each.
-@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weight: array<Eight>;
+@group(0) @binding(2) var<storage, read> x: array<Eight>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<storage, read_write> overflow: array<atomic<u32>>;
 
 const DEPTH = 32u;
 // Numbers between two lines of a staged tile: eight more than DEPTH, against bank conflicts.
 const LINE = 40u;
-const LARGEST = 65504.0;
 
 var<workgroup> x_tile: array<Staged, STAGED>;
 var<workgroup> weight_tile: array<Staged, STAGED>;
 // One matrix of sums of each subgroup, on its way out.
 var<workgroup> patches: array<f32, PATCHES>;
 
-// Eight inputs of one line each of x and of the weight.
+// Eight consecutive inputs of a token or of an output.
+struct Eight {
+    low: vec4<f16>,
+    high: vec4<f16>,
+}
+
 struct Ahead {
-    low: vec4<f32>,
-    high: vec4<f32>,
-    weights: vec4<u32>,
+    x: Eight,
+    weight: Eight,
 }
 
 // Reads eights number `eighth` of the tiles that begin at `depth`; what does not exist is zero.
@@ -39,19 +39,13 @@ fn read_ahead(first_token: u32, first_row: u32, depth: u32, eighth: u32) -> Ahea
     let input = depth + eighth % 4u * 8u;
     if (input < params.inputs) {
         if (first_token + line < params.tokens) {
-            let index = ((first_token + line) * params.inputs + input) / 4u;
-            ahead.low = x[index];
-            ahead.high = x[index + 1u];
+            ahead.x = x[((first_token + line) * params.inputs + input) / 8u];
         }
         if (first_row + line < params.panel_rows) {
-            ahead.weights = weight[((first_row + line) * params.inputs + input) / 8u];
+            ahead.weight = weight[((first_row + line) * params.inputs + input) / 8u];
         }
     }
     return ahead;
-}
-
-fn unpack(low: u32, high: u32) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(low), unpack2x16float(high)));
 }
 
 @compute @workgroup_size(THREADS)
@@ -67,7 +61,6 @@ fn main(
     let subgroup_token = subgroup / 2u * 4u * SIDE;
     let subgroup_row = subgroup % 2u * 4u * SIDE;
     var sums: array<Sum, 16>;
-    var too_large = false;
     // TILE * 4 eights a step, spread over the threads.
     var ahead: array<Ahead, EIGHTHS>;
     for (var i = 0u; i < EIGHTHS; i++) {
@@ -78,10 +71,8 @@ fn main(
             let eighth = thread + i * THREADS;
             if (eighth < TILE * 4u) {
                 let place = eighth / 4u * LINE + eighth % 4u * 8u;
-                too_large = too_large || any(max(abs(ahead[i].low), abs(ahead[i].high)) > vec4<f32>(LARGEST));
-                stage_x(place, vec4<f16>(ahead[i].low), vec4<f16>(ahead[i].high));
-                let weights = ahead[i].weights;
-                stage_weight(place, unpack(weights.x, weights.y), unpack(weights.z, weights.w));
+                stage_x(place, ahead[i].x);
+                stage_weight(place, ahead[i].weight);
             }
         }
         workgroupBarrier();
@@ -101,9 +92,6 @@ fn main(
             }
         }
         workgroupBarrier();
-    }
-    if (too_large) {
-        atomicStore(&overflow[0], 1u);
     }
     let patch_start = subgroup * SIDE * SIDE;
     for (var i = 0u; i < 4u; i++) {

@@ -5,7 +5,7 @@
 // threads stage x, half the weight: each reads a square of 4 x 4 numbers ahead, while the tile before is multiplied, and turns it
 // in registers. Needs inputs that are a multiple of 4. Sums run over the inputs in order, as in matmul.wgsl.
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> x: array<Quad>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
@@ -18,15 +18,15 @@ var<workgroup> x_tile: array<Quad, 528>; // DEPTH * LINE
 var<workgroup> weight_tile: array<Quad, 528>;
 
 // Four inputs of four consecutive rows of x or of the weight; what does not exist is zero.
-fn square(stages_weight: bool, first: u32, input: u32) -> mat4x4<f32> {
-    var rows: mat4x4<f32>;
+fn square(stages_weight: bool, first: u32, input: u32) -> Square {
+    var rows: Square;
     for (var i = 0u; i < 4u; i++) {
         let row = first + i;
-        var quad = vec4<f32>();
+        var quad = Quad();
         if (input < params.inputs) {
             if (stages_weight) {
                 if (row < params.panel_rows) {
-                    quad = weight_quad(row * params.inputs + input);
+                    quad = Quad(weight_quad(row * params.inputs + input));
                 }
             } else if (row < params.tokens) {
                 quad = x[(row * params.inputs + input) / 4u];
@@ -56,9 +56,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < 4u; i++) {
             let place = (staged_input + i) * LINE + staged_quad;
             if (stages_weight) {
-                weight_tile[place] = narrow(next[i]);
+                weight_tile[place] = next[i];
             } else {
-                x_tile[place] = narrow(next[i]);
+                x_tile[place] = next[i];
             }
         }
         workgroupBarrier();

@@ -21,7 +21,7 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// Of a GPU: chains of multiply-adds in registers.
+    /// Of a GPU: chains of multiply-adds in registers, or of products on its matrix units where the engine uses them.
     pub fn of_gpu(engine: &GpuEngine) -> Result<Self> {
         let mut rounds = 16;
         loop {

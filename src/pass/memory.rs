@@ -46,9 +46,10 @@ fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> 
         let heads = (layer.heads + 2 * layer.key_value_heads) * architecture.head_dim;
         let attention = heads + layer.heads * architecture.head_dim;
         let widest = layer.intermediate_size.max(layer.heads * architecture.head_dim).max(architecture.hidden_size);
-        // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations.
+        // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations; once more in 16 bits, those
+        // that a product reads.
         let all = 3 * architecture.hidden_size + attention.max(2 * layer.intermediate_size);
-        [weight_bytes(index), 4 * all as u64, 4 * widest as u64]
+        [weight_bytes(index), (4 * all + 2 * widest) as u64, 4 * widest as u64]
     };
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }

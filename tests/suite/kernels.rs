@@ -434,6 +434,16 @@ fn products_of_f16_agree_too() {
     assert!(engine.all_finite(&[]).unwrap(), "no activation was beyond f16");
 }
 
+/// The chains that `bench` measures peaks with run, in both kinds of arithmetic, and say how much they did.
+#[test]
+fn peaks_count_their_work() {
+    for engine in [Precision::F32, Precision::F16].into_iter().filter_map(gpu_with) {
+        let once = engine.multiply_adds(1).unwrap();
+        assert!(once > 1 << 20, "{once} multiply-adds on {}", engine.info().label());
+        assert_eq!(engine.multiply_adds(3).unwrap(), 3 * once);
+    }
+}
+
 /// On the CPU: operands rounded to bf16, to nearest even, and nothing else lost but what f32 sums lose.
 #[test]
 fn products_of_bf16_are_of_rounded_operands() {

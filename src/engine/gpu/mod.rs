@@ -5,6 +5,7 @@
 
 mod adapter;
 mod context;
+mod peak;
 mod products;
 mod shaders;
 
@@ -109,16 +110,6 @@ impl GpuEngine {
     #[must_use]
     pub fn products(&self) -> Products {
         self.products
-    }
-
-    /// Does f32 multiply-adds in registers, waits, and returns how many: to measure the device's peak.
-    pub fn multiply_adds(&self, rounds: u32) -> Result<u64> {
-        const GROUPS: usize = 8192;
-        const PER_THREAD: u64 = 64;
-        let y = self.tensor(GROUPS, THREADS)?;
-        self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
-        self.all_finite(&[])?;
-        Ok(GROUPS as u64 * THREADS as u64 * PER_THREAD * u64::from(rounds))
     }
 
     /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.

@@ -2,7 +2,7 @@
 //! in f32. The table of cases in `tests/suite/kernels.rs` runs through every tier that an adapter has.
 
 use super::context::Buffer;
-use super::{GpuEngine, Kernel, Matrix, Tensor, words};
+use super::{GpuEngine, Kernel, Matrix, THREADS, Tensor, words};
 use crate::engine::{Dtype, HostTensor, Precision, SharedBytes};
 use crate::error::{Error, Result};
 use bytemuck::bytes_of;
@@ -79,10 +79,10 @@ impl GpuEngine {
     /// Queues the products of `x` with every panel of `weight`.
     pub(super) fn multiply(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
         let y = self.tensor(x.rows, weight.rows)?;
+        let mut halves = None;
         for &(first, rows, ref panel) in &weight.panels {
             let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
             let bias = bias.map_or(&self.unused, |b| &b.buffer);
-            let mut buffers: Vec<(u32, &Buffer)> = vec![(1, panel), (2, &x.buffer), (3, bias), (4, &y.buffer)];
             let (kernel, tile) = self.kernel(x.rows, rows, weight);
             let constants = match (kernel, self.products) {
                 (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
@@ -90,14 +90,29 @@ impl GpuEngine {
                 }
                 _ => vec![weight.format()],
             };
-            if !matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
-                buffers.push((5, &self.overflow));
-            }
+            let operand = if matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
+                &x.buffer
+            } else {
+                if halves.is_none() {
+                    halves = Some(self.activations_to_f16(x)?);
+                }
+                halves.as_ref().expect("made above")
+            };
+            let buffers = [(1, panel), (2, operand), (3, bias), (4, &y.buffer)];
             let [x_groups, y_groups] = words([rows.div_ceil(tile), x.rows.div_ceil(tile)]);
             let operation = || format!("[{}, {}] by [{rows}, {}] {:?}", x.rows, x.columns, weight.columns, weight.dtype);
             self.context.dispatch(kernel, &constants, bytes_of(&params), &buffers, [x_groups, y_groups, 1], operation)?;
         }
         Ok(y)
+    }
+
+    /// The activations as f16, once for all workgroups that read them; the number of columns is a multiple of 4.
+    fn activations_to_f16(&self, x: &Tensor) -> Result<Buffer> {
+        let halves = self.context.buffer(2 * x.count() as u64)?;
+        let quads = x.count() / 4;
+        let buffers = [(1, &x.buffer), (2, &halves), (3, &self.overflow)];
+        self.over(Kernel::ToF16, &words([quads]), &buffers, quads, THREADS)?;
+        Ok(halves)
     }
 
     /// The kernel for a product and the side of its tile.

@@ -19,16 +19,19 @@ pub enum Kernel {
     MomentsTile,
     NonFinite,
     Peak,
+    PeakCooperative16,
+    PeakCooperative8,
     RmsNorm,
     Rope,
     ScaleColumns,
     Shifted,
     Swiglu,
+    ToF16,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
@@ -44,11 +47,14 @@ impl Kernel {
         Self::MomentsTile,
         Self::NonFinite,
         Self::Peak,
+        Self::PeakCooperative16,
+        Self::PeakCooperative8,
         Self::RmsNorm,
         Self::Rope,
         Self::ScaleColumns,
         Self::Shifted,
         Self::Swiglu,
+        Self::ToF16,
     ];
 
     /// The file's name without its ending, and its text.
@@ -74,11 +80,14 @@ impl Kernel {
             Self::MomentsTile => shader!("moments_tile"),
             Self::NonFinite => shader!("non_finite"),
             Self::Peak => shader!("peak"),
+            Self::PeakCooperative16 => shader!("peak_cooperative_16"),
+            Self::PeakCooperative8 => shader!("peak_cooperative_8"),
             Self::RmsNorm => shader!("rms_norm"),
             Self::Rope => shader!("rope"),
             Self::ScaleColumns => shader!("scale_columns"),
             Self::Shifted => shader!("shifted"),
             Self::Swiglu => shader!("swiglu"),
+            Self::ToF16 => shader!("to_f16"),
         }
     }
 
@@ -118,9 +127,12 @@ impl Kernel {
             "shared/matmul_cooperative.wgsl",
             "shared/matmul_params.wgsl",
             "shared/matmul_wide.wgsl",
+            "shared/peak_cooperative.wgsl",
             "shared/quad_f16.wgsl",
             "shared/quad_f32.wgsl",
             "shared/reduce.wgsl",
+            "shared/units_16.wgsl",
+            "shared/units_8.wgsl",
             "shared/weight.wgsl",
             "shared/workgroup.wgsl"
         )
