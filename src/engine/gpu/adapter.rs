@@ -126,8 +126,8 @@ fn matrix_features() -> wgpu::Features {
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
 }
 
-/// Opens a device, or `None` if no adapter fits the choice.
-pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Opened>> {
+/// Opens a device, or `None` if no adapter fits the choice. Its matrix units are used only if they may be.
+pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_units: bool) -> Result<Option<Opened>> {
     let mut found = adapters().into_iter();
     let adapter = match choice {
         AdapterChoice::RealGpu => found.find(|a| !is_software(a)),
@@ -137,7 +137,8 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Op
     let Some(adapter) = adapter else { return Ok(None) };
     let (info, limits) = (adapter.get_info(), adapter.limits());
     let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
-    let products = Products::choose(precision, !is_software(&adapter), shader_f16, &matrix_units(&adapter), &info.name)?;
+    let units = if with_matrix_units { matrix_units(&adapter) } else { Vec::new() };
+    let products = Products::choose(precision, !is_software(&adapter), shader_f16, &units, &info.name)?;
     let required_features = match products {
         Products::F32 => wgpu::Features::empty(),
         Products::F16 => wgpu::Features::SHADER_F16,

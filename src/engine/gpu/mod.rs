@@ -4,6 +4,7 @@
 //! layer's activations use the same memory for every batch.
 
 mod adapter;
+mod check;
 mod context;
 mod peak;
 mod products;
@@ -97,10 +98,23 @@ fn words<const N: usize>(values: [usize; N]) -> [u32; N] {
 }
 
 impl GpuEngine {
-    /// Opens the chosen adapter, or `None` if there is none.
+    /// Opens the chosen adapter, or `None` if there is none. A first product must come out right; where it does not on matrix units,
+    /// which drivers have not had for long, the engine goes on without them.
     pub fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Self>> {
-        let Some(opened) = adapter::open(choice, precision)? else { return Ok(None) };
-        let adapter::Opened { context, info, products } = opened;
+        let Some(engine) = Self::on(adapter::open(choice, precision, true)?)? else { return Ok(None) };
+        let Err(error) = engine.check_products() else { return Ok(Some(engine)) };
+        if !matches!(engine.products, Products::Cooperative { .. }) {
+            return Err(error);
+        }
+        drop(engine);
+        tracing::warn!("{error}; going on without matrix units");
+        let engine = Self::on(adapter::open(choice, precision, false)?)?;
+        engine.iter().try_for_each(Self::check_products)?;
+        Ok(engine)
+    }
+
+    fn on(opened: Option<adapter::Opened>) -> Result<Option<Self>> {
+        let Some(adapter::Opened { context, info, products }) = opened else { return Ok(None) };
         let unused = context.buffer(16)?;
         let overflow = context.upload(bytes_of(&0u32))?;
         Ok(Some(Self { context, info, products, unused, overflow }))
