@@ -16,6 +16,8 @@ pub struct PassOptions {
     pub batch_tokens: Option<usize>,
     /// Bytes of device memory to stay within; `None` takes the device's default.
     pub memory_budget: Option<u64>,
+    /// Bytes of it that are taken by what is no part of the pass.
+    pub reserved: u64,
     /// Residual streams that are kept beside the pass's own.
     pub other_streams: usize,
 }
@@ -67,7 +69,8 @@ pub fn plan(
     window_tokens: usize,
     options: PassOptions,
 ) -> Result<Layout> {
-    let budget = options.memory_budget.unwrap_or(info.memory_budget);
+    let whole_budget = options.memory_budget.unwrap_or(info.memory_budget);
+    let budget = whole_budget.saturating_sub(options.reserved);
     let [layer, token, widest] = demands(architecture, weight_bytes);
     // The CPU engine multiplies by the mapped file itself.
     let weights = if info.kind == "cpu" { 0 } else { 2 * layer };
@@ -79,9 +82,13 @@ pub fn plan(
     let batch_tokens = (wanted / window_tokens).clamp(1, windows.max(1)) * window_tokens;
     let fixed = weights + token * batch_tokens as u64;
     if fixed > budget {
+        let reserved = match options.reserved {
+            0 => String::new(),
+            bytes => format!(" and what the recipe keeps there {bytes},"),
+        };
         return Err(Error::input(format!(
-            "two layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory, more than the budget of {budget}; \
-             give a larger --memory-budget, a smaller --batch-tokens or --sequence-length, or --device cpu"
+            "two layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than the budget of \
+             {whole_budget}; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length, or --device cpu"
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

@@ -150,7 +150,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
     let half = elimination::budget(engine, options.memory_budget);
     let algebra = elimination::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
-    PassOptions { memory_budget: Some(2 * half - sums.max(algebra).min(half)), other_streams, ..options }
+    PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
 }
 
 /// The projection that reads a site, and its bias.

@@ -108,7 +108,7 @@ fn room<E: Engine>(engine: &E, model: &Model, options: PassOptions, sites: usize
     let layers = 0..model.architecture.layers.len();
     let largest = if engine.info().kind == "cpu" { 0 } else { layers.map(|layer| model.layer_bytes(layer)).max().unwrap_or(0) };
     let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
-    PassOptions { memory_budget: Some(budget.saturating_sub(2 * largest).max(budget / 2)), other_streams: sites, ..options }
+    PassOptions { reserved: (2 * largest).min(budget / 2), other_streams: sites, ..options }
 }
 
 /// Parameters of so many units of every site.

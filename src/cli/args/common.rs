@@ -38,7 +38,7 @@ pub struct Common {
 impl Common {
     /// What a pass over a model may use.
     pub fn pass_options(&self, batch_tokens: Option<NonZeroUsize>) -> PassOptions {
-        PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget, other_streams: 0 }
+        PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget, ..PassOptions::default() }
     }
 }
 

@@ -6,28 +6,32 @@ use crate::error::Result;
 use bytemuck::bytes_of;
 
 /// Chains of a thread, or of a subgroup on matrix units, as the kernels have them.
-const PER_THREAD: u64 = 64;
+const PER_THREAD: usize = 64;
 const PER_SUBGROUP: usize = 8;
 const SUBGROUPS: usize = 4;
 
 impl GpuEngine {
     /// Does multiply-adds in registers, waits, and returns how many.
     pub fn multiply_adds(&self, rounds: u32) -> Result<u64> {
-        let Products::Cooperative { side, subgroup_size } = self.products else {
-            const GROUPS: usize = 8192;
-            let y = self.tensor(GROUPS, THREADS)?;
-            self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
-            self.all_finite(&[])?;
-            return Ok(GROUPS as u64 * THREADS as u64 * PER_THREAD * u64::from(rounds));
+        let count = match self.products {
+            Products::F32 | Products::F16 => {
+                const GROUPS: usize = 8192;
+                let y = self.tensor(GROUPS, THREADS)?;
+                self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
+                GROUPS * THREADS * PER_THREAD
+            }
+            Products::Cooperative { side, subgroup_size } => {
+                const GROUPS: usize = 2048;
+                let matrices = GROUPS * SUBGROUPS * PER_SUBGROUP;
+                let y = self.tensor(matrices, side * side)?;
+                let kernel = if side == 16 { Kernel::PeakCooperative16 } else { Kernel::PeakCooperative8 };
+                let constants = [("THREADS", SUBGROUPS as u32 * subgroup_size)];
+                let operation = || format!("{matrices} matrices of {side} x {side}");
+                self.context.dispatch(kernel, &constants, bytes_of(&[rounds]), &[(1, &y.buffer)], [GROUPS as u32, 1, 1], operation)?;
+                matrices * side.pow(3)
+            }
         };
-        const GROUPS: usize = 2048;
-        let matrices = GROUPS * SUBGROUPS * PER_SUBGROUP;
-        let y = self.tensor(matrices, side * side)?;
-        let kernel = if side == 16 { Kernel::PeakCooperative16 } else { Kernel::PeakCooperative8 };
-        let constants = [("THREADS", SUBGROUPS as u32 * subgroup_size)];
-        let operation = || format!("{matrices} matrices of {side} x {side}");
-        self.context.dispatch(kernel, &constants, bytes_of(&[rounds]), &[(1, &y.buffer)], [GROUPS as u32, 1, 1], operation)?;
         self.all_finite(&[])?;
-        Ok((matrices * side.pow(3)) as u64 * u64::from(rounds))
+        Ok(count as u64 * u64::from(rounds))
     }
 }
