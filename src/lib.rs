@@ -26,5 +26,6 @@ pub mod plan;
 pub mod progress;
 pub mod pruning;
 pub mod recipe;
+pub mod resume;
 pub mod search;
 pub mod statistics;

@@ -1,11 +1,18 @@
 //! The visitor that measures: moments on the device at both sites of a layer, merged in f64 on the host.
 
-use super::{CalibrationSet, ResumeState};
+use super::CalibrationSet;
 use crate::engine::{Engine, MomentsShape, SlotMoments};
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, Site};
 use crate::pass::{Batch, Pass, Visitor};
-use crate::statistics::{CompatMoments, LayerStatistics, Mode, Moments, SiteStatistics, Spread};
+use crate::resume::ResumeState;
+use crate::statistics::{self, CompatMoments, Header, LayerStatistics, Mode, Moments, SiteStatistics, Spread, Statistics};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Files of a save.
+const STATISTICS: &str = "statistics.safetensors";
+const HIDDEN_STATES: &str = "hidden-states.f32";
 
 /// Running moments of the channels of a layer's two sites.
 pub struct ChannelMoments<E: Engine> {
@@ -118,10 +125,22 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
         self.layers.push(statistics);
         let is_last = layer + 1 == pass.model.architecture.layers.len();
         if let Some(resume) = self.resume.filter(|_| !is_last) {
-            resume.save_if_due(&self.set.header, &self.layers, batches.iter().map(|batch| batch.download(pass.engine)));
+            let header = &self.set.header;
+            resume.save_if_due(&json!(header), self.layers.len(), |folder| save_layers(pass.engine, folder, header, &self.layers, batches));
         }
         Ok(())
     }
+}
+
+/// Writes the statistics of the finished layers into the folder of a save, and the hidden states behind them.
+pub fn save_layers<E: Engine>(engine: &E, folder: &Path, header: &Header, layers: &[LayerStatistics], batches: &[Batch<E>]) -> Result<()> {
+    statistics::write(&folder.join(STATISTICS), &Statistics { header: header.clone(), layers: layers.to_vec() })?;
+    Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
+}
+
+/// The statistics of the finished layers, and the file of the hidden states behind them.
+pub fn load_layers(_: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, PathBuf)> {
+    Ok((statistics::read(&folder.join(STATISTICS))?.layers, folder.join(HIDDEN_STATES)))
 }
 
 /// Fails, naming the layer and site, if a moment is NaN or infinite.

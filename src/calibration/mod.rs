@@ -1,13 +1,11 @@
 //! Calibration: windows of text through the dense model, layer by layer, while the moments of every site's channels are taken.
 
 mod measure;
-mod resume;
 mod text;
 mod wanda;
 mod windows;
 
-pub(crate) use measure::ChannelMoments;
-pub use resume::ResumeState;
+pub(crate) use measure::{ChannelMoments, load_layers, save_layers};
 pub use text::{TextSource, fingerprint, read_text};
 pub use wanda::wanda_sp;
 pub use windows::{Shard, sequential_windows, window_starts};
@@ -17,8 +15,10 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::{Pass, PassOptions};
 use crate::progress::Progress;
+use crate::resume::ResumeState;
 use crate::statistics::{Header, Mode, Statistics};
 use measure::Measure;
+use serde_json::json;
 use std::ops::Range;
 
 /// Slots in which a site's moments are gathered on the device (see [`crate::engine::MomentsShape`]). Shards are cut at slot
@@ -102,11 +102,10 @@ pub fn calibrate<E: Engine>(
     progress: &dyn Progress,
 ) -> Result<Statistics> {
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
-    let finished = resume.and_then(|state| state.load(&set.header));
-    let (layers, mut batches) = match finished {
+    let (layers, mut batches) = match resume.and_then(|state| state.load(&json!(set.header), load_layers)) {
         Some((layers, hidden_states)) => {
             tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
-            (layers, pass.restore(bytemuck::cast_slice(&hidden_states))?)
+            (layers, pass.restore(&hidden_states)?)
         }
         None => (Vec::new(), pass.embed(&set.ids)?),
     };

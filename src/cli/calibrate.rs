@@ -3,17 +3,18 @@
 use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
 use super::terminal::{Terminal, grouped};
 use super::{open_engine, with_engine};
-use crate::calibration::{self, CalibrationSet, ResumeState, Shard};
+use crate::calibration::{self, CalibrationSet, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::model::Model;
 use crate::recipe;
+use crate::resume::ResumeState;
 use crate::statistics::{self, Header, Statistics};
 use anyhow::Result;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Time between saves of the state that an interrupted run goes on from.
-const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Windows drawn when the user does not say.
 pub const DEFAULT_SAMPLES: usize = 1024;
 

@@ -92,7 +92,8 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
         for recipe in RECIPES {
             let begin = Instant::now();
             let plan = PlanOptions { recipe, ratio, ..PlanOptions::default() };
-            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true }, terminal)?;
+            let outcome =
+                recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true }, None, terminal)?;
             outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
             let place = OutputFolder::create(&output, dense, false)?;

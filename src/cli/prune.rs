@@ -1,7 +1,7 @@
 //! `flap-gpu prune`: calibrate, plan and compact in one process.
 
 use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
-use super::calibrate::{DEFAULT_SAMPLES, draw, timing};
+use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
 use super::plan::layers_table;
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, with_engine};
@@ -16,6 +16,7 @@ use crate::model::Model;
 use crate::plan::{Method, Plan, Recipe};
 use crate::pruning::{self, PlanOptions};
 use crate::recipe::{self, RecipeOptions};
+use crate::resume::ResumeState;
 use crate::statistics::Statistics;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -62,10 +63,11 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
-        let planned = plan(e, &model, &options, args, common, terminal)?;
+        let planned = plan(e, &model, &options, args, common, &resume, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
         let guard = match &planned.guarded {
@@ -91,6 +93,9 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     });
     hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
     output.commit()?;
+    // Its files may be mapped: some systems remove none that is.
+    drop(planned.changes);
+    resume.remove();
     exported.notes.iter().for_each(|note| terminal.note(note));
     let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
@@ -166,6 +171,7 @@ fn plan<E: Engine>(
     options: &PlanOptions,
     args: &PruneArguments,
     common: &Common,
+    resume: &ResumeState,
     terminal: &Terminal,
 ) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
@@ -183,7 +189,7 @@ fn plan<E: Engine>(
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
     let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
-    let outcome = recipe::run(engine, model, &set, &recipe, terminal)?;
+    let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
     let calibration = timing(&set.header, outcome.seconds);
     let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
     let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, slice()));

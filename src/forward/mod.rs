@@ -10,7 +10,7 @@ pub use head::{Head, HeadPanel};
 pub use layer::{LayerWeights, Linear, Observer, Unobserved, decoder_layer};
 
 /// Where a layer can be observed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Site {
     /// The input of `o_proj`: `[tokens, heads * head_dim]`.

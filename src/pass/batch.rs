@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 /// Windows that go through a layer together.
 pub struct Batch<E: Engine> {
@@ -66,6 +67,15 @@ impl<E: Engine> Batch<E> {
             other => *other = States::Host(values),
         }
         Ok(())
+    }
+
+    /// Writes the hidden states of all batches to a file, from which [`super::Pass::restore`] reads them.
+    pub fn save(engine: &E, batches: &[Self], path: &Path) -> Result<()> {
+        let mut file = File::create(path).map_err(Error::io(path, "cannot create"))?;
+        batches.iter().try_for_each(|batch| {
+            let states = batch.download(engine)?;
+            file.write_all(bytemuck::cast_slice(&states)).map_err(Error::io(path, "cannot write"))
+        })
     }
 
     /// Whether all hidden states of all batches are finite.

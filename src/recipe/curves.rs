@@ -1,9 +1,10 @@
 //! Error curves of all sites, and the allocation that follows from them.
 
-use super::dense::{DenseSite, measure};
+use super::dense::{DenseSite, Sites, measure};
 use super::elimination::{Elimination, budget, elimination};
 use super::linear_algebra::System;
 use super::removal::{Removal, remove_greedily};
+use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{AllocationSite, RIDGE, RecipeOptions, SiteReport, channels_per_unit, keep, writer};
@@ -13,12 +14,16 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::Site;
 use crate::model::Model;
+use crate::pass::Batch;
+use crate::plan::Recipe;
 use crate::progress::Progress;
 use crate::pruning::PlanOptions;
-use crate::statistics::{SiteCovariance, Statistics};
+use crate::statistics::{LayerStatistics, SiteCovariance, Statistics};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What the dense model says about one site.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub struct Curve {
     /// Layer.
     pub layer: usize,
@@ -29,6 +34,7 @@ pub struct Curve {
     /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
     pub stream_square: f64,
     /// Its covariance, where it was kept.
+    #[serde(skip)]
     pub covariance: Option<SiteCovariance>,
 }
 
@@ -53,35 +59,80 @@ fn remove_all(model: &Model, layer: usize, site: Site, system: &mut dyn Eliminat
     Ok(removal)
 }
 
+/// Makes curves of what a pass through the dense model finds.
+struct Measuring<'a, E: Engine> {
+    engine: &'a E,
+    model: &'a Model,
+    /// Bytes of the device that an elimination may take.
+    budget: u64,
+    /// For covariances that are kept.
+    scratch: Option<Scratch>,
+    saves: Option<&'a Saves<'a>>,
+    finished: Option<(Vec<LayerStatistics>, PathBuf)>,
+    sites: Vec<Curve>,
+    /// Seconds of linear algebra.
+    algebra: f64,
+}
+
+impl<E: Engine> Sites<E> for Measuring<'_, E> {
+    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, PathBuf)> {
+        self.finished.take()
+    }
+
+    fn site(&mut self, found: DenseSite) -> Result<()> {
+        let covariance = self.scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
+        let DenseSite { layer, site, moments, stream_square } = found;
+        let start = Instant::now();
+        let per_unit = channels_per_unit(self.model, layer, site);
+        let system = System::ridged(moments.covariance, RIDGE);
+        let mut system = elimination(self.engine, self.budget, system, self.model.architecture.hidden_size, per_unit)?;
+        let removal = remove_all(self.model, layer, site, &mut *system)?;
+        self.algebra += start.elapsed().as_secs_f64();
+        self.sites.push(Curve { layer, site, removal, stream_square, covariance });
+        Ok(())
+    }
+
+    fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]) {
+        if let Some(saves) = self.saves {
+            saves.save_measured(engine, statistics, &self.sites, batches);
+        }
+    }
+}
+
 impl Curves {
-    /// Sends the calibration through the dense model. Covariances are kept, in a temporary file, where they are needed again. Returns the
-    /// statistics that FLAP would have taken, too.
+    /// Sends the calibration through the dense model, or the rest of it where a part is finished. Covariances are kept, in a temporary
+    /// file, by the recipes that need them again; the others' finished layers go to `saves`. Returns the statistics that FLAP would have
+    /// taken, too.
     pub fn measure<E: Engine>(
         engine: &E,
         model: &Model,
         set: &CalibrationSet,
         options: &RecipeOptions,
-        keep_covariances: bool,
+        (finished, saves): (Option<Measured>, Option<&Saves<'_>>),
         progress: &dyn Progress,
     ) -> Result<(Self, Statistics)> {
-        let mut scratch = keep_covariances.then(Scratch::new).transpose()?;
-        let (begin, mut algebra) = (Instant::now(), 0.0);
-        let budget = budget(engine, options.pass.memory_budget);
-        let mut sites = Vec::new();
-        let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, |found| {
-            let covariance = scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
-            let DenseSite { layer, site, moments, stream_square } = found;
-            let start = Instant::now();
-            let per_unit = channels_per_unit(model, layer, site);
-            let system = System::ridged(moments.covariance, RIDGE);
-            let mut system = elimination(engine, budget, system, model.architecture.hidden_size, per_unit)?;
-            let removal = remove_all(model, layer, site, &mut *system)?;
-            algebra += start.elapsed().as_secs_f64();
-            sites.push(Curve { layer, site, removal, stream_square, covariance });
-            Ok(())
-        })?;
+        let keeps_covariances = options.plan.recipe != Recipe::Sequential;
+        let begin = Instant::now();
+        let (curves, finished) = finished.map(|found| (found.curves, (found.layers, found.hidden_states))).unzip();
+        let mut measuring = Measuring {
+            engine,
+            model,
+            budget: budget(engine, options.pass.memory_budget),
+            scratch: keeps_covariances.then(Scratch::new).transpose()?,
+            saves: saves.filter(|_| !keeps_covariances),
+            finished,
+            sites: curves.unwrap_or_default(),
+            algebra: 0.0,
+        };
+        let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, &mut measuring)?;
+        let Measuring { sites, algebra, .. } = measuring;
         let seconds = [begin.elapsed().as_secs_f64() - algebra, algebra];
         Ok((Self { sites, seconds }, statistics))
+    }
+
+    /// From an interrupted run that has finished the first pass.
+    pub fn finished(first: Measured, set: &CalibrationSet) -> (Self, Statistics) {
+        (Self { sites: first.curves, seconds: [0.0; 2] }, Statistics { header: set.header.clone(), layers: first.layers })
     }
 
     /// From a calibration that kept its covariances.

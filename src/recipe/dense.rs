@@ -11,6 +11,7 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics, TokenWeights, packed_length};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What the dense model says about one site.
@@ -25,7 +26,21 @@ pub struct DenseSite {
     pub stream_square: f64,
 }
 
-/// Sends the calibration through the dense model and hands out what is found, site by site, with the layer's statistics as FLAP takes them
+/// Takes what a pass through the dense model finds.
+pub trait Sites<E: Engine> {
+    /// Layers that are finished already, and the file of the hidden states behind them.
+    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, PathBuf)> {
+        None
+    }
+
+    /// The next site.
+    fn site(&mut self, found: DenseSite) -> Result<()>;
+
+    /// A layer is finished: the statistics of all so far, and the hidden states behind it.
+    fn layer(&mut self, _: &E, _: &[LayerStatistics], _: &[Batch<E>]) {}
+}
+
+/// Sends the calibration through the dense model and hands out what is found, site by site, with the layers' statistics as FLAP takes them
 /// gathered on the way.
 pub fn measure<E: Engine>(
     engine: &E,
@@ -34,26 +49,30 @@ pub fn measure<E: Engine>(
     pass: PassOptions,
     token_weights: TokenWeights,
     progress: &dyn Progress,
-    each: impl FnMut(DenseSite) -> Result<()>,
+    sites: &mut impl Sites<E>,
 ) -> Result<Statistics> {
     let room = leave_room(engine, model, pass, 0);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
-    progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
-    let mut batches = pass.embed(&set.ids)?;
-    let mut visitor = Measure { set, token_weights, each, statistics: Vec::new() };
-    pass.layers(0, &mut batches, &mut visitor)?;
+    let (statistics, mut batches) = match sites.finished() {
+        Some((layers, hidden_states)) => (layers, pass.restore(&hidden_states)?),
+        None => (Vec::new(), pass.embed(&set.ids)?),
+    };
+    let first = statistics.len();
+    progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
+    let mut visitor = Measure { set, token_weights, sites, statistics };
+    pass.layers(first, &mut batches, &mut visitor)?;
     progress.finish();
     Ok(Statistics { header: set.header.clone(), layers: visitor.statistics })
 }
 
-struct Measure<'a, F> {
+struct Measure<'a, S> {
     set: &'a CalibrationSet,
     token_weights: TokenWeights,
-    each: F,
+    sites: &'a mut S,
     statistics: Vec<LayerStatistics>,
 }
 
-impl<E: Engine, F: FnMut(DenseSite) -> Result<()>> Visitor<E> for Measure<'_, F> {
+impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
         let engine = pass.engine;
         let mut of_channels = ChannelMoments::new(engine, weights, self.set)?;
@@ -83,13 +102,14 @@ impl<E: Engine, F: FnMut(DenseSite) -> Result<()>> Visitor<E> for Measure<'_, F>
             let moments = sums.finish(engine, &what)?;
             let stream_square = mean_square(engine, self.token_weights, &norms)?;
             tracing::info!("{what}: activations and Gram matrix {:.1} s", begin.elapsed().as_secs_f64());
-            (self.each)(DenseSite { layer, site, moments, stream_square })?;
+            self.sites.site(DenseSite { layer, site, moments, stream_square })?;
         }
         self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);
         Ok(())
     }
 
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
+    fn finish(&mut self, pass: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, batches: &[Batch<E>]) -> Result<()> {
+        self.sites.layer(pass.engine, &self.statistics, batches);
         Ok(())
     }
 }

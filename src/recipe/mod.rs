@@ -16,6 +16,7 @@ mod least_squares;
 mod linear_algebra;
 mod on_device;
 mod removal;
+mod saves;
 mod search;
 mod sequential;
 mod sharded;
@@ -44,9 +45,11 @@ use crate::pass::PassOptions;
 use crate::plan::{Plan, Recipe};
 use crate::progress::Progress;
 use crate::pruning::{PlanOptions, plan_from_kept, plan_from_statistics};
+use crate::resume::ResumeState;
 use crate::search::Kept;
 use crate::statistics::Statistics;
 use curves::Curves;
+use saves::{FirstPass, Saves};
 use std::time::Instant;
 
 /// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
@@ -89,16 +92,17 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-/// Runs a recipe.
+/// Runs a recipe. With `resume`, finished layers are kept there, and an interrupted run goes on from them.
 pub fn run<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
     options: &RecipeOptions,
+    resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
     if options.plan.recipe == Recipe::Flap {
-        return flap(engine, model, set, options, progress);
+        return flap(engine, model, set, options, resume, progress);
     }
     if options.plan.mask_only {
         return Err(Error::input(
@@ -106,20 +110,28 @@ pub fn run<E: Engine>(
         ));
     }
     let begin = Instant::now();
-    let recipe = options.plan.recipe;
-    let one_shot = recipe == Recipe::LeastSquares;
-    let (curves, statistics) = Curves::measure(engine, model, set, options, one_shot || recipe == Recipe::Search, progress)?;
-    let removed = match recipe {
-        Recipe::Search => search::allocate(engine, model, set, options, &curves, progress)?,
-        _ => curves.allocate(model, &options.plan)?,
+    let saves = resume.map(|state| Saves::new(state, set, options));
+    let saves = saves.as_ref();
+    let (measured, fitted) = saves.and_then(Saves::load).unzip();
+    let fitted = fitted.flatten();
+    let (curves, statistics) = match measured {
+        Some(first) if fitted.is_some() => Curves::finished(first, set),
+        measured => Curves::measure(engine, model, set, options, (measured, saves), progress)?,
+    };
+    let removed = match (&fitted, options.plan.recipe) {
+        (Some(fitted), _) => fitted.removed.clone(),
+        (None, Recipe::Search) => search::allocate(engine, model, set, options, &curves, progress)?,
+        (None, _) => curves.allocate(model, &options.plan)?,
     };
     let sites = curves.report(&removed);
-    let (kept, replaced) = if one_shot {
+    let (kept, replaced) = if options.plan.recipe == Recipe::LeastSquares {
         let kept = curves.kept(&removed);
         let replaced = least_squares::run(model, curves.covariances(), &kept, progress)?;
         (kept, replaced)
     } else {
-        sequential::run(engine, model, set, options, &removed, progress)?
+        let first_pass = FirstPass { layers: &statistics.layers, curves: &curves.sites };
+        let start = sequential::Start { removed: &removed, fitted, saves: saves.map(|saves| (saves, first_pass)) };
+        sequential::run(engine, model, set, options, start, progress)?
     };
     let plan = plan_of(model, &options.plan, kept, &sites);
     let changes = Changes { biases: Vec::new(), replaced };
@@ -133,9 +145,16 @@ fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[
 }
 
 /// The paper.
-fn flap<E: Engine>(engine: &E, model: &Model, set: &CalibrationSet, options: &RecipeOptions, progress: &dyn Progress) -> Result<Outcome> {
+fn flap<E: Engine>(
+    engine: &E,
+    model: &Model,
+    set: &CalibrationSet,
+    options: &RecipeOptions,
+    resume: Option<&ResumeState>,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
     let begin = Instant::now();
-    let statistics = calibration::calibrate(engine, model, set, options.pass, None, progress)?;
+    let statistics = calibration::calibrate(engine, model, set, options.pass, resume, progress)?;
     let seconds = begin.elapsed().as_secs_f64();
     let (plan, notes) = plan_from_statistics(model, &statistics, &options.plan)?;
     let biases = compensation::biases(engine, model, Some(&statistics), &plan, progress)?;

@@ -7,7 +7,7 @@ use crate::error::Result;
 pub const BLOCKS: usize = 16;
 
 /// The order in which the units of a site are removed, and what is lost.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Removal {
     /// Units, the first removed first.
     pub order: Vec<usize>,

@@ -6,6 +6,7 @@ use super::gram::{Cross, Gram};
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
 use super::removal::remove_greedily;
+use super::saves::{FirstPass, FitState, FittedLayers, Saves};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
@@ -22,31 +23,47 @@ use crate::statistics::TokenWeights;
 use faer::Mat;
 use std::time::Instant;
 
+/// Where the second pass begins, and where its finished layers are kept.
+pub struct Start<'a> {
+    /// Units that go, per site.
+    pub removed: &'a [usize],
+    /// Layers that are fitted already.
+    pub fitted: Option<FittedLayers>,
+    /// Where finished layers go, with the first pass.
+    pub saves: Option<(&'a Saves<'a>, FirstPass<'a>)>,
+}
+
 /// Fits every site, `removed` units fewer than it has.
 pub fn run<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
     options: &RecipeOptions,
-    removed: &[usize],
+    start: Start<'_>,
     progress: &dyn Progress,
 ) -> Result<(Vec<Vec<bool>>, Replaced)> {
     let memory = leave_room(engine, model, options.pass, 1);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
-    progress.start("fitting layers", "tokens x layers", (set.ids.len() * model.architecture.layers.len()) as u64);
-    let mut dense = pass.embed(&set.ids)?;
-    let pruned = pass.embed(&set.ids)?;
+    let (kept, replaced, [mut dense, pruned]) = match start.fitted {
+        Some(FittedLayers { kept, replaced, hidden_states: [dense, pruned], .. }) => {
+            (kept, replaced, [pass.restore(&dense)?, pass.restore(&pruned)?])
+        }
+        None => (Vec::new(), Replaced::new(), [pass.embed(&set.ids)?, pass.embed(&set.ids)?]),
+    };
+    let first = kept.len() / 2;
+    progress.start("fitting layers", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
     let mut visitor = Fit {
         pruned,
-        removed,
+        removed: start.removed,
         refit: options.refit,
         token_weights: options.plan.token_weights,
         budget: budget(engine, options.pass.memory_budget),
         scratch: Scratch::new()?,
-        kept: Vec::new(),
-        replaced: Replaced::new(),
+        saves: start.saves,
+        kept,
+        replaced,
     };
-    pass.layers(0, &mut dense, &mut visitor)?;
+    pass.layers(first, &mut dense, &mut visitor)?;
     progress.finish();
     Ok((visitor.kept, visitor.replaced))
 }
@@ -61,6 +78,7 @@ struct Fit<'a, E: Engine> {
     /// Bytes of the device that an elimination may take.
     budget: u64,
     scratch: Scratch,
+    saves: Option<(&'a Saves<'a>, FirstPass<'a>)>,
     kept: Vec<Vec<bool>>,
     replaced: Replaced,
 }
@@ -76,11 +94,17 @@ impl<E: Engine> Visitor<E> for Fit<'_, E> {
         Ok(())
     }
 
-    fn finish(&mut self, pass: &Pass<'_, E>, layer: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
-        if Batch::all_finite(pass.engine, &self.pruned)? {
-            return Ok(());
+    fn finish(&mut self, pass: &Pass<'_, E>, layer: usize, _: &LayerWeights<E>, dense: &[Batch<E>]) -> Result<()> {
+        if !Batch::all_finite(pass.engine, &self.pruned)? {
+            return Err(Error::NotFinite(format!(
+                "NaN or infinity appeared in the pruned model's activations of layer {layer}; try a smaller --ratio"
+            )));
         }
-        Err(Error::NotFinite(format!("NaN or infinity appeared in the pruned model's activations of layer {layer}; try a smaller --ratio")))
+        if let Some((saves, first)) = &self.saves {
+            let (removed, kept, replaced, pruned) = (self.removed, &self.kept, &self.replaced, &self.pruned);
+            saves.save_fitted(pass.engine, first, &FitState { removed, kept, replaced, dense, pruned });
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `least-squares` in steps: a calibration that keeps the covariances, which merge over shards; the plan; what carrying it out changes.
 
 use super::curves::Curves;
+use super::dense::{DenseSite, Sites};
 use super::{dense, least_squares, plan_of};
 use crate::architecture::LayerShape;
 use crate::calibration::CalibrationSet;
@@ -14,7 +15,7 @@ use crate::pass::PassOptions;
 use crate::plan::{Plan, PlannedLayer};
 use crate::progress::Progress;
 use crate::pruning::{PlanOptions, check_statistics};
-use crate::statistics::{Statistics, TokenWeights};
+use crate::statistics::{SiteCovariance, Statistics, TokenWeights};
 
 /// The statistics of a calibration with the covariances of all sites, which stay in a temporary file.
 pub fn calibrate<E: Engine>(
@@ -25,18 +26,26 @@ pub fn calibrate<E: Engine>(
     token_weights: TokenWeights,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let mut scratch = Scratch::new()?;
-    let mut covariances = Vec::new();
-    let mut statistics = dense::measure(engine, model, set, pass, token_weights, progress, |found| {
-        covariances.push(found.keep(&mut scratch)?);
-        Ok(())
-    })?;
+    let mut covariances = Covariances { scratch: Scratch::new()?, found: Vec::new() };
+    let mut statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut covariances)?;
     statistics.header.covariances = Some(token_weights);
-    let mut covariances = covariances.into_iter();
+    let mut covariances = covariances.found.into_iter();
     for layer in &mut statistics.layers {
         Site::BOTH.into_iter().for_each(|site| layer.site_mut(site).covariance = covariances.next());
     }
     Ok(statistics)
+}
+
+struct Covariances {
+    scratch: Scratch,
+    found: Vec<SiteCovariance>,
+}
+
+impl<E: Engine> Sites<E> for Covariances {
+    fn site(&mut self, found: DenseSite) -> Result<()> {
+        self.found.push(found.keep(&mut self.scratch)?);
+        Ok(())
+    }
 }
 
 /// The plan of `least-squares` from statistics with covariances.

@@ -1,7 +1,7 @@
 //! The recipes beyond FLAP against the same formulas written in another language (`tests/tools/recipe_reference.py`), and their parts
 //! against definitions.
 
-use crate::support::{data, on_both_engines};
+use crate::support::{data, demo_model, on_both_engines};
 use faer::Mat;
 use flap_gpu::architecture::Part;
 use flap_gpu::calibration::{CalibrationOptions, CalibrationSet};
@@ -13,13 +13,16 @@ use flap_gpu::forward::{LayerWeights, Site, Unobserved};
 use flap_gpu::model::Model;
 use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
 use flap_gpu::plan::Recipe;
-use flap_gpu::progress::Silent;
+use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::pruning::{PlanOptions, Uniform};
 use flap_gpu::recipe::{self, AllocationSite, Elimination, OnDevice, Outcome, RecipeOptions, Symmetric, System, allocate, remove_greedily};
+use flap_gpu::resume::ResumeState;
 use flap_gpu::statistics::{Mode, TokenWeights};
 use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 /// Multi-head with biases; grouped-query with tied embeddings and scaled RoPE; grouped-query with query biases.
 const MODELS: [&str; 3] = ["llama-biased-f32", "llama3-gqa-rope-scaled-tied-bf16", "qwen2-bf16"];
@@ -103,7 +106,7 @@ fn compare<E: Engine>(engine: &E) {
             let removed = reference.integers(&format!("{way}removed"));
             let mut options = options(recipe, 0.4);
             options.plan.token_weights = token_weights;
-            let outcome = recipe::run(engine, &model, &set, &options, &Silent).unwrap();
+            let outcome = recipe::run(engine, &model, &set, &options, None, &Silent).unwrap();
             for (index, &removed) in removed.iter().enumerate() {
                 let what = format!("{name}, {way}{}, site {index}", recipe.name());
                 let (layer, site) = (index / 2, Site::BOTH[index % 2]);
@@ -206,7 +209,7 @@ fn a_search_takes_the_cheapest_chunks() {
         for name in MODELS {
             let model = widened(name, folder.path());
             let reference = Reference::open(name);
-            let found = recipe::run(engine, &model, &reference.set(&model), &options(Recipe::Search, 0.4), &Silent).unwrap();
+            let found = recipe::run(engine, &model, &reference.set(&model), &options(Recipe::Search, 0.4), None, &Silent).unwrap();
             let removed = reference.integers("searched");
             let kept: Vec<usize> = (0..removed.len()).map(|i| reference.integers(&format!("order.{i}")).len() - removed[i]).collect();
             assert_eq!(found.sites.iter().map(|site| site.kept).collect::<Vec<_>>(), kept, "{name}");
@@ -368,25 +371,93 @@ fn extremes_work_or_say_why_not() {
     let set = Reference::open("llama3-gqa-rope-scaled-tied-bf16").set(&model);
     for recipe in [Recipe::LeastSquares, Recipe::Sequential, Recipe::Search] {
         for ratio in [0.01, 0.6] {
-            let outcome = recipe::run(&engine, &model, &set, &options(recipe, ratio), &Silent).unwrap();
+            let outcome = recipe::run(&engine, &model, &set, &options(recipe, ratio), None, &Silent).unwrap();
             assert!(outcome.plan.ratio_reached >= ratio - 1e-9, "{}", outcome.plan.ratio_reached);
         }
-        let error = recipe::run(&engine, &model, &set, &options(recipe, 0.95), &Silent).err().unwrap().to_string();
+        let error = recipe::run(&engine, &model, &set, &options(recipe, 0.95), None, &Silent).err().unwrap().to_string();
         assert!(error.contains("0.95 cannot be reached"), "{error}");
         // 200 tokens for sites of 160 channels.
         let few = CalibrationOptions { samples: 4, sequence_length: 50, seed: 0, mode: Mode::Exact, shard: None };
         let few = few.draw(&model, &(0..60).collect::<Vec<u32>>()).unwrap();
-        recipe::run(&engine, &model, &few, &options(recipe, 0.3), &Silent).unwrap();
+        recipe::run(&engine, &model, &few, &options(recipe, 0.3), None, &Silent).unwrap();
         let mut uniform = options(recipe, 0.4);
         uniform.plan.uniform = Some(Uniform::AnyHeads);
         uniform.plan.round_neurons = 8;
         if recipe == Recipe::Search {
-            let error = recipe::run(&engine, &model, &set, &uniform, &Silent).err().unwrap().to_string();
+            let error = recipe::run(&engine, &model, &set, &uniform, None, &Silent).err().unwrap().to_string();
             assert!(error.contains("cannot keep layers alike"), "{error}");
             continue;
         }
-        let outcome = recipe::run(&engine, &model, &set, &uniform, &Silent).unwrap();
+        let outcome = recipe::run(&engine, &model, &set, &uniform, None, &Silent).unwrap();
         let sizes = |l: &flap_gpu::plan::PlannedLayer| (l.kv_heads.len(), l.neurons.len());
         assert!(outcome.plan.layers.iter().all(|l| sizes(l) == sizes(&outcome.plan.layers[0]) && l.neurons.len() % 8 == 0));
+    }
+}
+
+/// Ends a run as a crash would, after so many batches of a kind of work.
+struct Crash {
+    work: &'static str,
+    batches: Cell<usize>,
+    now: RefCell<String>,
+    /// Work that was begun, and how much of it was to be done.
+    begun: RefCell<Vec<(String, u64)>>,
+}
+
+impl Progress for Crash {
+    fn note(&self, _: &str) {}
+    fn start(&self, what: &str, _: &str, total: u64) {
+        *self.now.borrow_mut() = what.to_string();
+        self.begun.borrow_mut().push((what.to_string(), total));
+    }
+    fn advance(&self, _: u64) {
+        if self.now.borrow().starts_with(self.work) {
+            self.batches.set(self.batches.get().checked_sub(1).expect("the crash that this test wants"));
+        }
+    }
+    fn finish(&self) {}
+}
+
+/// Killed in every layer, and begun again: the result is that of one run, bit by bit.
+#[test]
+fn an_interrupted_recipe_goes_on() {
+    let engine = CpuEngine::default();
+    let model = Model::open(&demo_model()).unwrap();
+    let layers = model.architecture.layers.len();
+    let set = CalibrationOptions { samples: 10, sequence_length: 48, seed: 1, mode: Mode::Exact, shard: None };
+    let set = set.draw(&model, &(0..4000).map(|i| i * 7 % 251).collect::<Vec<u32>>()).unwrap();
+    for (recipe, work) in [(Recipe::Sequential, ""), (Recipe::Search, "fitting")] {
+        let options = options(recipe, 0.3);
+        let whole = recipe::run(&engine, &model, &set, &options, None, &Silent).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO);
+        let (mut begun, mut runs) = (Vec::new(), 0);
+        let outcome = loop {
+            runs += 1;
+            assert!(runs <= 2 * layers + 1, "no run gets further than the one before");
+            // Two batches are a layer.
+            let crash = Crash { work, batches: Cell::new(3), now: RefCell::default(), begun: RefCell::default() };
+            let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            begun.append(&mut crash.begun.borrow_mut());
+            if let Ok(outcome) = result {
+                break outcome.unwrap();
+            }
+        };
+        let tokens = (10 * 48) as u64;
+        for left in 1..layers as u64 {
+            assert!(begun.contains(&("fitting layers".into(), left * tokens)), "{left} layers were left to fit once, {begun:?}");
+            let measured = begun.contains(&("measuring the dense model".into(), left * tokens));
+            assert!(measured == (recipe == Recipe::Sequential), "the first pass of {recipe:?}, {begun:?}");
+        }
+        assert_eq!(outcome.plan, whole.plan);
+        assert!(outcome.changes.replaced == whole.changes.replaced, "the same weights");
+        assert_eq!(outcome.statistics, whole.statistics);
+        let other = RecipeOptions { refit: false, ..options };
+        let all = Crash { work: "nothing", batches: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
+        recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();
+        assert_eq!(all.begun.borrow().last().unwrap().1, layers as u64 * tokens, "another run's state is not used");
+        drop(outcome);
+        state.remove();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

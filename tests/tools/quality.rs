@@ -52,7 +52,7 @@ fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: PlanOptions, refit
     let set = options.draw(model, tokens)?;
     let pass = PassOptions::default();
     let begin = Instant::now();
-    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, &Silent)?;
+    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, None, &Silent)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
     let output = OutputFolder::create(&place, &model.path, true)?;

@@ -1,0 +1,140 @@
+//! What interrupted work leaves beside its output, so that the next call goes on from the last save.
+//!
+//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files that all later saves need, beside it;
+//! and a small file that names the last save and the work it belongs to, written last.
+
+use crate::checkpoint::files;
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Saving may take this share of the time since the last save: one part in ten.
+const COST_SHARE: u32 = 10;
+
+/// See the module's text.
+pub struct ResumeState {
+    folder: PathBuf,
+    /// Shortest time between two saves.
+    interval: Duration,
+    last: Cell<(Instant, Duration)>,
+    /// Whether the folder holds what another run left, which the first save replaces.
+    stale: Cell<bool>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Pointer {
+    /// Finished steps.
+    steps: usize,
+    /// What the work is: model, text, options.
+    identity: Value,
+    /// Names and sizes of the save's files.
+    files: BTreeMap<String, u64>,
+}
+
+impl ResumeState {
+    /// The state that belongs to an output. Saves come at least `interval` apart, and far enough to cost little; without an interval, one
+    /// comes after every step.
+    #[must_use]
+    pub fn beside(output: &Path, interval: Duration) -> Self {
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
+        name.push(".resume");
+        let last = Cell::new((Instant::now(), Duration::ZERO));
+        Self { folder: output.with_file_name(name), interval, last, stale: Cell::new(true) }
+    }
+
+    /// Where files lie that all later saves need; a save writes those that are missing.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn pointer(&self) -> PathBuf {
+        self.folder.join("state.json")
+    }
+
+    fn step(&self, steps: usize) -> PathBuf {
+        self.folder.join(format!("step-{steps}"))
+    }
+
+    /// What `read` makes of the finished steps and the folder of the last save, if it belongs to the work `identity`. Says why if it
+    /// does not.
+    pub fn load<T>(&self, identity: &Value, read: impl FnOnce(usize, &Path) -> Result<T>) -> Option<T> {
+        if !self.pointer().exists() {
+            return None;
+        }
+        let loaded = || -> Result<T> {
+            let pointer: Pointer = files::read_json(&self.pointer())?;
+            if pointer.identity != *identity {
+                return Err(Error::file(&self.folder, "was left by a run with another model, text or options"));
+            }
+            let folder = self.step(pointer.steps);
+            if sizes(&folder)? != pointer.files {
+                return Err(Error::file(&folder, "is incomplete"));
+            }
+            read(pointer.steps, &folder)
+        };
+        match loaded() {
+            Ok(state) => {
+                self.stale.set(false);
+                Some(state)
+            }
+            Err(error) => {
+                tracing::warn!("starting from the first layer: an interrupted run cannot be continued: {error}");
+                None
+            }
+        }
+    }
+
+    /// Saves, if the last save is long enough ago for its cost: `write` puts files into the folder it is given. A failure to save is
+    /// told, but does not stop the run.
+    pub fn save_if_due(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) {
+        let (last, cost) = self.last.get();
+        if !self.interval.is_zero() && last.elapsed() < self.interval.max(cost * COST_SHARE) {
+            return;
+        }
+        let begin = Instant::now();
+        if let Err(error) = self.save(identity, steps, write) {
+            tracing::warn!("the state for resuming was not saved: {error}");
+            self.remove();
+        }
+        self.last.set((Instant::now(), begin.elapsed()));
+    }
+
+    fn save(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        if self.stale.replace(false) {
+            self.remove();
+        }
+        let folder = self.step(steps);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
+        write(&folder)?;
+        let pointer = Pointer { steps, identity: identity.clone(), files: sizes(&folder)? };
+        let temporary = self.folder.join("state.json.new");
+        files::write_json(&temporary, &pointer)?;
+        fs::rename(&temporary, self.pointer()).map_err(Error::io(&self.pointer(), "cannot write"))?;
+        for earlier in 0..steps {
+            // Usually only the last exists.
+            let _ = fs::remove_dir_all(self.step(earlier));
+        }
+        Ok(())
+    }
+
+    /// Removes the state: the work is complete.
+    pub fn remove(&self) {
+        // It may never have been written.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The files of a folder with their sizes.
+fn sizes(folder: &Path) -> Result<BTreeMap<String, u64>> {
+    let failed = || Error::io(folder, "cannot read");
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.map_err(failed())?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata().map_err(failed())?.len()))
+    };
+    fs::read_dir(folder).map_err(failed())?.map(entry).collect()
+}
