@@ -46,6 +46,12 @@ impl ResumeState {
         Self { folder: output.with_file_name(name), interval, last, stale: Cell::new(true) }
     }
 
+    /// Whether a run has left something.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.pointer().exists()
+    }
+
     /// Where files lie that all later saves need; a save writes those that are missing.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -63,7 +69,7 @@ impl ResumeState {
     /// What `read` makes of the finished steps and the folder of the last save, if it belongs to the work `identity`. Says why if it
     /// does not.
     pub fn load<T>(&self, identity: &Value, read: impl FnOnce(usize, &Path) -> Result<T>) -> Option<T> {
-        if !self.pointer().exists() {
+        if !self.exists() {
             return None;
         }
         let loaded = || -> Result<T> {

@@ -84,7 +84,7 @@ impl<'a> Saves<'a> {
                 let fitted = kept.len() / 2;
                 (0..fitted).try_for_each(|layer| read_weights(&self.weights(layer), layer, &mut replaced))?;
                 // What a save that was never completed has left is made anew.
-                let _ = (fitted..).take_while(|&layer| fs::remove_file(self.weights(layer)).is_ok()).count();
+                (fitted..layers.len()).for_each(|layer| drop(fs::remove_file(self.weights(layer))));
                 let hidden_states = [hidden_states.clone(), folder.join(PRUNED)];
                 Ok(FittedLayers { removed: fit.removed.into_owned(), kept, replaced, hidden_states })
             });
