@@ -78,6 +78,10 @@ impl<'a> Saves<'a> {
         self.state.load(&self.identity, |steps, folder| {
             let (layers, hidden_states) = load_layers(steps, folder)?;
             let record: Record = files::read_json(&folder.join(RECORD))?;
+            let fits = |fit: &FitRecord| fit.removed.len() == 2 * layers.len() && (2..=2 * layers.len()).contains(&fit.kept.len());
+            if record.curves.len() != 2 * layers.len() || !record.fit.as_ref().is_none_or(fits) {
+                return Err(Error::file(&folder.join(RECORD), "is not of these layers"));
+            }
             let fit = record.fit.map(|fit| -> Result<_> {
                 let kept = fit.kept.into_owned();
                 let mut replaced = Replaced::new();

@@ -50,6 +50,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Workgroups for `count` tasks of one workgroup each, folded below 65 536 a dimension.
+pub fn fold(count: usize) -> [u32; 3] {
+    const WIDTH: usize = 65_535;
+    if count <= WIDTH { [count as u32, 1, 1] } else { [WIDTH as u32, count.div_ceil(WIDTH) as u32, 1] }
+}
+
 impl Context {
     pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits) -> Self {
         let failure = Arc::new(Mutex::new(None));

@@ -4,13 +4,16 @@
 //! layer's activations use the same memory for every batch.
 
 mod adapter;
+mod attention;
 mod check;
 mod context;
+mod moments;
 mod peak;
 mod products;
 mod shaders;
 
 pub use adapter::{AdapterChoice, AdapterReport, list};
+pub use moments::Moments;
 pub use products::Products;
 pub use shaders::Kernel;
 
@@ -20,19 +23,14 @@ use super::{
 };
 use crate::error::{Error, Result};
 use bytemuck::{Pod, bytes_of, cast_slice};
-use context::{Buffer, Context};
+use context::{Buffer, Context, fold};
 use std::ops::Range;
 
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
-const ATTENTION_QUERIES: usize = 64;
 const CROSS_TILE: usize = 128;
 const FINITE_PER_THREAD: usize = 16;
-/// Head channels that attention's registers hold.
-const MAXIMUM_HEAD_DIM: usize = 256;
-/// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
-const MOMENTS_TILE_TOKENS: usize = 128;
 
 /// The GPU engine.
 pub struct GpuEngine {
@@ -78,18 +76,6 @@ impl Matrix {
             },
         )
     }
-}
-
-/// Running moments of a site: `[slots, channels]` of pivot, mean relative to it, and sum of squared deviations.
-pub struct Moments {
-    shape: MomentsShape,
-    slots: Buffer,
-}
-
-/// Workgroups for `count` tasks of one workgroup each, folded below 65 536 a dimension.
-fn fold(count: usize) -> [u32; 3] {
-    const WIDTH: usize = 65_535;
-    if count <= WIDTH { [count as u32, 1, 1] } else { [WIDTH as u32, count.div_ceil(WIDTH) as u32, 1] }
 }
 
 /// A kernel's parameter struct: 32-bit words in the order of the WGSL struct.
@@ -224,31 +210,7 @@ impl Engine for GpuEngine {
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
-        if head_dim > MAXIMUM_HEAD_DIM {
-            return Err(Error::Unsupported(format!(
-                "head_dim {head_dim} is larger than the GPU attention kernel holds ({MAXIMUM_HEAD_DIM}); use --device cpu"
-            )));
-        }
-        let output = self.tensor(q.rows, q.columns)?;
-        let blocks = window_tokens.div_ceil(ATTENTION_QUERIES);
-        let workgroups = q.rows / window_tokens * heads * blocks;
-        let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
-        let sizes = words([window_tokens, heads, key_value_heads, reach, blocks, workgroups]);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let [a, b, c, d, e, f] = sizes;
-        let params = [a, b, c, d, e, f, scale.to_bits()];
-        let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
-        let operation = || format!("{shape:?}");
-        self.context.dispatch(
-            Kernel::Attention,
-            &[("HEAD_DIM", head_dim as u32)],
-            bytes_of(&params),
-            &buffers,
-            fold(workgroups),
-            operation,
-        )?;
-        Ok(output)
+        self.attend(q, k, v, shape)
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
@@ -273,39 +235,15 @@ impl Engine for GpuEngine {
     }
 
     fn moments(&self, shape: MomentsShape) -> Result<Moments> {
-        let slots = self.context.buffer(16 * (shape.slots() * shape.channels) as u64)?;
-        self.context.clear(&slots);
-        Ok(Moments { shape, slots })
+        self.empty_moments(shape)
     }
 
     fn accumulate(&self, moments: &mut Moments, x: &Tensor, first_window: usize) -> Result<()> {
-        let MomentsShape { channels, window_tokens, windows_per_slot, .. } = moments.shape;
-        let windows = x.rows / window_tokens;
-        let tiles_per_window = window_tokens.div_ceil(MOMENTS_TILE_TOKENS);
-        let tiles = windows * tiles_per_window;
-        let tile_moments = self.tensor(tiles, 2 * channels)?;
-        let columns = channels.div_ceil(COLUMN_THREADS) as u32;
-        let [_, tile_groups] = [columns, tiles as u32];
-        let params = words([channels, window_tokens, MOMENTS_TILE_TOKENS, tiles_per_window, tiles]);
-        let buffers = [(1, &x.buffer), (2, &tile_moments.buffer)];
-        let operation = || format!("[{}, {channels}]", x.rows);
-        let groups = [columns, tile_groups.min(65_535), tile_groups.div_ceil(65_535)];
-        self.context.dispatch(Kernel::MomentsTile, &[], bytes_of(&params), &buffers, groups, operation)?;
-        let params = words([channels, window_tokens, MOMENTS_TILE_TOKENS, tiles_per_window, windows, first_window, windows_per_slot]);
-        let buffers = [(1, &tile_moments.buffer), (2, &moments.slots)];
-        self.context.dispatch(Kernel::MomentsMerge, &[], bytes_of(&params), &buffers, [columns, 1, 1], operation)
+        self.accumulate_moments(moments, x, first_window)
     }
 
     fn read_moments(&self, moments: &Moments) -> Result<Vec<SlotMoments>> {
-        let MomentsShape { channels, .. } = moments.shape;
-        let bytes = self.context.download(&moments.slots, 16 * (moments.shape.slots() * channels) as u64)?;
-        let state: Vec<[f32; 4]> = bytemuck::pod_collect_to_vec(&bytes);
-        let slot = |(slot, state): (usize, &[[f32; 4]])| SlotMoments {
-            count: moments.shape.slot_tokens(slot) as u64,
-            mean: state.iter().map(|s| f64::from(s[0]) + f64::from(s[1])).collect(),
-            m2: state.iter().map(|s| f64::from(s[2])).collect(),
-        };
-        Ok(state.chunks_exact(channels).enumerate().map(slot).collect())
+        self.slots_of(moments)
     }
 
     fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
