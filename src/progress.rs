@@ -8,6 +8,8 @@ pub trait Progress {
     fn start(&self, what: &str, unit: &str, total: u64);
     /// `units` more are done.
     fn advance(&self, units: u64);
+    /// What is being done now, where a part of the work takes long.
+    fn stage(&self, _what: &str) {}
     /// The work is over.
     fn finish(&self);
 }

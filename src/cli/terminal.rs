@@ -54,22 +54,27 @@ impl Progress for Terminal {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let (position, rate) = match unit {
-            "bytes" => ("{bytes}/{total_bytes}", "{bytes_per_sec}"),
-            _ => ("{human_pos}/{human_len}", "{per_sec}"),
+            "bytes" => ("{bytes}/{total_bytes}".to_string(), "{bytes_per_sec}"),
+            _ => (format!("{{human_pos}}/{{human_len}} {unit}"), "{per_sec}"),
         };
-        let template = format!("{{prefix}} [{{bar:30}}] {position} {{msg}}, {rate}, {{elapsed}}, {{eta}} left");
+        let template = format!("{{prefix}} [{{bar:30}}] {position}, {rate}, {{elapsed}}, {{eta}} left{{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         bar.set_prefix(what.to_string());
         // The clock goes on through linear algebra, which advances nothing for a while.
         bar.enable_steady_tick(Duration::from_secs(1));
-        bar.set_message(if unit == "bytes" { String::new() } else { unit.to_string() });
         self.bar.replace(Some(bar));
     }
 
     fn advance(&self, units: u64) {
         if let Some(bar) = &*self.bar.borrow() {
             bar.inc(units);
+        }
+    }
+
+    fn stage(&self, what: &str) {
+        if let Some(bar) = &*self.bar.borrow() {
+            bar.set_message(format!("; {what}"));
         }
     }
 

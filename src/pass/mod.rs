@@ -108,6 +108,11 @@ impl<'a, E: Engine> Pass<'a, E> {
         self.progress.advance((batch.windows * self.window_tokens) as u64);
     }
 
+    /// Says what is being done now.
+    pub fn stage(&self, what: &str) {
+        self.progress.stage(what);
+    }
+
     /// Sends hidden states on the device through a layer.
     pub fn decode(&self, weights: &LayerWeights<E>, hidden_states: &mut E::Tensor, observer: &mut impl Observer<E>) -> Result<()> {
         interrupt::check()?;

@@ -79,6 +79,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
         for site in Site::BOTH {
             let begin = Instant::now();
             let what = format!("layer {layer}, {}", site.name());
+            pass.stage(&format!("{what}: activations"));
             let mut sums = SiteSums::new();
             let mut norms = Vec::new();
             for batch in &mut *batches {
@@ -102,6 +103,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
             let moments = sums.finish(engine, &what)?;
             let stream_square = mean_square(engine, self.token_weights, &norms)?;
             tracing::info!("{what}: activations and Gram matrix {:.1} s", begin.elapsed().as_secs_f64());
+            pass.stage(&format!("{what}: error curve"));
             self.sites.site(DenseSite { layer, site, moments, stream_square })?;
         }
         self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);

@@ -124,6 +124,7 @@ impl<E: Engine> Fit<'_, E> {
         let begin = Instant::now();
         let is_first = layer == 0 && site == Site::Attention;
         if self.refit && !is_first {
+            pass.stage(&format!("{what}: readers"));
             let map = self.reader_map(pass, site, weights, dense, &what)?;
             for host in &mut read {
                 let bytes = to_bytes(product(to_matrix(host).as_ref(), map.as_ref()).as_ref(), host.dtype, &what)?;
@@ -132,11 +133,13 @@ impl<E: Engine> Fit<'_, E> {
             place_readers(engine, own, site, &read)?;
         }
         let refitted = begin.elapsed().as_secs_f64();
+        pass.stage(&format!("{what}: activations"));
         let found = self.moments(pass, site, weights, own, dense, &what)?;
         let measured = begin.elapsed().as_secs_f64();
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
+        pass.stage(&format!("{what}: units and weights"));
         let (kept, fitted, bias) = self.choose(engine, found, &to_matrix(&host), per_unit, &what)?;
         let chosen = begin.elapsed().as_secs_f64();
         let (activations, fitting) = (measured - refitted, chosen - measured);
