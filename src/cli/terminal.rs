@@ -4,7 +4,8 @@ use super::args::Common;
 use crate::progress::Progress;
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::style::ProgressTracker;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::cell::RefCell;
 use std::io::Write;
 use std::time::Duration;
@@ -55,10 +56,15 @@ impl Progress for Terminal {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let (position, rate) = match unit {
             "bytes" => ("{bytes}/{total_bytes}".to_string(), "{bytes_per_sec}"),
-            _ => (format!("{{human_pos}}/{{human_len}} {unit}"), "{per_sec}"),
+            _ => (format!("{{done}}/{{all}} {unit}"), "{rate}/s"),
         };
         let template = format!("{{prefix}} [{{bar:30}}] {position}, {rate}, {{elapsed}}, {{eta}} left{{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style
+            .with_key("done", count(ProgressState::pos))
+            .with_key("all", count(|state| state.len().unwrap_or_default()))
+            .with_key("rate", count(|state| state.per_sec() as u64))
+            .progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         bar.set_prefix(what.to_string());
         // The clock goes on through linear algebra, which advances nothing for a while.
@@ -82,6 +88,13 @@ impl Progress for Terminal {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// A number of a progress bar, grouped as everywhere.
+fn count(of: impl Fn(&ProgressState) -> u64 + Clone + Send + Sync + 'static) -> impl ProgressTracker {
+    move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = out.write_str(&grouped(of(state)));
     }
 }
 
