@@ -1,8 +1,10 @@
 //! Error curves of all sites, and the allocation that follows from them.
 
+use super::curve::Curve;
 use super::dense::{DenseSite, Sites, measure};
-use super::elimination::{Elimination, budget, elimination};
+use super::elimination::Elimination;
 use super::linear_algebra::System;
+use super::placement::{budget, elimination};
 use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
@@ -21,22 +23,6 @@ use crate::pruning::PlanOptions;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics};
 use std::path::PathBuf;
 use std::time::Instant;
-
-/// What the dense model says about one site.
-#[derive(Clone, serde::Serialize, serde::Deserialize)]
-pub struct Curve {
-    /// Layer.
-    pub layer: usize,
-    /// Attention or MLP.
-    pub site: Site,
-    /// Order of removal and its error.
-    pub removal: Removal,
-    /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
-    pub stream_square: f64,
-    /// Its covariance, where it was kept.
-    #[serde(skip)]
-    pub covariance: Option<SiteCovariance>,
-}
 
 /// All sites, attention and MLP of every layer in turn.
 pub struct Curves {

@@ -7,6 +7,7 @@
 //! * `search`: the allocation by measured divergence of variants of the model, in rounds; the rest as `sequential`.
 
 mod allocation;
+mod curve;
 mod curves;
 mod dense;
 mod elimination;
@@ -15,6 +16,8 @@ mod layer;
 mod least_squares;
 mod linear_algebra;
 mod on_device;
+mod placement;
+mod refit;
 mod removal;
 mod saves;
 mod search;
@@ -167,8 +170,8 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
     let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
-    let half = elimination::budget(engine, options.memory_budget);
-    let algebra = elimination::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
+    let half = placement::budget(engine, options.memory_budget);
+    let algebra = placement::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
     PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
 }
 

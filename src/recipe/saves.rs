@@ -4,7 +4,7 @@
 //! the units that stay and the pruned stream. Weights are written once, a file for each fitted layer, beside the saves.
 
 use super::RecipeOptions;
-use super::curves::Curve;
+use super::curve::Curve;
 use crate::architecture::Part;
 use crate::calibration::{CalibrationSet, load_layers, save_layers};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};

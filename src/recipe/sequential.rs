@@ -1,10 +1,10 @@
 //! The second pass: the dense and the pruned stream side by side. Each site chooses its units and fits its weights on what really
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
-use super::elimination::{budget, elimination};
-use super::gram::{Cross, Gram};
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
+use super::placement::{budget, elimination};
+use super::refit::reader_map;
 use super::removal::remove_greedily;
 use super::saves::{FirstPass, FitState, FittedLayers, Saves};
 use super::site_moments::{SiteMoments, SiteSums};
@@ -125,7 +125,7 @@ impl<E: Engine> Fit<'_, E> {
         let is_first = layer == 0 && site == Site::Attention;
         if self.refit && !is_first {
             pass.stage(&format!("{what}: readers"));
-            let map = self.reader_map(pass, site, weights, dense, &what)?;
+            let map = reader_map(pass, site, weights, [&*dense, &self.pruned], self.budget, &what)?;
             for host in &mut read {
                 let bytes = to_bytes(product(to_matrix(host).as_ref(), map.as_ref()).as_ref(), host.dtype, &what)?;
                 *host = HostTensor::owning(bytes, host.dtype, host.rows, host.columns);
@@ -169,32 +169,6 @@ impl<E: Engine> Fit<'_, E> {
         self.replaced.insert((layer, bias_part), fitted.bias);
         self.kept.push(kept);
         Ok(())
-    }
-
-    /// The map `M` that brings the pruned stream's normalised activations nearest to the dense ones', to be multiplied to the readers'
-    /// weights: `((U + R)^-1 (V + R))^T` with the uncentred `U = E[x~ x~^T]` and `V = E[x~ x^T]`.
-    fn reader_map(&self, pass: &Pass<'_, E>, site: Site, weights: &LayerWeights<E>, dense: &[Batch<E>], what: &str) -> Result<Mat<f64>> {
-        let engine = pass.engine;
-        let hidden = pass.model.architecture.hidden_size;
-        let mut own = Gram::new(engine, hidden);
-        let mut across = Cross::new(engine, hidden, hidden);
-        for (dense, pruned) in dense.iter().zip(&self.pruned) {
-            crate::interrupt::check()?;
-            let x = dense.read(engine, |h| weights.normalise(engine, site, h))?;
-            let reached = pruned.read(engine, |g| weights.normalise(engine, site, g))?;
-            let tokens = dense.windows * pass.window_tokens;
-            own.add(engine, &reached, tokens)?;
-            across.add(engine, &reached, &x, tokens)?;
-        }
-        // Sums instead of means: the ridge is relative, and both sides have the same count.
-        let own = own.finish(engine)?;
-        let ridge = ridge(&own, RIDGE);
-        let mut system = System::ridged(own, RIDGE);
-        system.rows = across.finish(engine)?;
-        (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
-        let mut system = elimination(engine, self.budget, system, hidden, 1)?;
-        system.invert(what)?;
-        system.rows()
     }
 
     /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream

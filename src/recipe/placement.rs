@@ -1,0 +1,38 @@
+//! Where an elimination runs: on the host, or on the device where it has room.
+
+use super::elimination::Elimination;
+use super::linear_algebra::System;
+use super::on_device::OnDevice;
+use super::removal::BLOCKS;
+use super::symmetric::PANEL;
+use crate::engine::Engine;
+use crate::error::Result;
+
+/// A matrix with rows that are set now or later, `[outputs, size]`. On the device within `budget` bytes where it has single channels as
+/// units; larger units are factored one by one, on the host.
+pub fn elimination<'a, E: Engine>(
+    engine: &'a E,
+    budget: u64,
+    system: System,
+    outputs: usize,
+    channels_per_unit: usize,
+) -> Result<Box<dyn Elimination + 'a>> {
+    if channels_per_unit == 1 && device_bytes(engine, budget, system.matrix.size(), outputs).is_some() {
+        return Ok(Box::new(OnDevice::new(engine, &system.matrix, system.rows)?));
+    }
+    Ok(Box::new(system))
+}
+
+/// Bytes that an elimination takes on the device; none if it stays on the host.
+pub fn device_bytes<E: Engine>(engine: &E, budget: u64, size: usize, outputs: usize) -> Option<u64> {
+    let info = engine.info();
+    let bytes = OnDevice::<E>::bytes(size, outputs);
+    let largest_tensor = 4 * size.div_ceil(BLOCKS).max(PANEL) as u64 * size.max(outputs) as u64;
+    (info.kind == "gpu" && bytes <= budget && largest_tensor <= info.max_binding_bytes).then_some(bytes)
+}
+
+/// Bytes of the device that an elimination may take.
+pub fn budget<E: Engine>(engine: &E, memory_budget: Option<u64>) -> u64 {
+    // The other half is for the layer and the hidden states.
+    memory_budget.unwrap_or(engine.info().memory_budget) / 2
+}
