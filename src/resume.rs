@@ -1,7 +1,7 @@
 //! What interrupted work leaves beside its output, so that the next call goes on from the last save.
 //!
-//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files that all later saves need, beside it;
-//! and a small file that names the last save and the work it belongs to, written last.
+//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files of layers that all later saves need,
+//! beside it; and a small file that names the last save and the work it belongs to, written last. Nothing else is touched there.
 
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
@@ -15,14 +15,19 @@ use std::time::{Duration, Instant};
 /// Saving may take this share of the time since the last save: one part in ten.
 const COST_SHARE: u32 = 10;
 
+/// Names in the folder, or how they begin.
+const POINTER: &str = "state.json";
+const STEP: &str = "step-";
+const LAYER: &str = "layer-";
+
 /// See the module's text.
 pub struct ResumeState {
     folder: PathBuf,
     /// Shortest time between two saves.
     interval: Duration,
     last: Cell<(Instant, Duration)>,
-    /// Whether the folder holds what another run left, which the first save replaces.
-    stale: Cell<bool>,
+    /// Whether what the folder holds is this run's: loaded or saved by it. The first save replaces anything else.
+    own: Cell<bool>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -43,39 +48,42 @@ impl ResumeState {
         let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".resume");
         let last = Cell::new((Instant::now(), Duration::ZERO));
-        Self { folder: output.with_file_name(name), interval, last, stale: Cell::new(true) }
+        Self { folder: output.with_file_name(name), interval, last, own: Cell::new(false) }
     }
 
-    /// Whether a run has left something.
+    /// Whether the next run goes on from what this one has saved or loaded.
     #[must_use]
-    pub fn exists(&self) -> bool {
-        self.pointer().exists()
+    pub fn goes_on(&self) -> bool {
+        self.own.get() && self.pointer().exists()
     }
 
-    /// Where files lie that all later saves need; a save writes those that are missing.
+    /// The file of a layer that all later saves need; a save writes those that are missing.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn of_layer(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("{LAYER}{layer}.safetensors"))
     }
 
     fn pointer(&self) -> PathBuf {
-        self.folder.join("state.json")
+        self.folder.join(POINTER)
     }
 
     fn step(&self, steps: usize) -> PathBuf {
-        self.folder.join(format!("step-{steps}"))
+        self.folder.join(format!("{STEP}{steps}"))
     }
 
     /// What `read` makes of the finished steps and the folder of the last save, if it belongs to the work `identity`. Says why if it
     /// does not.
     pub fn load<T>(&self, identity: &Value, read: impl FnOnce(usize, &Path) -> Result<T>) -> Option<T> {
-        if !self.exists() {
+        if !self.pointer().exists() {
             return None;
         }
         let loaded = || -> Result<T> {
             let pointer: Pointer = files::read_json(&self.pointer())?;
-            if pointer.identity != *identity {
-                return Err(Error::file(&self.folder, "was left by a run with another model, text or options"));
+            if pointer.identity != complete(identity) {
+                return Err(Error::file(
+                    &self.folder,
+                    "was left by another version, or by a run with another model, text, precision or options",
+                ));
             }
             let folder = self.step(pointer.steps);
             if sizes(&folder)? != pointer.files {
@@ -85,7 +93,7 @@ impl ResumeState {
         };
         match loaded() {
             Ok(state) => {
-                self.stale.set(false);
+                self.own.set(true);
                 Some(state)
             }
             Err(error) => {
@@ -105,19 +113,21 @@ impl ResumeState {
         let begin = Instant::now();
         if let Err(error) = self.save(identity, steps, write) {
             tracing::warn!("the state for resuming was not saved: {error}");
-            self.remove();
+            // What was saved before stays good.
+            let _ = fs::remove_dir_all(self.step(steps));
         }
         self.last.set((Instant::now(), begin.elapsed()));
     }
 
     fn save(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        if self.stale.replace(false) {
-            self.remove();
+        if !self.own.get() {
+            self.clear().map_err(Error::io(&self.folder, "cannot remove what another run left in"))?;
+            self.own.set(true);
         }
         let folder = self.step(steps);
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         write(&folder)?;
-        let pointer = Pointer { steps, identity: identity.clone(), files: sizes(&folder)? };
+        let pointer = Pointer { steps, identity: complete(identity), files: sizes(&folder)? };
         let temporary = self.folder.join("state.json.new");
         files::write_json(&temporary, &pointer)?;
         fs::rename(&temporary, self.pointer()).map_err(Error::io(&self.pointer(), "cannot write"))?;
@@ -131,8 +141,32 @@ impl ResumeState {
     /// Removes the state: the work is complete.
     pub fn remove(&self) {
         // It may never have been written.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = self.clear();
+        // Stays if there is anything else in it.
+        let _ = fs::remove_dir(&self.folder);
     }
+
+    /// Removes what runs have left, the pointer first, and nothing else.
+    fn clear(&self) -> std::io::Result<()> {
+        let _ = fs::remove_file(self.pointer());
+        if !self.folder.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.folder)? {
+            let (name, path) = entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))?;
+            if name.starts_with(STEP) && path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if name.starts_with(POINTER) || name.starts_with(LAYER) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The identity of work with the version that does it.
+fn complete(identity: &Value) -> Value {
+    serde_json::json!([env!("CARGO_PKG_VERSION"), identity])
 }
 
 /// The files of a folder with their sizes.

@@ -5,6 +5,7 @@
 // multiple of 8, and both operands in f16.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
+override STEPS: u32 = 4u; // TILE * 4 / THREADS, at least 1
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weight: array<Eight>;
@@ -37,7 +38,7 @@ fn read_ahead(first_token: u32, first_row: u32, depth: u32, eighth: u32) -> Ahea
     var ahead: Ahead;
     let line = eighth / 4u;
     let input = depth + eighth % 4u * 8u;
-    if (input < params.inputs) {
+    if (eighth < TILE * 4u && input < params.inputs) {
         if (first_token + line < params.tokens) {
             ahead.x = x[((first_token + line) * params.inputs + input) / 8u];
         }
@@ -61,13 +62,13 @@ fn main(
     let subgroup_token = subgroup / 2u * 4u * SIDE;
     let subgroup_row = subgroup % 2u * 4u * SIDE;
     var sums: array<Sum, 16>;
-    // TILE * 4 eights a step, spread over the threads.
+    // TILE * 4 eights of each operand, spread over the threads.
     var ahead: array<Ahead, EIGHTHS>;
-    for (var i = 0u; i < EIGHTHS; i++) {
+    for (var i = 0u; i < STEPS; i++) {
         ahead[i] = read_ahead(first_token, first_row, 0u, thread + i * THREADS);
     }
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
-        for (var i = 0u; i < EIGHTHS; i++) {
+        for (var i = 0u; i < STEPS; i++) {
             let eighth = thread + i * THREADS;
             if (eighth < TILE * 4u) {
                 let place = eighth / 4u * LINE + eighth % 4u * 8u;
@@ -76,7 +77,7 @@ fn main(
             }
         }
         workgroupBarrier();
-        for (var i = 0u; i < EIGHTHS; i++) {
+        for (var i = 0u; i < STEPS; i++) {
             ahead[i] = read_ahead(first_token, first_row, depth + DEPTH, thread + i * THREADS);
         }
         for (var k = 0u; k < DEPTH; k += SIDE) {

@@ -23,6 +23,8 @@ pub struct Peak {
 impl Peak {
     /// Of a GPU: chains of multiply-adds in registers, or of products on its matrix units where the engine uses them.
     pub fn of_gpu(engine: &GpuEngine) -> Result<Self> {
+        // The kernel is made at its first use.
+        engine.multiply_adds(1)?;
         let mut rounds = 16;
         loop {
             let begin = Instant::now();

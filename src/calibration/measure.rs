@@ -4,10 +4,11 @@ use super::CalibrationSet;
 use crate::engine::{Engine, MomentsShape, SlotMoments};
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, Site};
+use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::resume::ResumeState;
 use crate::statistics::{self, CompatMoments, Header, LayerStatistics, Mode, Moments, SiteStatistics, Spread, Statistics};
-use serde_json::json;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Files of a save.
@@ -90,14 +91,14 @@ fn merge_slots(slots: Vec<SlotMoments>, mode: Mode) -> Spread {
 /// Measures every layer.
 pub struct Measure<'a, E: Engine> {
     set: &'a CalibrationSet,
-    resume: Option<&'a ResumeState>,
+    resume: Option<(&'a ResumeState, Value)>,
     moments: Option<ChannelMoments<E>>,
     layers: Vec<LayerStatistics>,
 }
 
 impl<'a, E: Engine> Measure<'a, E> {
     /// Goes on after `layers`.
-    pub fn new(set: &'a CalibrationSet, layers: Vec<LayerStatistics>, resume: Option<&'a ResumeState>) -> Self {
+    pub fn new(set: &'a CalibrationSet, layers: Vec<LayerStatistics>, resume: Option<(&'a ResumeState, Value)>) -> Self {
         Self { set, resume, moments: None, layers }
     }
 
@@ -124,9 +125,9 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
         check_finite(layer, &statistics)?;
         self.layers.push(statistics);
         let is_last = layer + 1 == pass.model.architecture.layers.len();
-        if let Some(resume) = self.resume.filter(|_| !is_last) {
+        if let Some((resume, identity)) = self.resume.as_ref().filter(|_| !is_last) {
             let header = &self.set.header;
-            resume.save_if_due(&json!(header), self.layers.len(), |folder| save_layers(pass.engine, folder, header, &self.layers, batches));
+            resume.save_if_due(identity, self.layers.len(), |folder| save_layers(pass.engine, folder, header, &self.layers, batches));
         }
         Ok(())
     }
@@ -138,9 +139,16 @@ pub fn save_layers<E: Engine>(engine: &E, folder: &Path, header: &Header, layers
     Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
 }
 
-/// The statistics of the finished layers, and the file of the hidden states behind them.
-pub fn load_layers(_: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, PathBuf)> {
-    Ok((statistics::read(&folder.join(STATISTICS))?.layers, folder.join(HIDDEN_STATES)))
+/// The statistics of so many finished layers, and the file of the hidden states behind them.
+pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, PathBuf)> {
+    let path = folder.join(STATISTICS);
+    let found = statistics::read(&path)?.layers;
+    if found.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
+        return Err(Error::file(&path, "has not the layers it should have"));
+    }
+    let hidden_states = folder.join(HIDDEN_STATES);
+    set.check_hidden_states(model, &hidden_states)?;
+    Ok((found, hidden_states))
 }
 
 /// Fails, naming the layer and site, if a moment is NaN or infinite.

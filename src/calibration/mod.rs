@@ -18,8 +18,9 @@ use crate::progress::Progress;
 use crate::resume::ResumeState;
 use crate::statistics::{Header, Mode, Statistics};
 use measure::Measure;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ops::Range;
+use std::path::Path;
 
 /// Slots in which a site's moments are gathered on the device (see [`crate::engine::MomentsShape`]). Shards are cut at slot
 /// borders, so up to this many shards give the very same slots as one run.
@@ -55,6 +56,20 @@ impl CalibrationSet {
     #[must_use]
     pub fn windows(&self) -> usize {
         self.ids.len() / self.header.sequence_length
+    }
+
+    /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
+    pub(crate) fn identity<E: Engine>(&self, engine: &E) -> Value {
+        json!([self.header, engine.info().operands])
+    }
+
+    /// Fails if a file has not the size of these windows' hidden states.
+    pub(crate) fn check_hidden_states(&self, model: &Model, path: &Path) -> Result<()> {
+        let length = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len();
+        if length == 4 * (self.ids.len() * model.architecture.hidden_size) as u64 {
+            return Ok(());
+        }
+        Err(Error::file(path, "has not the hidden states of these windows"))
     }
 }
 
@@ -102,17 +117,19 @@ pub fn calibrate<E: Engine>(
     progress: &dyn Progress,
 ) -> Result<Statistics> {
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
-    let (layers, mut batches) = match resume.and_then(|state| state.load(&json!(set.header), load_layers)) {
-        Some((layers, hidden_states)) => {
-            tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
-            (layers, pass.restore(&hidden_states)?)
-        }
-        None => (Vec::new(), pass.embed(&set.ids)?),
-    };
+    let identity = set.identity(engine);
+    let (layers, mut batches) =
+        match resume.and_then(|state| state.load(&identity, |layers, folder| load_layers(model, set, layers, folder))) {
+            Some((layers, hidden_states)) => {
+                tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
+                (layers, pass.restore(&hidden_states)?)
+            }
+            None => (Vec::new(), pass.embed(&set.ids)?),
+        };
     let first = layers.len();
     let tokens = set.ids.len() as u64;
     progress.start("calibrating", "tokens x layers", tokens * (model.architecture.layers.len() - first) as u64);
-    let mut measure = Measure::new(set, layers, resume);
+    let mut measure = Measure::new(set, layers, resume.map(|state| (state, identity)));
     pass.layers(first, &mut batches, &mut measure)?;
     progress.finish();
     let statistics = Statistics { header: set.header.clone(), layers: measure.into_layers() };

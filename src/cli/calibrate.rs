@@ -2,7 +2,7 @@
 
 use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
 use super::terminal::{Terminal, grouped};
-use super::{open_engine, with_engine};
+use super::{open_engine, resumable, with_engine};
 use crate::calibration::{self, CalibrationSet, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::model::Model;
@@ -19,22 +19,27 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const DEFAULT_SAMPLES: usize = 1024;
 
 pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    resumable(&resume, terminal, || calibrate(args, common, &resume, terminal))
+}
+
+fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
     let engine = open_engine(common)?;
-    // The state of a calibration with covariances would be as large as its result: it is not saved on the way.
-    let resume = (!args.covariances).then(|| ResumeState::beside(&args.output, SAVE_INTERVAL));
     let begin = Instant::now();
     let options = common.pass_options(args.calibration.batch_tokens);
-    let statistics = with_engine!(engine, e => match &resume {
-        Some(_) => calibration::calibrate(e, &model, &set, options, resume.as_ref(), terminal),
-        None => recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, terminal),
+    let statistics = with_engine!(engine, e => if args.covariances {
+        // What is finished would be as large as the result: it is not saved on the way.
+        recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, terminal)
+    } else {
+        calibration::calibrate(e, &model, &set, options, Some(resume), terminal)
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     statistics::write(&output.path(), &statistics)?;
     output.commit()?;
-    resume.iter().for_each(ResumeState::remove);
+    resume.remove();
     let report = json!({
         "output": args.output,
         "calibration": timing(&set.header, seconds),

@@ -22,7 +22,6 @@ use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
-use std::time::Duration;
 use terminal::Terminal;
 
 /// Runs the body with the engine at its own type.
@@ -70,7 +69,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().context("cannot start threads")?;
     }
     let terminal = Terminal::new(common);
-    let result = match &arguments.command {
+    match &arguments.command {
         Command::Prune(args) => prune::run(args, common, &terminal),
         Command::Calibrate(args) => calibrate::run(args, common, &terminal),
         Command::Merge(args) => calibrate::merge(args, common, &terminal),
@@ -88,17 +87,16 @@ fn run(arguments: &Arguments) -> Result<()> {
             clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut script);
             Terminal::print(&script)
         }
-    };
-    let resumable = match &arguments.command {
-        Command::Prune(args) => Some(&args.output),
-        Command::Calibrate(args) => Some(&args.output),
-        _ => None,
-    };
-    let interrupted = result.as_ref().is_err_and(|error| matches!(error.downcast_ref(), Some(Error::Interrupted)));
-    if interrupted && resumable.is_some_and(|output| ResumeState::beside(output, Duration::ZERO).exists()) {
-        terminal.note("the same command goes on from the last saved layer");
     }
-    result
+}
+
+/// Runs work that an interrupt need not end for good, and says so where it has left something to go on from.
+fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    work().inspect_err(|error| {
+        if matches!(error.downcast_ref(), Some(Error::Interrupted)) && resume.goes_on() {
+            terminal.note("the same command goes on from the last saved layer");
+        }
+    })
 }
 
 fn start_logging(common: &Common) {

@@ -4,7 +4,7 @@ use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
 use super::plan::layers_table;
 use super::terminal::Terminal;
-use super::{compact, eval, open_engine, with_engine};
+use super::{compact, eval, open_engine, resumable, with_engine};
 use crate::calibration::{self, TextSource};
 use crate::checkpoint::OutputFolder;
 use crate::compaction::Changes;
@@ -41,6 +41,11 @@ struct Planned {
 }
 
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    resumable(&resume, terminal, || prune(args, common, &resume, terminal))
+}
+
+fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
     let mut options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
     options.token_weights = args.calibration.token_weights;
@@ -63,11 +68,10 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
-    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
-        let planned = plan(e, &model, &options, args, common, &resume, terminal)?;
+        let planned = plan(e, &model, &options, args, common, resume, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
         let guard = match &planned.guarded {

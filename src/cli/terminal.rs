@@ -56,7 +56,9 @@ impl Progress for Terminal {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let (position, rate) = match unit {
             "bytes" => ("{bytes}/{total_bytes}".to_string(), "{bytes_per_sec}"),
-            _ => (format!("{{done}}/{{all}} {unit}"), "{rate}/s"),
+            // Layers and sites take seconds each.
+            _ if unit.contains("tokens") => (format!("{{done}}/{{all}} {unit}"), "{rate}/s"),
+            _ => (format!("{{done}}/{{all}} {unit}"), "{per_sec}"),
         };
         let template = format!("{{prefix}} [{{bar:30}}] {position}, {rate}, {{elapsed}}, {{eta}} left{{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());

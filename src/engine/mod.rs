@@ -23,6 +23,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// `native`, `vulkan`, `metal`, `dx12` or `gl`.
     pub backend: String,
+    /// Number format of the products' operands.
+    #[serde(skip)]
+    pub operands: Dtype,
     /// Tokens that one batch should hold when the user does not say.
     #[serde(skip)]
     pub default_batch_tokens: usize,

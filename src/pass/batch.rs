@@ -75,7 +75,8 @@ impl<E: Engine> Batch<E> {
         batches.iter().try_for_each(|batch| {
             let states = batch.download(engine)?;
             file.write_all(bytemuck::cast_slice(&states)).map_err(Error::io(path, "cannot write"))
-        })
+        })?;
+        file.sync_all().map_err(Error::io(path, "cannot write"))
     }
 
     /// Whether all hidden states of all batches are finite.

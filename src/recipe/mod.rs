@@ -113,12 +113,12 @@ pub fn run<E: Engine>(
         ));
     }
     let begin = Instant::now();
-    let saves = resume.map(|state| Saves::new(state, set, options));
+    let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();
     let (measured, fitted) = saves.and_then(Saves::load).unzip();
     let fitted = fitted.flatten();
     let (curves, statistics) = match measured {
-        Some(first) if fitted.is_some() => Curves::finished(first, set),
+        Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(first, set),
         measured => Curves::measure(engine, model, set, options, (measured, saves), progress)?,
     };
     let removed = match (&fitted, options.plan.recipe) {

@@ -3,14 +3,17 @@
 //! A save of the first pass has the error curves, the statistics and the hidden states behind the last layer; one of the second pass also
 //! the units that stay and the pruned stream. Weights are written once, a file for each fitted layer, beside the saves.
 
-use super::RecipeOptions;
 use super::curve::Curve;
+use super::layer::readers;
+use super::{RecipeOptions, writer};
 use crate::architecture::Part;
 use crate::calibration::{CalibrationSet, load_layers, save_layers};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
 use crate::compaction::Replaced;
 use crate::engine::{Engine, HostTensor};
 use crate::error::{Error, Result};
+use crate::forward::Site;
+use crate::model::Model;
 use crate::pass::Batch;
 use crate::resume::ResumeState;
 use crate::statistics::LayerStatistics;
@@ -27,6 +30,7 @@ const PRUNED: &str = "pruned-hidden-states.f32";
 /// Where a recipe's finished layers are kept.
 pub struct Saves<'a> {
     state: &'a ResumeState,
+    model: &'a Model,
     set: &'a CalibrationSet,
     identity: Value,
 }
@@ -68,44 +72,70 @@ pub struct FittedLayers {
 
 impl<'a> Saves<'a> {
     /// Of the run with these options.
-    pub fn new(state: &'a ResumeState, set: &'a CalibrationSet, options: &RecipeOptions) -> Self {
-        let identity = json!([set.header, format!("{:?}, refit: {}", options.plan, options.refit)]);
-        Self { state, set, identity }
+    pub fn new<E: Engine>(engine: &E, model: &'a Model, state: &'a ResumeState, set: &'a CalibrationSet, options: &RecipeOptions) -> Self {
+        let identity = json!([set.identity(engine), format!("{:?}, refit: {}", options.plan, options.refit)]);
+        Self { state, model, set, identity }
     }
 
     /// What an interrupted run has finished: all of the first pass with a part of the second, or a part of the first.
     pub fn load(&self) -> Option<(Measured, Option<FittedLayers>)> {
         self.state.load(&self.identity, |steps, folder| {
-            let (layers, hidden_states) = load_layers(steps, folder)?;
-            let record: Record = files::read_json(&folder.join(RECORD))?;
-            let fits = |fit: &FitRecord| fit.removed.len() == 2 * layers.len() && (2..=2 * layers.len()).contains(&fit.kept.len());
-            if record.curves.len() != 2 * layers.len() || !record.fit.as_ref().is_none_or(fits) {
-                return Err(Error::file(&folder.join(RECORD), "is not of these layers"));
-            }
+            let path = folder.join(RECORD);
+            let record: Record = files::read_json(&path)?;
+            let fitted = record.fit.as_ref().map_or(0, |fit| fit.kept.len() / 2);
+            let (layers, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
+            self.check(&record, layers.len()).map_err(|what| Error::file(&path, what))?;
+            // What a save that was never completed has left is made anew.
+            (fitted..self.model.architecture.layers.len()).for_each(|layer| drop(fs::remove_file(self.state.of_layer(layer))));
             let fit = record.fit.map(|fit| -> Result<_> {
-                let kept = fit.kept.into_owned();
                 let mut replaced = Replaced::new();
-                let fitted = kept.len() / 2;
-                (0..fitted).try_for_each(|layer| read_weights(&self.weights(layer), layer, &mut replaced))?;
-                // What a save that was never completed has left is made anew.
-                (fitted..layers.len()).for_each(|layer| drop(fs::remove_file(self.weights(layer))));
+                (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
+                tracing::warn!("going on after layer {} of an interrupted run's second pass", fitted - 1);
                 let hidden_states = [hidden_states.clone(), folder.join(PRUNED)];
-                Ok(FittedLayers { removed: fit.removed.into_owned(), kept, replaced, hidden_states })
+                self.set.check_hidden_states(self.model, &hidden_states[1])?;
+                Ok(FittedLayers { removed: fit.removed.into_owned(), kept: fit.kept.into_owned(), replaced, hidden_states })
             });
-            let (fit, done) = (fit.transpose()?, layers.len() - 1);
-            match &fit {
-                None => tracing::warn!("going on after layer {done} of an interrupted run's first pass"),
-                Some(fit) => tracing::warn!("going on after layer {} of an interrupted run's second pass", fit.kept.len() / 2 - 1),
+            let fit = fit.transpose()?;
+            if fit.is_none() {
+                tracing::warn!("going on after layer {} of an interrupted run's first pass", layers.len() - 1);
             }
             Ok((Measured { layers, curves: record.curves.into_owned(), hidden_states }, fit))
         })
+    }
+
+    /// Whether the numbers of a record belong together; says what does not.
+    fn check(&self, record: &Record, layers: usize) -> std::result::Result<(), &'static str> {
+        let whole = self.model.architecture.layers.len();
+        let units = |site: usize| self.units(site / 2, Site::BOTH[site % 2]);
+        let curve =
+            |(site, curve): (usize, &Curve)| curve.removal.order.len() == units(site) && curve.removal.curve.len() == units(site) + 1;
+        if record.curves.len() != 2 * layers || !record.curves.iter().enumerate().all(curve) {
+            return Err("has curves of other sites");
+        }
+        let Some(fit) = &record.fit else { return Ok(()) };
+        let kept = |(site, kept): (usize, &Vec<bool>)| {
+            kept.len() == units(site) && kept.iter().filter(|&&kept| !kept).count() == fit.removed[site]
+        };
+        let complete = layers == whole && fit.removed.len() == 2 * whole && (2..=2 * whole).step_by(2).any(|n| n == fit.kept.len());
+        if complete && (0..2 * whole).all(|site| fit.removed[site] < units(site)) && fit.kept.iter().enumerate().all(kept) {
+            return Ok(());
+        }
+        Err("has units of other sites")
+    }
+
+    fn units(&self, layer: usize, site: Site) -> usize {
+        let shape = &self.model.architecture.layers[layer];
+        match site {
+            Site::Attention => shape.key_value_heads,
+            Site::Mlp => shape.intermediate_size,
+        }
     }
 
     /// Saves a part of the first pass, if it is time for it.
     pub fn save_measured<E: Engine>(&self, engine: &E, layers: &[LayerStatistics], curves: &[Curve], batches: &[Batch<E>]) {
         self.state.save_if_due(&self.identity, layers.len(), |folder| {
             save_layers(engine, folder, &self.set.header, layers, batches)?;
-            files::write_json(&folder.join(RECORD), &Record { curves: curves.into(), fit: None })
+            write_record(folder, &Record { curves: curves.into(), fit: None })
         });
     }
 
@@ -114,17 +144,13 @@ impl<'a> Saves<'a> {
         let fitted = fit.kept.len() / 2;
         self.state.save_if_due(&self.identity, first.layers.len() + fitted, |folder| {
             for layer in 0..fitted {
-                write_weights(&self.weights(layer), layer, fit.replaced)?;
+                write_weights(&self.state.of_layer(layer), layer, fit.replaced)?;
             }
             save_layers(engine, folder, &self.set.header, first.layers, fit.dense)?;
             Batch::save(engine, fit.pruned, &folder.join(PRUNED))?;
             let fit = FitRecord { removed: fit.removed.into(), kept: fit.kept.into() };
-            files::write_json(&folder.join(RECORD), &Record { curves: first.curves.into(), fit: Some(fit) })
+            write_record(folder, &Record { curves: first.curves.into(), fit: Some(fit) })
         });
-    }
-
-    fn weights(&self, layer: usize) -> PathBuf {
-        self.state.folder().join(format!("layer-{layer}.safetensors"))
     }
 }
 
@@ -148,6 +174,13 @@ pub struct FitState<'a, E: Engine> {
     pub dense: &'a [Batch<E>],
     /// The pruned stream.
     pub pruned: &'a [Batch<E>],
+}
+
+/// Without the white space of other files: it has a line for every channel.
+fn write_record(folder: &Path, record: &Record) -> Result<()> {
+    let path = folder.join(RECORD);
+    let text = serde_json::to_vec(record).map_err(|e| Error::file(&path, format!("cannot be written as JSON: {e}")))?;
+    files::write(&path, text)
 }
 
 /// Writes a layer's new tensors, if they are not there yet.
@@ -177,5 +210,9 @@ fn read_weights(path: &Path, layer: usize, replaced: &mut Replaced) -> Result<()
         let part = part.ok_or_else(|| stored.error("is not a layer's"))?;
         replaced.insert((layer, part), stored.read()?);
     }
-    Ok(())
+    let parts = Site::BOTH.into_iter().flat_map(|site| [readers(site), &<[Part; 2]>::from(writer(site))].concat());
+    match parts.into_iter().find(|&part| !replaced.contains_key(&(layer, part))) {
+        Some(part) => Err(Error::file(path, format!("has no tensor `{}`", part.name(layer)))),
+        None => Ok(()),
+    }
 }

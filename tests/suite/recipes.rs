@@ -21,7 +21,7 @@ use flap_gpu::statistics::{Mode, TokenWeights};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Multi-head with biases; grouped-query with tied embeddings and scaled RoPE; grouped-query with query biases.
@@ -417,6 +417,16 @@ impl Progress for Crash {
     fn finish(&self) {}
 }
 
+/// Makes the pointer tell the size that a damaged file has, so that its content is what gives it away.
+fn repair_sizes(pointer: &Path, damaged: &Path, size: usize) {
+    let mut value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(pointer).unwrap()).unwrap();
+    let name = damaged.file_name().unwrap().to_str().unwrap();
+    if let Some(known) = value["files"].get_mut(name) {
+        *known = size.into();
+    }
+    std::fs::write(pointer, value.to_string()).unwrap();
+}
+
 /// Killed in every layer, and begun again: the result is that of one run, bit by bit.
 #[test]
 fn an_interrupted_recipe_goes_on() {
@@ -434,6 +444,10 @@ fn an_interrupted_recipe_goes_on() {
         let outcome = loop {
             runs += 1;
             assert!(runs <= 2 * layers + 1, "no run gets further than the one before");
+            // As a crash within a save would leave them.
+            std::fs::create_dir_all(folder.path().join("pruned.resume")).unwrap();
+            let missing = (0..layers).map(|layer| state.of_layer(layer)).filter(|path| !path.exists());
+            missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
             // Two batches are a layer.
             let crash = Crash { work, batches: Cell::new(3), now: RefCell::default(), begun: RefCell::default() };
             let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
@@ -452,6 +466,23 @@ fn an_interrupted_recipe_goes_on() {
         assert_eq!(outcome.plan, whole.plan);
         assert!(outcome.changes.replaced == whole.changes.replaced, "the same weights");
         assert_eq!(outcome.statistics, whole.statistics);
+        let mut damaged: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let step = folder.path().join(format!("pruned.resume/step-{}", 2 * layers));
+        for path in std::fs::read_dir(&step).unwrap().map(|entry| entry.unwrap().path()).chain([state.of_layer(1)]) {
+            let mut content = std::fs::read(&path).unwrap();
+            content.pop();
+            damaged.push((path, content));
+        }
+        let record = std::fs::read_to_string(step.join("recipe.json")).unwrap();
+        for (found, wrong) in [("\"removed\":[", "\"removed\":[7"), ("\"kept\":[[", "\"kept\":[[],["), ("\"order\":[", "\"order\":[0,")] {
+            damaged.push((step.join("recipe.json"), record.replacen(found, wrong, 1).into_bytes()));
+        }
+        for (path, content) in damaged {
+            std::fs::write(&path, &content).unwrap();
+            repair_sizes(&folder.path().join("pruned.resume/state.json"), &path, content.len());
+            let again = recipe::run(&engine, &model, &set, &options, Some(&state), &Silent);
+            assert!(again.unwrap().changes.replaced == whole.changes.replaced, "begun anew, as {} is damaged", path.display());
+        }
         let other = RecipeOptions { refit: false, ..options };
         let all = Crash { work: "nothing", batches: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
         recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();

@@ -29,6 +29,7 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
         let (with_largest, with_smallest) = match name {
             "HEAD_DIM" => (256.0, 64.0),
             "SUBGROUP_SIZE" => (64.0, 8.0),
+            "STEPS" => (4.0, 1.0),
             "THREADS" => (256.0, 32.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),
             other => panic!("the test knows no value for the constant {other}"),

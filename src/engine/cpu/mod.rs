@@ -14,15 +14,15 @@ pub use bf16::{dot_products, has_dot_products};
 pub use moments::Moments;
 pub use peak::multiply_adds;
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
+use super::{
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments,
+};
 use crate::error::Result;
 use std::ops::Range;
 
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
     info: DeviceInfo,
-    /// Products are of bf16 numbers instead of f32.
-    bf16: bool,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
@@ -45,13 +45,13 @@ impl Default for CpuEngine {
                 kind: "cpu",
                 name: format!("{threads} threads, {}", std::env::consts::ARCH),
                 backend: "native".into(),
+                operands: Dtype::F32,
                 // Enough rows for the matrix product to run at full speed; the MLP's activations stay near the cache.
                 default_batch_tokens: 512,
                 // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
                 memory_budget: 1 << 30,
                 max_binding_bytes: u64::MAX,
             },
-            bf16: false,
         }
     }
 }
@@ -60,7 +60,8 @@ impl CpuEngine {
     /// An engine whose matrix products are of bf16 numbers with f32 sums; all else stays f32.
     #[must_use]
     pub fn with_bf16_products() -> Self {
-        let mut engine = Self { bf16: true, ..Self::default() };
+        let mut engine = Self::default();
+        engine.info.operands = Dtype::Bf16;
         engine.info.name += ", bf16 products";
         engine
     }
@@ -105,7 +106,7 @@ impl Engine for CpuEngine {
     }
 
     fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let linear = if self.bf16 { bf16::linear } else { linear::linear };
+        let linear = if self.info.operands == Dtype::Bf16 { bf16::linear } else { linear::linear };
         Ok(Tensor { data: linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.rows })
     }
 

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::products::Products;
-use crate::engine::{DeviceInfo, Precision};
+use crate::engine::{DeviceInfo, Dtype, Precision};
 use crate::error::{Error, Result};
 use wgpu::{Backends, DeviceType};
 
@@ -164,6 +164,7 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_
         kind: "gpu",
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
+        operands: if products == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(&adapter) { 512 } else { 4096 },
         // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB.
         memory_budget: 4 << 30,

@@ -86,7 +86,8 @@ impl GpuEngine {
             let (kernel, tile) = self.kernel(x.rows, rows, weight);
             let constants = match (kernel, self.products) {
                 (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
-                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", 4 * subgroup_size)]
+                    let threads = 4 * subgroup_size;
+                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", (4 * tile as u32).div_ceil(threads))]
                 }
                 _ => vec![weight.format()],
             };

@@ -1,5 +1,5 @@
 //! Matrix products of bf16 numbers with f32 sums: with the dot products of AVX-512 BF16, twice as many multiply-adds in the same time
-//! as f32. A processor without them computes the same, more slowly than in f32.
+//! as f32. A processor without them computes the same up to the rounding of sums, more slowly than in f32.
 //!
 //! A strip of 48 outputs at a time is computed for all tokens, in tiles of 8 tokens. Its weights are packed 256 inputs at a time:
 //! 24 KiB, which stay in the L1 cache while the tiles pass by. Tiles are filled up with zeros, so kernels know no edges.
