@@ -3,7 +3,7 @@
 //! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files of layers that all later saves need,
 //! beside it; and a small file that names the last save and the work it belongs to, written last. Nothing else is touched there.
 
-use crate::checkpoint::files;
+use crate::checkpoint::{OutputFile, files};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::cell::Cell;
@@ -128,9 +128,7 @@ impl ResumeState {
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         write(&folder)?;
         let pointer = Pointer { steps, identity: complete(identity), files: sizes(&folder)? };
-        let temporary = self.folder.join("state.json.new");
-        files::write_json(&temporary, &pointer)?;
-        fs::rename(&temporary, self.pointer()).map_err(Error::io(&self.pointer(), "cannot write"))?;
+        OutputFile::create(&self.pointer(), None, true)?.commit_json(&pointer)?;
         for earlier in 0..steps {
             // Usually only the last exists.
             let _ = fs::remove_dir_all(self.step(earlier));
@@ -154,10 +152,10 @@ impl ResumeState {
         }
         for entry in fs::read_dir(&self.folder)? {
             let (name, path) = entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))?;
-            if name.starts_with(STEP) && path.is_dir() {
-                fs::remove_dir_all(path)?;
-            } else if name.starts_with(POINTER) || name.starts_with(LAYER) {
-                fs::remove_file(path)?;
+            // Files in the making are hidden.
+            let name = name.trim_start_matches('.');
+            if [POINTER, STEP, LAYER].iter().any(|own| name.starts_with(own)) {
+                if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
             }
         }
         Ok(())

@@ -23,18 +23,12 @@ pub struct Peak {
 impl Peak {
     /// Of a GPU: chains of multiply-adds in registers, or of products on its matrix units where the engine uses them.
     pub fn of_gpu(engine: &GpuEngine) -> Result<Self> {
-        // The kernel is made at its first use.
-        engine.multiply_adds(1)?;
-        let mut rounds = 16;
-        loop {
-            let begin = Instant::now();
-            let operations = engine.multiply_adds(rounds)?;
-            let seconds = begin.elapsed().as_secs_f64();
-            if seconds > 0.1 || rounds >= 1 << 16 {
-                return Ok(Self { gflops: 2.0 * operations as f64 / seconds / 1e9, gigabytes: stream_rate(engine)? });
-            }
-            rounds *= 4;
-        }
+        Ok(Self { gflops: on_device(engine)?, gigabytes: stream_rate(engine)? })
+    }
+
+    /// With the products of another engine on the same device.
+    pub fn with_products_of(self, engine: &GpuEngine) -> Result<Self> {
+        Ok(Self { gflops: on_device(engine)?, ..self })
     }
 
     /// Of the CPU: the same on every thread.
@@ -46,6 +40,22 @@ impl Peak {
     #[must_use]
     pub fn with_dot_products(self) -> Option<Self> {
         has_dot_products().then(|| Self { gflops: on_every_thread(dot_products), ..self })
+    }
+}
+
+/// 10^9 operations a second of a GPU, two for each multiply-add.
+fn on_device(engine: &GpuEngine) -> Result<f64> {
+    // The kernel is made at its first use.
+    engine.multiply_adds(1)?;
+    let mut rounds = 16;
+    loop {
+        let begin = Instant::now();
+        let operations = engine.multiply_adds(rounds)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        if seconds > 0.1 || rounds >= 1 << 16 {
+            return Ok(2.0 * operations as f64 / seconds / 1e9);
+        }
+        rounds *= 4;
     }
 }
 

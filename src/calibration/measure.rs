@@ -8,12 +8,13 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::resume::ResumeState;
 use crate::statistics::{self, CompatMoments, Header, LayerStatistics, Mode, Moments, SiteStatistics, Spread, Statistics};
+use memmap2::Mmap;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Files of a save.
 const STATISTICS: &str = "statistics.safetensors";
-const HIDDEN_STATES: &str = "hidden-states.f32";
+pub const HIDDEN_STATES: &str = "hidden-states.f32";
 
 /// Running moments of the channels of a layer's two sites.
 pub struct ChannelMoments<E: Engine> {
@@ -139,16 +140,14 @@ pub fn save_layers<E: Engine>(engine: &E, folder: &Path, header: &Header, layers
     Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
 }
 
-/// The statistics of so many finished layers, and the file of the hidden states behind them.
-pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, PathBuf)> {
+/// The statistics of so many finished layers, and the hidden states behind them.
+pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, Mmap)> {
     let path = folder.join(STATISTICS);
     let found = statistics::read(&path)?.layers;
     if found.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
         return Err(Error::file(&path, "has not the layers it should have"));
     }
-    let hidden_states = folder.join(HIDDEN_STATES);
-    set.check_hidden_states(model, &hidden_states)?;
-    Ok((found, hidden_states))
+    Ok((found, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
 }
 
 /// Fails, naming the layer and site, if a moment is NaN or infinite.

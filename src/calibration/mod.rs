@@ -5,11 +5,12 @@ mod text;
 mod wanda;
 mod windows;
 
-pub(crate) use measure::{ChannelMoments, load_layers, save_layers};
+pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, save_layers};
 pub use text::{TextSource, fingerprint, read_text};
 pub use wanda::wanda_sp;
 pub use windows::{Shard, sequential_windows, window_starts};
 
+use crate::checkpoint::files;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -18,6 +19,7 @@ use crate::progress::Progress;
 use crate::resume::ResumeState;
 use crate::statistics::{Header, Mode, Statistics};
 use measure::Measure;
+use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::Path;
@@ -63,11 +65,11 @@ impl CalibrationSet {
         json!([self.header, engine.info().operands])
     }
 
-    /// Fails if a file has not the size of these windows' hidden states.
-    pub(crate) fn check_hidden_states(&self, model: &Model, path: &Path) -> Result<()> {
-        let length = std::fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len();
-        if length == 4 * (self.ids.len() * model.architecture.hidden_size) as u64 {
-            return Ok(());
+    /// The hidden states of these windows, which [`crate::pass::Batch::save`] wrote.
+    pub(crate) fn map_hidden_states(&self, model: &Model, path: &Path) -> Result<Mmap> {
+        let map = files::map(path)?;
+        if map.len() == 4 * self.ids.len() * model.architecture.hidden_size {
+            return Ok(map);
         }
         Err(Error::file(path, "has not the hidden states of these windows"))
     }

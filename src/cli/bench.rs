@@ -73,7 +73,7 @@ fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigur
             Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
             Products::F16 | Products::F32 => "f16".to_string(),
         };
-        Ok(Bench::new(&engine, Peak::of_gpu(&engine)?, report).tier(&tier)?)
+        Ok(Bench::new(&engine, peak.with_products_of(&engine)?, report).tier(&tier)?)
     })
 }
 

@@ -6,14 +6,12 @@
 mod batch;
 mod memory;
 
-use crate::checkpoint::files;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, decoder_layer};
 use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;
-use std::path::Path;
 
 pub use batch::Batch;
 pub use memory::PassOptions;
@@ -62,14 +60,10 @@ impl<'a, E: Engine> Pass<'a, E> {
         self.batches(ids, |ids| self.model.embed(ids))
     }
 
-    /// Batches from the file of hidden states `[tokens, hidden]` that [`Batch::save`] wrote.
-    pub fn restore(&self, path: &Path) -> Result<Vec<Batch<E>>> {
-        let map = files::map(path)?;
+    /// Batches from hidden states `[tokens, hidden]` that [`Batch::save`] wrote.
+    pub fn restore(&self, hidden_states: &[u8]) -> Result<Vec<Batch<E>>> {
         let hidden = self.model.architecture.hidden_size;
-        if map.len() != 4 * self.windows * self.window_tokens * hidden {
-            return Err(Error::file(path, "has not the hidden states of these windows"));
-        }
-        let rows: Vec<&[f32]> = bytemuck::cast_slice::<u8, f32>(&map).chunks_exact(hidden).collect();
+        let rows: Vec<&[f32]> = bytemuck::cast_slice::<u8, f32>(hidden_states).chunks_exact(hidden).collect();
         self.batches(&rows, |rows| Ok(rows.concat()))
     }
 

@@ -21,7 +21,7 @@ use crate::plan::Recipe;
 use crate::progress::Progress;
 use crate::pruning::PlanOptions;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics};
-use std::path::PathBuf;
+use memmap2::Mmap;
 use std::time::Instant;
 
 /// All sites, attention and MLP of every layer in turn.
@@ -54,14 +54,14 @@ struct Measuring<'a, E: Engine> {
     /// For covariances that are kept.
     scratch: Option<Scratch>,
     saves: Option<&'a Saves<'a>>,
-    finished: Option<(Vec<LayerStatistics>, PathBuf)>,
+    finished: Option<(Vec<LayerStatistics>, Mmap)>,
     sites: Vec<Curve>,
     /// Seconds of linear algebra.
     algebra: f64,
 }
 
 impl<E: Engine> Sites<E> for Measuring<'_, E> {
-    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, PathBuf)> {
+    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
         self.finished.take()
     }
 
@@ -94,7 +94,8 @@ impl Curves {
         model: &Model,
         set: &CalibrationSet,
         options: &RecipeOptions,
-        (finished, saves): (Option<Measured>, Option<&Saves<'_>>),
+        finished: Option<Measured>,
+        saves: Option<&Saves<'_>>,
         progress: &dyn Progress,
     ) -> Result<(Self, Statistics)> {
         let keeps_covariances = options.plan.recipe != Recipe::Sequential;

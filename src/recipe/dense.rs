@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics, TokenWeights, packed_length};
-use std::path::PathBuf;
+use memmap2::Mmap;
 use std::time::Instant;
 
 /// What the dense model says about one site.
@@ -28,8 +28,8 @@ pub struct DenseSite {
 
 /// Takes what a pass through the dense model finds.
 pub trait Sites<E: Engine> {
-    /// Layers that are finished already, and the file of the hidden states behind them.
-    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, PathBuf)> {
+    /// Layers that are finished already, and the hidden states behind them.
+    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
         None
     }
 

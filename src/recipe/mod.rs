@@ -53,6 +53,7 @@ use crate::search::Kept;
 use crate::statistics::Statistics;
 use curves::Curves;
 use saves::{FirstPass, Saves};
+use sequential::Start;
 use std::time::Instant;
 
 /// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
@@ -119,10 +120,10 @@ pub fn run<E: Engine>(
     let fitted = fitted.flatten();
     let (curves, statistics) = match measured {
         Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(first, set),
-        measured => Curves::measure(engine, model, set, options, (measured, saves), progress)?,
+        measured => Curves::measure(engine, model, set, options, measured, saves, progress)?,
     };
     let removed = match (&fitted, options.plan.recipe) {
-        (Some(fitted), _) => fitted.removed.clone(),
+        (Some(fitted), _) => fitted.units.removed.clone(),
         (None, Recipe::Search) => search::allocate(engine, model, set, options, &curves, progress)?,
         (None, _) => curves.allocate(model, &options.plan)?,
     };
@@ -133,8 +134,8 @@ pub fn run<E: Engine>(
         (kept, replaced)
     } else {
         let first_pass = FirstPass { layers: &statistics.layers, curves: &curves.sites };
-        let start = sequential::Start { removed: &removed, fitted, saves: saves.map(|saves| (saves, first_pass)) };
-        sequential::run(engine, model, set, options, start, progress)?
+        let start = fitted.map_or(Start::First(removed), Start::Behind);
+        sequential::run(engine, model, set, options, start, saves.map(|saves| (saves, first_pass)), progress)?
     };
     let plan = plan_of(model, &options.plan, kept, &sites);
     let changes = Changes { biases: Vec::new(), replaced };

@@ -7,8 +7,8 @@ use super::curve::Curve;
 use super::layer::readers;
 use super::{RecipeOptions, writer};
 use crate::architecture::Part;
-use crate::calibration::{CalibrationSet, load_layers, save_layers};
-use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
+use crate::calibration::{CalibrationSet, HIDDEN_STATES, load_layers, save_layers};
+use crate::checkpoint::{OutputFile, SafetensorsWriter, TensorFile, TensorHeader, files};
 use crate::compaction::Replaced;
 use crate::engine::{Engine, HostTensor};
 use crate::error::{Error, Result};
@@ -17,11 +17,12 @@ use crate::model::Model;
 use crate::pass::Batch;
 use crate::resume::ResumeState;
 use crate::statistics::LayerStatistics;
+use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Files of a save.
 const RECORD: &str = "recipe.json";
@@ -39,13 +40,16 @@ pub struct Saves<'a> {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Record<'a> {
     curves: Cow<'a, [Curve]>,
-    fit: Option<FitRecord<'a>>,
+    fit: Option<Cow<'a, Units>>,
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct FitRecord<'a> {
-    removed: Cow<'a, [usize]>,
-    kept: Cow<'a, [Vec<bool>]>,
+/// The units of the second pass.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+pub struct Units {
+    /// How many go, per site of the whole model.
+    pub removed: Vec<usize>,
+    /// Which stay, per fitted site.
+    pub kept: Vec<Vec<bool>>,
 }
 
 /// Finished layers of the first pass.
@@ -54,20 +58,18 @@ pub struct Measured {
     pub layers: Vec<LayerStatistics>,
     /// Curves of their sites.
     pub curves: Vec<Curve>,
-    /// File of the hidden states behind them.
-    pub hidden_states: PathBuf,
+    /// The hidden states behind them.
+    pub hidden_states: Mmap,
 }
 
 /// Finished layers of the second pass.
 pub struct FittedLayers {
-    /// Units that go, per site of the whole model.
-    pub removed: Vec<usize>,
-    /// Units that stay, per fitted site.
-    pub kept: Vec<Vec<bool>>,
+    /// Their units.
+    pub units: Units,
     /// Their weights.
     pub replaced: Replaced,
-    /// Files of the dense and the pruned stream behind these layers.
-    pub hidden_states: [PathBuf; 2],
+    /// The dense and the pruned stream behind them.
+    pub streams: [Mmap; 2],
 }
 
 impl<'a> Saves<'a> {
@@ -82,7 +84,7 @@ impl<'a> Saves<'a> {
         self.state.load(&self.identity, |steps, folder| {
             let path = folder.join(RECORD);
             let record: Record = files::read_json(&path)?;
-            let fitted = record.fit.as_ref().map_or(0, |fit| fit.kept.len() / 2);
+            let fitted = record.fit.as_ref().map_or(0, |units| units.kept.len() / 2);
             let (layers, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
             self.check(&record, layers.len()).map_err(|what| Error::file(&path, what))?;
             // What a save that was never completed has left is made anew.
@@ -91,9 +93,8 @@ impl<'a> Saves<'a> {
                 let mut replaced = Replaced::new();
                 (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
                 tracing::warn!("going on after layer {} of an interrupted run's second pass", fitted - 1);
-                let hidden_states = [hidden_states.clone(), folder.join(PRUNED)];
-                self.set.check_hidden_states(self.model, &hidden_states[1])?;
-                Ok(FittedLayers { removed: fit.removed.into_owned(), kept: fit.kept.into_owned(), replaced, hidden_states })
+                let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
+                Ok(FittedLayers { units: fit.into_owned(), replaced, streams: [map(HIDDEN_STATES)?, map(PRUNED)?] })
             });
             let fit = fit.transpose()?;
             if fit.is_none() {
@@ -139,17 +140,23 @@ impl<'a> Saves<'a> {
         });
     }
 
-    /// Saves the first pass and a part of the second, if it is time for it.
-    pub fn save_fitted<E: Engine>(&self, engine: &E, first: &FirstPass<'_>, fit: &FitState<'_, E>) {
-        let fitted = fit.kept.len() / 2;
+    /// Saves the first pass and a part of the second, if it is time for it: its units, weights, and the dense and the pruned stream.
+    pub fn save_fitted<E: Engine>(
+        &self,
+        engine: &E,
+        first: &FirstPass<'_>,
+        units: &Units,
+        replaced: &Replaced,
+        [dense, pruned]: [&[Batch<E>]; 2],
+    ) {
+        let fitted = units.kept.len() / 2;
         self.state.save_if_due(&self.identity, first.layers.len() + fitted, |folder| {
             for layer in 0..fitted {
-                write_weights(&self.state.of_layer(layer), layer, fit.replaced)?;
+                write_weights(&self.state.of_layer(layer), layer, replaced)?;
             }
-            save_layers(engine, folder, &self.set.header, first.layers, fit.dense)?;
-            Batch::save(engine, fit.pruned, &folder.join(PRUNED))?;
-            let fit = FitRecord { removed: fit.removed.into(), kept: fit.kept.into() };
-            write_record(folder, &Record { curves: first.curves.into(), fit: Some(fit) })
+            save_layers(engine, folder, &self.set.header, first.layers, dense)?;
+            Batch::save(engine, pruned, &folder.join(PRUNED))?;
+            write_record(folder, &Record { curves: first.curves.into(), fit: Some(Cow::Borrowed(units)) })
         });
     }
 }
@@ -160,20 +167,6 @@ pub struct FirstPass<'a> {
     pub layers: &'a [LayerStatistics],
     /// Curves of all sites.
     pub curves: &'a [Curve],
-}
-
-/// A part of the second pass.
-pub struct FitState<'a, E: Engine> {
-    /// Units that go, per site.
-    pub removed: &'a [usize],
-    /// Units that stay, per fitted site.
-    pub kept: &'a [Vec<bool>],
-    /// Weights.
-    pub replaced: &'a Replaced,
-    /// The dense stream.
-    pub dense: &'a [Batch<E>],
-    /// The pruned stream.
-    pub pruned: &'a [Batch<E>],
 }
 
 /// Without the white space of other files: it has a line for every channel.
@@ -195,12 +188,12 @@ fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
         shape: vec![tensor.rows, tensor.columns],
         bytes: tensor.bytes.as_ref().len(),
     };
-    // Under another name until it is whole: what has the name is taken for complete.
-    let temporary = path.with_extension("new");
-    let mut writer = SafetensorsWriter::create(&temporary, &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
+    // What has the name is taken for complete.
+    let output = OutputFile::create(path, None, true)?;
+    let mut writer = SafetensorsWriter::create(&output.path(), &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
     tensors.iter().try_for_each(|(_, tensor)| writer.write(tensor.bytes.as_ref()))?;
     writer.finish()?;
-    fs::rename(&temporary, path).map_err(Error::io(path, "cannot write"))
+    output.commit()
 }
 
 /// Reads them back; the numbers stay in the mapped file.

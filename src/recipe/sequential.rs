@@ -6,7 +6,7 @@ use super::linear_algebra::{System, product, ridge};
 use super::placement::{budget, elimination};
 use super::refit::reader_map;
 use super::removal::remove_greedily;
-use super::saves::{FirstPass, FitState, FittedLayers, Saves};
+use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::{row, to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
@@ -23,63 +23,59 @@ use crate::statistics::TokenWeights;
 use faer::Mat;
 use std::time::Instant;
 
-/// Where the second pass begins, and where its finished layers are kept.
-pub struct Start<'a> {
-    /// Units that go, per site.
-    pub removed: &'a [usize],
-    /// Layers that are fitted already.
-    pub fitted: Option<FittedLayers>,
-    /// Where finished layers go, with the first pass.
-    pub saves: Option<(&'a Saves<'a>, FirstPass<'a>)>,
+/// Where the second pass begins.
+pub enum Start {
+    /// At the first layer: so many units of every site go.
+    First(Vec<usize>),
+    /// Behind the layers that are fitted already.
+    Behind(FittedLayers),
 }
 
-/// Fits every site, `removed` units fewer than it has.
+/// Fits every site. With `saves`, finished layers are kept there, beside the first pass.
 pub fn run<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
     options: &RecipeOptions,
-    start: Start<'_>,
+    start: Start,
+    saves: Option<(&Saves<'_>, FirstPass<'_>)>,
     progress: &dyn Progress,
 ) -> Result<(Vec<Vec<bool>>, Replaced)> {
     let memory = leave_room(engine, model, options.pass, 1);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
-    let (kept, replaced, [mut dense, pruned]) = match start.fitted {
-        Some(FittedLayers { kept, replaced, hidden_states: [dense, pruned], .. }) => {
-            (kept, replaced, [pass.restore(&dense)?, pass.restore(&pruned)?])
+    let (units, replaced, [mut dense, pruned]) = match start {
+        Start::First(removed) => (Units { removed, kept: Vec::new() }, Replaced::new(), [pass.embed(&set.ids)?, pass.embed(&set.ids)?]),
+        Start::Behind(FittedLayers { units, replaced, streams: [dense, pruned] }) => {
+            (units, replaced, [pass.restore(&dense)?, pass.restore(&pruned)?])
         }
-        None => (Vec::new(), Replaced::new(), [pass.embed(&set.ids)?, pass.embed(&set.ids)?]),
     };
-    let first = kept.len() / 2;
+    let first = units.kept.len() / 2;
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
     let mut visitor = Fit {
         pruned,
-        removed: start.removed,
         refit: options.refit,
         token_weights: options.plan.token_weights,
         budget: budget(engine, options.pass.memory_budget),
         scratch: Scratch::new()?,
-        saves: start.saves,
-        kept,
+        saves,
+        units,
         replaced,
     };
     pass.layers(first, &mut dense, &mut visitor)?;
     progress.finish();
-    Ok((visitor.kept, visitor.replaced))
+    Ok((visitor.units.kept, visitor.replaced))
 }
 
 struct Fit<'a, E: Engine> {
     /// The stream of the pruned model.
     pruned: Vec<Batch<E>>,
-    /// Units that go, per site.
-    removed: &'a [usize],
     refit: bool,
     token_weights: TokenWeights,
     /// Bytes of the device that an elimination may take.
     budget: u64,
     scratch: Scratch,
     saves: Option<(&'a Saves<'a>, FirstPass<'a>)>,
-    kept: Vec<Vec<bool>>,
+    units: Units,
     replaced: Replaced,
 }
 
@@ -101,8 +97,7 @@ impl<E: Engine> Visitor<E> for Fit<'_, E> {
             )));
         }
         if let Some((saves, first)) = &self.saves {
-            let (removed, kept, replaced, pruned) = (self.removed, &self.kept, &self.replaced, &self.pruned);
-            saves.save_fitted(pass.engine, first, &FitState { removed, kept, replaced, dense, pruned });
+            saves.save_fitted(pass.engine, first, &self.units, &self.replaced, [dense, &self.pruned]);
         }
         Ok(())
     }
@@ -167,7 +162,7 @@ impl<E: Engine> Fit<'_, E> {
         }
         self.replaced.insert((layer, part), fitted.weight);
         self.replaced.insert((layer, bias_part), fitted.bias);
-        self.kept.push(kept);
+        self.units.kept.push(kept);
         Ok(())
     }
 
@@ -219,7 +214,7 @@ impl<E: Engine> Fit<'_, E> {
         system.rows = rows;
         let mut system = elimination(engine, self.budget, system, weight.nrows(), per_unit)?;
         system.invert(what)?;
-        let kept = keep(&remove_greedily(&mut *system, per_unit, self.removed[self.kept.len()], what)?.order, units);
+        let kept = keep(&remove_greedily(&mut *system, per_unit, self.units.removed[self.units.kept.len()], what)?.order, units);
         let channels = kept_channels(&kept, per_unit);
         let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
         let rows = system.rows()?;
