@@ -1,9 +1,8 @@
-// Causal grouped-query attention with an online softmax: one workgroup a window, head and block of 64 queries. Keys and values pass
+// Causal grouped-query attention with an online softmax: a row of workgroups a window and head, one for each 64 queries. Keys and values pass
 // through workgroup memory 32 at a time, so no [tokens, tokens] matrix exists anywhere.
 //
 // The 16 x 16 threads stand over tiles: of the scores a thread computes 4 queries by 2 keys, 16 channels at a time; of the output it
 // keeps 4 queries by 4 channels in registers, out of every 64 that the head has. Workgroup memory is 16 KiB, which every adapter has.
-//#include shared/workgroup.wgsl
 override HEAD_DIM: u32 = 64u;
 
 struct Params {
@@ -12,9 +11,9 @@ struct Params {
     key_value_heads: u32,
     // Keys a query sees, itself included.
     reach: u32,
-    blocks_per_window: u32,
-    workgroups: u32,
     scale: f32,
+    // Window and head of the first row of workgroups.
+    first_row: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -114,17 +113,13 @@ fn store(sums: ptr<function, array<vec4<f32>, 4>>, start: u32, stride: u32, quer
 @compute @workgroup_size(16, 16)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let task = linear_workgroup(group, groups);
-    if (task >= params.workgroups) {
-        return;
-    }
-    let block = task % params.blocks_per_window;
-    let head = task / params.blocks_per_window % params.heads;
-    let window = task / (params.blocks_per_window * params.heads);
+    let block = group.x;
+    let row = params.first_row + group.y;
+    let head = row % params.heads;
+    let window = row / params.heads;
     let kv_head = head / (params.heads / params.key_value_heads);
     let q_stride = params.heads * HEAD_DIM;
     let kv_stride = params.key_value_heads * HEAD_DIM;

@@ -11,6 +11,8 @@ struct Params {
     b_columns: u32,
     width: u32,
     symmetric: u32,
+    // First row of tiles.
+    first_row: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -58,7 +60,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let first_b = group.x * TILE;
-    let first_a = group.y * TILE;
+    let first_a = (params.first_row + group.y) * TILE;
     if (params.symmetric != 0u && first_b > params.first_column + first_a + TILE - 1u) {
         return;
     }

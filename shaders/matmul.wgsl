@@ -55,7 +55,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let first_row = group.x * TILE;
-    let first_token = group.y * TILE;
+    let first_token = (params.first_row + group.y) * TILE;
     // Each thread stages four consecutive inputs of one token and of one weight row.
     let staged_row = thread / 4u;
     let staged_input = thread % 4u * 4u;

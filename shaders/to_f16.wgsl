@@ -1,17 +1,21 @@
-// y = x as f16, rounded: activations before they meet weights of f16. Numbers beyond f16's range set overflow[0], which the host
-// checks: they are never silently clipped.
+// y = x as f16, each row scaled by the power of two that brings its largest number between 2^14 and 2^15: f16 then holds it, whatever
+// it is, and small numbers lose no digits that matter beside it. scales[row] undoes it, exactly. One workgroup a row.
 enable f16;
 //#include shared/workgroup.wgsl
+//#include shared/reduce.wgsl
 struct Params {
+    rows: u32,
+    // Columns by four.
     quads: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f16>>;
-@group(0) @binding(3) var<storage, read_write> overflow: array<atomic<u32>>;
+@group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 
-const LARGEST = 65504.0;
+// The exponent's bits of f32: 127 stands for 2^0.
+const TARGET = 141u; // 2^14
 
 @compute @workgroup_size(256)
 fn main(
@@ -19,12 +23,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = linear_workgroup(group, groups) * 256u + thread;
-    if (index < params.quads) {
-        let quad = x[index];
-        if (any(abs(quad) > vec4<f32>(LARGEST))) {
-            atomicStore(&overflow[0], 1u);
-        }
-        y[index] = vec4<f16>(quad);
+    let row = linear_workgroup(group, groups);
+    if (row >= params.rows) {
+        return;
+    }
+    let start = row * params.quads;
+    var largest = 0.0;
+    for (var i = thread; i < params.quads; i += 256u) {
+        let quad = abs(x[start + i]);
+        largest = max(largest, max(max(quad.x, quad.y), max(quad.z, quad.w)));
+    }
+    // A row with NaN or infinity may get any scale and keeps them; those of numbers next to nothing must not leave f32 themselves.
+    let exponent = clamp(bitcast<u32>(workgroup_max(thread, largest)) >> 23u, TARGET - 126u, 254u);
+    let factor = bitcast<f32>((TARGET + 127u - exponent) << 23u);
+    for (var i = thread; i < params.quads; i += 256u) {
+        y[start + i] = vec4<f16>(x[start + i] * factor);
+    }
+    if (thread == 0u) {
+        scales[row] = bitcast<f32>((exponent + 127u - TARGET) << 23u);
     }
 }

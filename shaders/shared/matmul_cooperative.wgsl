@@ -2,7 +2,8 @@
 //
 // A workgroup of four subgroups computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. 32 inputs at a time pass
 // through workgroup memory as f16; the next ones are read into registers while the matrix units work. Needs inputs that are a
-// multiple of 8, and both operands in f16.
+// multiple of 8, and both operands in f16. If the subgroups are not of the size that the constants say, nothing is written: the host
+// tries the sizes that an adapter may have, and sees by a first product which is right.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
 override STEPS: u32 = 4u; // TILE * 4 / THREADS, at least 1
@@ -12,6 +13,8 @@ override STEPS: u32 = 4u; // TILE * 4 / THREADS, at least 1
 @group(0) @binding(2) var<storage, read> x: array<Eight>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+// The f16 form of a token's activations times its number is what they were.
+@group(0) @binding(5) var<storage, read> scales: array<f32>;
 
 const DEPTH = 32u;
 // Numbers between two lines of a staged tile: eight more than DEPTH, against bank conflicts.
@@ -53,12 +56,14 @@ fn read_ahead(first_token: u32, first_row: u32, depth: u32, eighth: u32) -> Ahea
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
-    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_id) subgroup_id: u32,
+    @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let first_row = group.x * TILE;
-    let first_token = group.y * TILE;
-    // The subgroups stand two by two.
+    let first_token = (params.first_row + group.y) * TILE;
+    // The subgroups stand two by two. Should a driver make more or fewer of the threads, all they do is stay within the tiles.
+    let subgroup = subgroup_id % 4u;
     let subgroup_token = subgroup / 2u * 4u * SIDE;
     let subgroup_row = subgroup % 2u * 4u * SIDE;
     var sums: array<Sum, 16>;
@@ -102,9 +107,9 @@ fn main(
             for (var n = lane; n < SIDE * SIDE; n += SUBGROUP_SIZE) {
                 let token = first_token + subgroup_token + i * SIDE + n / SIDE;
                 let row = first_row + subgroup_row + j * SIDE + n % SIDE;
-                if (token < params.tokens && row < params.panel_rows) {
+                if (token < params.tokens && row < params.panel_rows && subgroups == 4u) {
                     let output = params.first_output + row;
-                    var value = patches[patch_start + n];
+                    var value = patches[patch_start + n] * scales[token];
                     if (params.has_bias != 0u) {
                         value += bias[output];
                     }

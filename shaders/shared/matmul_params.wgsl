@@ -7,4 +7,6 @@ struct Params {
     first_output: u32,
     outputs: u32,
     has_bias: u32,
+    // First row of tiles.
+    first_row: u32,
 }

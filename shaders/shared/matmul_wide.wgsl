@@ -40,7 +40,7 @@ fn square(stages_weight: bool, first: u32, input: u32) -> Square {
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let first_row = group.x * TILE;
-    let first_token = group.y * TILE;
+    let first_token = (params.first_row + group.y) * TILE;
     let stages_weight = thread >= 128u;
     let staged = thread % 128u;
     let staged_quad = staged / 4u;
@@ -87,10 +87,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 fn store(token: u32, row: u32, sums: vec4<f32>) {
+    let scale = scale_of(token);
     for (var j = 0u; j < 4u; j++) {
         if (row + j < params.panel_rows) {
             let output = params.first_output + row + j;
-            var value = sums[j];
+            var value = sums[j] * scale;
             if (params.has_bias != 0u) {
                 value += bias[output];
             }

@@ -99,19 +99,19 @@ pub enum AdapterChoice<'a> {
 pub(super) struct Opened {
     pub context: Context,
     pub info: DeviceInfo,
-    pub products: Products,
+    /// Ways to multiply, in the order to be tried; at least one.
+    pub products: Vec<Products>,
 }
 
-/// Sides of the matrix units that multiply f16 by f16 to f32, with the size of the subgroups that share one. An adapter whose
-/// subgroups vary in size is left out: the kernels lay their tiles out for one size.
+/// Sides of the matrix units that multiply f16 by f16 to f32, each with the sizes of the subgroups that may share one: a driver may
+/// choose among several.
 fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let info = adapter.get_info();
-    let subgroup_size = match info.backend {
+    let subgroup_sizes = match info.backend {
         // Metal tells a range, but every GPU with matrix units has this size.
-        wgpu::Backend::Metal => 32,
-        _ if info.subgroup_min_size == info.subgroup_max_size => info.subgroup_min_size,
-        _ => return Vec::new(),
+        wgpu::Backend::Metal => 32..=32,
+        _ => info.subgroup_min_size..=info.subgroup_max_size,
     };
     let features = adapter.features();
     if !features.contains(matrix_features()) {
@@ -119,7 +119,10 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     }
     let properties = adapter.cooperative_matrix_properties().into_iter();
     let square = properties.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32);
-    square.map(|p| (p.m_size as usize, subgroup_size)).filter(|unit| [8, 16].contains(&unit.0)).collect()
+    // With fewer threads, a large tile would take each more numbers than it has registers for.
+    let fits = |side: u32, size: u32| subgroup_sizes.contains(&size) && size >= if side == 16 { 32 } else { 8 };
+    let units = square.flat_map(|p| [8, 16, 32, 64].map(|size| (p.m_size, size)));
+    units.filter(|&(side, size)| [8, 16].contains(&side) && fits(side, size)).map(|(side, size)| (side as usize, size)).collect()
 }
 
 fn matrix_features() -> wgpu::Features {
@@ -139,12 +142,12 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_
     let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
     let units = if with_matrix_units { matrix_units(&adapter) } else { Vec::new() };
     let products = Products::choose(precision, !is_software(&adapter), shader_f16, &units, &info.name)?;
-    let required_features = match products {
+    let required_features = match products[0] {
         Products::F32 => wgpu::Features::empty(),
         Products::F16 => wgpu::Features::SHADER_F16,
         Products::Cooperative { .. } => matrix_features(),
     };
-    let experimental_features = if matches!(products, Products::Cooperative { .. }) {
+    let experimental_features = if matches!(products[0], Products::Cooperative { .. }) {
         // SAFETY: the one experimental feature in use is cooperative matrices, in kernels that the tests run case by case.
         unsafe { wgpu::ExperimentalFeatures::enabled() }
     } else {
@@ -164,7 +167,7 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_
         kind: "gpu",
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
-        operands: if products == Products::F32 { Dtype::F32 } else { Dtype::F16 },
+        operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(&adapter) { 512 } else { 4096 },
         // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB.
         memory_budget: 4 << 30,

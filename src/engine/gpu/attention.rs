@@ -1,13 +1,14 @@
 //! Causal attention in tiles of queries and keys; no matrix of scores exists.
 
-use super::context::fold;
+use super::context::Job;
 use super::{GpuEngine, Kernel, Tensor, words};
 use crate::engine::AttentionShape;
 use crate::error::{Error, Result};
-use bytemuck::bytes_of;
 
 /// Queries of a tile, as the kernel has them.
 const QUERIES: usize = 64;
+/// How many multiply-adds of a product take the time of one of attention, at most.
+const SLOWNESS: u64 = 4;
 /// Head channels that the kernel's registers hold.
 const MAXIMUM_HEAD_DIM: usize = 256;
 
@@ -22,22 +23,16 @@ impl GpuEngine {
         }
         let output = self.tensor(q.rows, q.columns)?;
         let blocks = window_tokens.div_ceil(QUERIES);
-        let workgroups = q.rows / window_tokens * heads * blocks;
         let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
-        let sizes = words([window_tokens, heads, key_value_heads, reach, blocks, workgroups]);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let [a, b, c, d, e, f] = sizes;
-        let params = [a, b, c, d, e, f, scale.to_bits()];
-        let buffers = [(1, &q.buffer), (2, &k.buffer), (3, &v.buffer), (4, &output.buffer)];
-        let operation = || format!("{shape:?}");
-        self.context.dispatch(
-            Kernel::Attention,
-            &[("HEAD_DIM", head_dim as u32)],
-            bytes_of(&params),
-            &buffers,
-            fold(workgroups),
-            operation,
-        )?;
+        let [window_word, heads_word, kv_heads, reach_word] = words([window_tokens, heads, key_value_heads, reach]);
+        let params = [window_word, heads_word, kv_heads, reach_word, (1.0 / (head_dim as f32).sqrt()).to_bits()];
+        let buffers = [(1, q.buffer()), (2, k.buffer()), (3, v.buffer()), (4, output.buffer())];
+        let constants = [("HEAD_DIM", head_dim as u32)];
+        let [width, rows] = words([blocks, q.rows / window_tokens * heads]);
+        let job =
+            Job { kernel: Kernel::Attention, constants: &constants, params: &params, buffers: &buffers, workgroups: [width, rows, 1] };
+        let row_work = SLOWNESS * (window_tokens * reach * head_dim) as u64;
+        self.context.dispatch_rows(&job, row_work, || format!("{shape:?}"))?;
         Ok(output)
     }
 }

@@ -7,9 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::util::DeviceExt;
 
-/// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the
-/// device to start early and for watchdogs of desktop systems to stay calm.
+/// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the device to
+/// start early.
 const DISPATCHES_PER_SUBMISSION: usize = 16;
+/// Multiply-adds of a submission until the device's pace is known.
+const FIRST_SHORT_WORK: u64 = 1 << 30;
+/// Rows of workgroups that every adapter takes.
+const MOST_ROWS: u64 = 65_535;
 
 type PipelineKey = (Kernel, Vec<(&'static str, u32)>);
 
@@ -22,6 +26,19 @@ pub(super) struct Context {
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     pool: Arc<Mutex<Pool>>,
     pending: Mutex<Option<Pending>>,
+    /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
+    /// reset a device that works on one thing for seconds.
+    pub short_work: u64,
+}
+
+/// A kernel with what it works on. Binding 0 is `params`, its struct in 32-bit words; `buffers` stand at their binding numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub kernel: Kernel,
+    pub constants: &'a [(&'static str, u32)],
+    pub params: &'a [u32],
+    pub buffers: &'a [(u32, &'a Buffer)],
+    pub workgroups: [u32; 3],
 }
 
 /// Free buffers by size.
@@ -30,6 +47,7 @@ type Pool = HashMap<u64, Vec<wgpu::Buffer>>;
 struct Pending {
     encoder: wgpu::CommandEncoder,
     dispatches: usize,
+    work: u64,
 }
 
 /// A device buffer that returns to the pool when dropped. The queue runs in order, so the next user's commands come after the
@@ -70,7 +88,16 @@ impl Context {
                 lock(&note).get_or_insert_with(|| format!("device lost: {message}"));
             }
         });
-        Self { device, queue, limits, failure, pipelines: Mutex::default(), pool: Arc::default(), pending: Mutex::default() }
+        Self {
+            device,
+            queue,
+            limits,
+            failure,
+            pipelines: Mutex::default(),
+            pool: Arc::default(),
+            pending: Mutex::default(),
+            short_work: FIRST_SHORT_WORK,
+        }
     }
 
     pub fn limits(&self) -> &wgpu::Limits {
@@ -128,31 +155,38 @@ impl Context {
 
     /// Copies the first `bytes`, whole words, from one buffer to another.
     pub fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
-        self.encode(|encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes));
+        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes));
         self.check(|| format!("copying {bytes} bytes"))
     }
 
     /// Fills the buffer with zeros.
     pub fn clear(&self, buffer: &Buffer) {
-        self.encode(|encoder| encoder.clear_buffer(&buffer.buffer, 0, None));
+        self.encode(0, |encoder| encoder.clear_buffer(&buffer.buffer, 0, None));
     }
 
-    /// Queues a kernel. Binding 0 is `params`, `buffers` follow at their binding numbers.
-    pub fn dispatch(
-        &self,
-        kernel: Kernel,
-        constants: &[(&'static str, u32)],
-        params: &[u8],
-        buffers: &[(u32, &Buffer)],
-        workgroups: [u32; 3],
-        operation: impl FnOnce() -> String,
-    ) -> Result<()> {
+    /// Queues a kernel over rows of workgroups, `job.workgroups[1]` of them, each worth so many multiply-adds, in as many dispatches as
+    /// keep each one short. The kernel finds the first row of its part in a word behind the parameters.
+    pub fn dispatch_rows(&self, job: &Job<'_>, row_work: u64, operation: impl Fn() -> String) -> Result<()> {
+        let [width, rows, depth] = job.workgroups;
+        let step = (self.short_work / row_work.max(1)).clamp(1, MOST_ROWS) as u32;
+        for first in (0..rows).step_by(step as usize) {
+            let part = step.min(rows - first);
+            let params = [job.params, &[first]].concat();
+            let work = row_work * u64::from(part);
+            self.dispatch(&Job { params: &params, workgroups: [width, part, depth], ..*job }, work, &operation)?;
+        }
+        Ok(())
+    }
+
+    /// Queues a kernel that does so many multiply-adds; 0 if memory is its limit.
+    pub fn dispatch(&self, job: &Job<'_>, work: u64, operation: impl FnOnce() -> String) -> Result<()> {
+        let &Job { kernel, constants, params, buffers, workgroups } = job;
         let pipeline = self.pipeline(kernel, constants);
         let mut padded = params.to_vec();
-        padded.resize(params.len().next_multiple_of(16), 0);
+        padded.resize(params.len().next_multiple_of(4), 0);
         let uniform = self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: Some(kernel.name()),
-            contents: &padded,
+            contents: bytemuck::cast_slice(&padded),
             usage: wgpu::BufferUsages::UNIFORM,
         });
         let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
@@ -169,7 +203,7 @@ impl Context {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        self.encode(|encoder| {
+        self.encode(work, |encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(kernel.name()), timestamp_writes: None });
             pass.set_pipeline(&pipeline);
             pass.set_bind_group(0, &group, &[]);
@@ -204,15 +238,17 @@ impl Context {
         pipelines.entry((kernel, constants.to_vec())).or_insert_with(build).clone()
     }
 
-    fn encode(&self, commands: impl FnOnce(&mut wgpu::CommandEncoder)) {
+    fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) {
         let mut pending = lock(&self.pending);
         let gathered = pending.get_or_insert_with(|| Pending {
             encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
             dispatches: 0,
+            work: 0,
         });
         commands(&mut gathered.encoder);
         gathered.dispatches += 1;
-        if gathered.dispatches >= DISPATCHES_PER_SUBMISSION {
+        gathered.work += work;
+        if gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work {
             drop(pending);
             self.flush();
         }
@@ -234,7 +270,7 @@ impl Context {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.encode(|encoder| encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, bytes.next_multiple_of(4)));
+        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, bytes.next_multiple_of(4)));
         self.flush();
         self.check(operation)?;
         let failed = |message: String| Error::Device { operation: operation(), message };

@@ -1,10 +1,9 @@
 //! Running moments of channels: tiles of tokens in parallel, merged into slots in the order of the windows.
 
-use super::context::Buffer;
+use super::context::{Buffer, Job};
 use super::{COLUMN_THREADS, GpuEngine, Kernel, Tensor, words};
 use crate::engine::{MomentsShape, SlotMoments};
 use crate::error::Result;
-use bytemuck::bytes_of;
 
 /// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
 const TILE_TOKENS: usize = 128;
@@ -33,13 +32,22 @@ impl GpuEngine {
         let columns = channels.div_ceil(COLUMN_THREADS) as u32;
         let tile_groups = tiles as u32;
         let params = words([channels, window_tokens, TILE_TOKENS, tiles_per_window, tiles]);
-        let buffers = [(1, &x.buffer), (2, &tile_moments.buffer)];
+        let buffers = [(1, x.buffer()), (2, tile_moments.buffer())];
         let operation = || format!("[{}, {channels}]", x.rows);
-        let groups = [columns, tile_groups.min(65_535), tile_groups.div_ceil(65_535)];
-        self.context.dispatch(Kernel::MomentsTile, &[], bytes_of(&params), &buffers, groups, operation)?;
+        let workgroups = [columns, tile_groups.min(65_535), tile_groups.div_ceil(65_535)];
+        self.context.dispatch(
+            &Job { kernel: Kernel::MomentsTile, constants: &[], params: &params, buffers: &buffers, workgroups },
+            0,
+            operation,
+        )?;
         let params = words([channels, window_tokens, TILE_TOKENS, tiles_per_window, windows, first_window, windows_per_slot]);
-        let buffers = [(1, &tile_moments.buffer), (2, &moments.slots)];
-        self.context.dispatch(Kernel::MomentsMerge, &[], bytes_of(&params), &buffers, [columns, 1, 1], operation)
+        let buffers = [(1, tile_moments.buffer()), (2, &moments.slots)];
+        let workgroups = [columns, 1, 1];
+        self.context.dispatch(
+            &Job { kernel: Kernel::MomentsMerge, constants: &[], params: &params, buffers: &buffers, workgroups },
+            0,
+            operation,
+        )
     }
 
     /// See [`crate::engine::Engine::read_moments`].

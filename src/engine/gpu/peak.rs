@@ -1,9 +1,9 @@
 //! What the device reaches at best: chains of multiply-adds in registers, with the arithmetic that the engine's products use.
 
+use super::context::Job;
 use super::{GpuEngine, Kernel, Products, THREADS};
 use crate::engine::Engine;
 use crate::error::Result;
-use bytemuck::bytes_of;
 
 /// Chains of a thread, or of a subgroup on matrix units, as the kernels have them.
 const PER_THREAD: usize = 64;
@@ -17,7 +17,7 @@ impl GpuEngine {
             Products::F32 | Products::F16 => {
                 const GROUPS: usize = 8192;
                 let y = self.tensor(GROUPS, THREADS)?;
-                self.over(Kernel::Peak, &[rounds], &[(1, &y.buffer)], GROUPS, 1)?;
+                self.over(Kernel::Peak, &[rounds], &[(1, y.buffer())], GROUPS, 1)?;
                 GROUPS * THREADS * PER_THREAD
             }
             Products::Cooperative { side, subgroup_size } => {
@@ -26,8 +26,9 @@ impl GpuEngine {
                 let y = self.tensor(matrices, side * side)?;
                 let kernel = if side == 16 { Kernel::PeakCooperative16 } else { Kernel::PeakCooperative8 };
                 let constants = [("THREADS", SUBGROUPS as u32 * subgroup_size)];
-                let operation = || format!("{matrices} matrices of {side} x {side}");
-                self.context.dispatch(kernel, &constants, bytes_of(&[rounds]), &[(1, &y.buffer)], [GROUPS as u32, 1, 1], operation)?;
+                let buffers = [(1, y.buffer())];
+                let job = Job { kernel, constants: &constants, params: &[rounds], buffers: &buffers, workgroups: [GROUPS as u32, 1, 1] };
+                self.context.dispatch(&job, 0, || format!("{matrices} matrices of {side} x {side}"))?;
                 matrices * side.pow(3)
             }
         };

@@ -1,11 +1,11 @@
 //! Matrix products in three tiers: f32 tiles, which every adapter runs; f16 tiles; and matrix units (cooperative matrices). All sum
 //! in f32. The table of cases in `tests/suite/kernels.rs` runs through every tier that an adapter has.
 
-use super::context::Buffer;
-use super::{GpuEngine, Kernel, Matrix, THREADS, Tensor, words};
+use super::context::Job;
+use super::tensor::Halves;
+use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::{Dtype, HostTensor, Precision, SharedBytes};
 use crate::error::{Error, Result};
-use bytemuck::bytes_of;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ const WIDE_TILE: usize = 128;
 pub enum Products {
     /// f32 operands.
     F32,
-    /// f16 operands, where the numbers allow it.
+    /// f16 operands, where the weights allow it.
     F16,
-    /// f16 operands on matrix units of `side` x `side`, where the numbers allow it.
+    /// f16 operands on matrix units of `side` x `side`, where the weights allow it.
     Cooperative {
         /// 8 or 16.
         side: usize,
@@ -33,26 +33,33 @@ pub enum Products {
 }
 
 impl Products {
-    /// What `precision` means on an adapter. `matrix_units` are its sizes of f16 by f16 to f32 with their subgroup size.
-    pub fn choose(precision: Precision, real_gpu: bool, shader_f16: bool, matrix_units: &[(usize, u32)], adapter: &str) -> Result<Self> {
+    /// What `precision` means on an adapter, in the order to be tried: its subgroups may have several sizes. `matrix_units` are its
+    /// sizes of f16 by f16 to f32 with the sizes of subgroups that may share one.
+    pub fn choose(
+        precision: Precision,
+        real_gpu: bool,
+        shader_f16: bool,
+        matrix_units: &[(usize, u32)],
+        adapter: &str,
+    ) -> Result<Vec<Self>> {
         // Larger matrices keep more of a GPU's matrix units busy.
-        let unit = matrix_units.iter().max_by_key(|unit| unit.0).map(|&(side, subgroup_size)| Self::Cooperative { side, subgroup_size });
-        match (precision, unit) {
-            (Precision::Bf16, _) => {
-                Err(Error::Unsupported("bf16 products are made on the CPU; use --device cpu, or --precision f16".into()))
-            }
-            (Precision::Auto, Some(unit)) if real_gpu => Ok(unit),
-            (Precision::F32 | Precision::Auto, _) => Ok(Self::F32),
-            (Precision::F16, Some(unit)) => Ok(unit),
-            (Precision::F16, None) if shader_f16 => Ok(Self::F16),
-            (Precision::F16, None) => Err(Error::Unsupported(format!("{adapter} computes no f16 in shaders; use --precision f32 or auto"))),
+        let largest = matrix_units.iter().map(|unit| unit.0).max();
+        let units = matrix_units.iter().filter(|unit| Some(unit.0) == largest);
+        let units: Vec<Self> = units.map(|&(side, subgroup_size)| Self::Cooperative { side, subgroup_size }).collect();
+        match precision {
+            Precision::Bf16 => Err(Error::Unsupported("bf16 products are made on the CPU; use --device cpu, or --precision f16".into())),
+            Precision::Auto if real_gpu && !units.is_empty() => Ok(units),
+            Precision::F32 | Precision::Auto => Ok(vec![Self::F32]),
+            Precision::F16 if !units.is_empty() => Ok(units),
+            Precision::F16 if shader_f16 => Ok(vec![Self::F16]),
+            Precision::F16 => Err(Error::Unsupported(format!("{adapter} computes no f16 in shaders; use --precision f32 or auto"))),
         }
     }
 }
 
 /// Every number rounded to f16, or `None` if one of them is beyond its range. Numbers too small for f16 become zero or lose digits,
 /// an error of at most 3e-8.
-fn to_f16(matrix: &HostTensor) -> Option<HostTensor> {
+fn weight_to_f16(matrix: &HostTensor) -> Option<HostTensor> {
     if matrix.dtype == Dtype::F16 {
         return Some(matrix.clone());
     }
@@ -73,16 +80,14 @@ impl GpuEngine {
         if self.products == Products::F32 {
             return matrix.clone();
         }
-        to_f16(matrix).unwrap_or_else(|| matrix.clone())
+        weight_to_f16(matrix).unwrap_or_else(|| matrix.clone())
     }
 
     /// Queues the products of `x` with every panel of `weight`.
     pub(super) fn multiply(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
         let y = self.tensor(x.rows, weight.rows)?;
-        let mut halves = None;
         for &(first, rows, ref panel) in &weight.panels {
             let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
-            let bias = bias.map_or(&self.unused, |b| &b.buffer);
             let (kernel, tile) = self.kernel(x.rows, rows, weight);
             let constants = match (kernel, self.products) {
                 (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
@@ -91,36 +96,35 @@ impl GpuEngine {
                 }
                 _ => vec![weight.format()],
             };
-            let operand = if matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
-                &x.buffer
+            let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
+            if matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
+                buffers.push((2, x.buffer()));
             } else {
-                if halves.is_none() {
-                    halves = Some(self.activations_to_f16(x)?);
-                }
-                halves.as_ref().expect("made above")
-            };
-            let buffers = [(1, panel), (2, operand), (3, bias), (4, &y.buffer)];
+                let halves = x.halves(|| self.to_f16(x))?;
+                buffers.extend([(2, &halves.numbers), (5, &halves.scales)]);
+            }
             let [x_groups, y_groups] = words([rows.div_ceil(tile), x.rows.div_ceil(tile)]);
+            let job = Job { kernel, constants: &constants, params: &params, buffers: &buffers, workgroups: [x_groups, y_groups, 1] };
+            let row_work = (tile * rows * weight.columns) as u64;
             let operation = || format!("[{}, {}] by [{rows}, {}] {:?}", x.rows, x.columns, weight.columns, weight.dtype);
-            self.context.dispatch(kernel, &constants, bytes_of(&params), &buffers, [x_groups, y_groups, 1], operation)?;
+            self.context.dispatch_rows(&job, row_work, operation)?;
         }
         Ok(y)
     }
 
-    /// The activations as f16, once for all workgroups that read them; the number of columns is a multiple of 4.
-    fn activations_to_f16(&self, x: &Tensor) -> Result<Buffer> {
-        let halves = self.context.buffer(2 * x.count() as u64)?;
-        let quads = x.count() / 4;
-        let buffers = [(1, &x.buffer), (2, &halves), (3, &self.overflow)];
-        self.over(Kernel::ToF16, &words([quads]), &buffers, quads, THREADS)?;
-        Ok(halves)
+    /// The activations in f16; the number of columns is a multiple of 4.
+    fn to_f16(&self, x: &Tensor) -> Result<Halves> {
+        let (numbers, scales) = (self.context.buffer(2 * x.count() as u64)?, self.context.buffer(4 * x.rows as u64)?);
+        let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
+        self.over(Kernel::ToF16, &words([x.rows, x.columns / 4]), &buffers, x.rows, 1)?;
+        Ok(Halves { numbers, scales })
     }
 
     /// The kernel for a product and the side of its tile.
     fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
         let f16 = weight.dtype == Dtype::F16;
         let eights = f16 && weight.columns.is_multiple_of(8);
-        let wide = tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let wide = self.wide && tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
         match self.products {
             Products::Cooperative { side: 16, .. } if eights => (Kernel::MatmulCooperative16, 128),
             Products::Cooperative { .. } if eights => (Kernel::MatmulCooperative8, 64),

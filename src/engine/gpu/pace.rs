@@ -1,0 +1,55 @@
+//! How fast a freshly opened device multiplies: which tile suits its registers, and how much work is short for it.
+
+use super::{GpuEngine, Products};
+use crate::engine::{Dtype, Engine, HostTensor};
+use crate::error::Result;
+use std::time::Instant;
+
+/// Tokens and outputs of the products that are timed, doubled until one takes [`LONG_ENOUGH`]; the last keeps every part of a large GPU busy.
+const FIRST_SIDE: usize = 256;
+const LAST_SIDE: usize = 2048;
+const INPUTS: usize = 256;
+/// Seconds beside which handing over the commands and waiting for them are little.
+const LONG_ENOUGH: f64 = 0.004;
+/// Seconds that a submission may take. Windows resets a device after two, and attention or a hot device may be several times slower.
+const SHORT: f64 = 0.1;
+/// How much faster the narrow tile must be to be taken: small differences are noise.
+const CLEARLY: f64 = 1.2;
+
+impl GpuEngine {
+    /// Multiplies a little in the wide tile and in the narrow one, which needs a quarter of the registers: GPUs with few of them keep
+    /// the sums of a wide tile in memory. Both tiles sum in the same order, so results do not depend on the choice.
+    pub(super) fn measure_pace(&mut self) -> Result<()> {
+        let mut side = FIRST_SIDE;
+        let mut seconds = self.seconds(side)?;
+        while seconds < LONG_ENOUGH && side < LAST_SIDE {
+            side *= 2;
+            seconds = self.seconds(side)?;
+        }
+        if !matches!(self.products, Products::Cooperative { .. }) {
+            self.wide = false;
+            let narrow = self.seconds(side)?;
+            self.wide = narrow * CLEARLY > seconds;
+            seconds = if self.wide { seconds } else { narrow };
+        }
+        self.context.short_work = ((side * side * INPUTS) as f64 / seconds * SHORT) as u64;
+        Ok(())
+    }
+
+    /// Of a product with so many tokens and outputs: the least of three, after one for which its kernel is built.
+    fn seconds(&self, side: usize) -> Result<f64> {
+        let x = self.zeros(side, INPUTS)?;
+        let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * INPUTS], Dtype::F16, side, INPUTS))?;
+        let mut least = f64::INFINITY;
+        for run in 0..4 {
+            let begin = Instant::now();
+            let y = self.linear(&x, &weight, None)?;
+            // Reading back waits.
+            self.context.download(y.buffer(), 4)?;
+            if run > 0 {
+                least = least.min(begin.elapsed().as_secs_f64());
+            }
+        }
+        Ok(least)
+    }
+}
