@@ -3,7 +3,8 @@
 //!
 //! The way of the data: [`checkpoint`] maps a model folder; [`architecture`] says which tensor plays which part; [`calibration`]
 //! sends windows of text through the layers ([`pass`], [`forward`]) on an [`engine`] and takes [`statistics`]; [`pruning`] turns
-//! them into a [`plan`] by [`importance`] and [`search`]; [`compensation`] and [`compaction`] carry it out, and [`export`] writes the
+//! them into a [`plan`] by [`importance`] and [`search`], or a [`recipe`] beyond FLAP makes plan and weights; [`compensation`] and
+//! [`compaction`] carry it out, and [`export`] writes the
 //! result as a Hugging Face folder or a GGUF file.
 
 pub mod architecture;

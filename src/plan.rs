@@ -50,6 +50,18 @@ pub enum Recipe {
     Search,
 }
 
+impl Method {
+    /// The name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flap => "flap",
+            Self::WandaSp => "wanda-sp",
+            Self::MagnitudeSp => "magnitude-sp",
+        }
+    }
+}
+
 impl Recipe {
     /// The name on the command line.
     #[must_use]
@@ -74,8 +86,9 @@ pub struct Settings {
     /// FLAP's metric.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub metric: Option<Metric>,
-    /// FLAP's structure; the baselines prune uniformly.
-    pub structure: Structure,
+    /// FLAP's structure; the baselines prune uniformly, and the recipes beyond FLAP have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub structure: Option<Structure>,
     /// Share of the prunable parameters that was asked for.
     pub ratio: f64,
     /// Query heads to remove, in the manual structures.

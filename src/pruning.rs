@@ -91,13 +91,18 @@ impl PlanOptions {
             recipe: self.recipe,
             method: self.method,
             metric: flap.then_some(self.metric),
-            structure: if self.method == Method::Flap { self.structure } else { Structure::UlUm },
+            structure: (self.recipe == Recipe::Flap).then_some(if self.method == Method::Flap { self.structure } else { Structure::UlUm }),
             ratio: self.ratio,
             remove_heads: manual.then_some(self.remove_heads),
             round_neurons: self.round_neurons,
             round_heads: (self.round_heads > 1).then_some(self.round_heads),
             uniform: self.uniform.is_some(),
-            compensation: if self.method == Method::Flap { self.compensation } else { Compensation::None },
+            compensation: match (self.recipe, self.method) {
+                (Recipe::Flap, Method::Flap) => self.compensation,
+                (Recipe::Flap, _) => Compensation::None,
+                // They fit biases along with the weights.
+                _ => Compensation::Bias,
+            },
             mask_only: self.mask_only,
             token_weights: self.token_weights,
             compat,
@@ -114,11 +119,17 @@ impl PlanOptions {
             layer.o_bias |= settings.compensation == Compensation::Bias;
             layer.down_bias |= settings.compensation == Compensation::Bias;
         }
-        let alike = self.mask_only || self.uniform.is_some() || matches!(settings.structure, Structure::UlUm | Structure::UlMm);
+        let alike = self.mask_only || self.uniform.is_some() || matches!(settings.structure, Some(Structure::UlUm | Structure::UlMm));
         if !alike && expected.layers[0].intermediate_size > 1 {
             expected.layers[0].intermediate_size -= 1;
         }
         expected
+    }
+
+    /// Of key-value heads with `group` query heads each, the multiple that makes query heads one of `round_heads`.
+    #[must_use]
+    pub fn round_units(&self, group: usize) -> usize {
+        (1..=self.round_heads).find(|units| (units * group).is_multiple_of(self.round_heads)).unwrap_or(1)
     }
 
     fn problem(&self, model: &Model, layers: Vec<LayerScores>, strict: bool) -> Problem {
@@ -130,7 +141,7 @@ impl PlanOptions {
             ratio: self.ratio,
             remove_units: self.remove_heads / group,
             round_neurons: self.round_neurons,
-            round_units: self.round_heads.div_ceil(group),
+            round_units: self.round_units(group),
             uniform_units: self.uniform.map(|uniform| uniform.units(architecture)),
             layers,
             strict,
@@ -216,7 +227,7 @@ pub fn plan_from_kept(model: &Model, options: &PlanOptions, kept: &[Kept], compa
 }
 
 fn search(model: &Model, options: &PlanOptions, layers: Vec<LayerScores>, compat: bool) -> Result<(Plan, Vec<String>)> {
-    let settings = options.settings(compat);
-    let found = options.problem(model, layers, compat).search(settings.structure)?;
+    let structure = options.settings(compat).structure.unwrap_or_default();
+    let found = options.problem(model, layers, compat).search(structure)?;
     Ok((plan_from_kept(model, options, &found.layers, compat), found.notes))
 }

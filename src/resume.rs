@@ -28,6 +28,7 @@ pub struct ResumeState {
     last: Cell<(Instant, Duration)>,
     /// Whether what the folder holds is this run's: loaded or saved by it. The first save replaces anything else.
     own: Cell<bool>,
+    loaded: Cell<bool>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -48,13 +49,19 @@ impl ResumeState {
         let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".resume");
         let last = Cell::new((Instant::now(), Duration::ZERO));
-        Self { folder: output.with_file_name(name), interval, last, own: Cell::new(false) }
+        Self { folder: output.with_file_name(name), interval, last, own: Cell::new(false), loaded: Cell::new(false) }
     }
 
     /// Whether the next run goes on from what this one has saved or loaded.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         self.own.get() && self.pointer().exists()
+    }
+
+    /// Whether this run goes on from an earlier one.
+    #[must_use]
+    pub fn went_on(&self) -> bool {
+        self.loaded.get()
     }
 
     /// The file of a layer that all later saves need; a save writes those that are missing.
@@ -94,6 +101,7 @@ impl ResumeState {
         match loaded() {
             Ok(state) => {
                 self.own.set(true);
+                self.loaded.set(true);
                 Some(state)
             }
             Err(error) => {

@@ -51,16 +51,12 @@ impl<E: Engine> Visitor<E> for Wanda<'_> {
             mlp: importance::wanda(&statistics.mlp),
             units: weights.shape.key_value_heads,
         };
-        let kept = search::uniform_layer(&scores, self.ratio);
+        let kept = search::uniform_layer(&scores, self.ratio, self.set.header.mode == Mode::Compat);
         let mut mask = Mask::<E>::new(pass.engine, weights, &kept)?;
         for batch in batches {
             pass.layer(weights, batch, &mut mask)?;
         }
         self.kept.push(kept);
-        Ok(())
-    }
-
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
         Ok(())
     }
 }

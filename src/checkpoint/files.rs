@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 /// Configurations, indices, plans and tokenizer settings are far smaller; anything larger is not one.
@@ -22,9 +23,23 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&read_text(path)?).map_err(|e| Error::file(path, format!("is not the JSON expected here: {e}")))
 }
 
-/// Writes a whole file.
+/// Writes a whole file, down to the disk.
 pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    fs::write(path, content).map_err(Error::io(path, "cannot write"))
+    let mut file = File::create(path).map_err(Error::io(path, "cannot create"))?;
+    file.write_all(content.as_ref()).and_then(|()| file.sync_all()).map_err(Error::io(path, "cannot write"))
+}
+
+/// Makes a rename in the folder of `path` last through a power failure.
+#[cfg(unix)]
+pub fn sync_folder_of(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "cannot write"))
+}
+
+/// The file system does it by itself; folders cannot be opened here.
+#[cfg(not(unix))]
+pub fn sync_folder_of(_: &Path) -> Result<()> {
+    Ok(())
 }
 
 /// Writes `value` as indented JSON.

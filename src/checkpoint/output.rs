@@ -81,15 +81,24 @@ impl OutputFolder {
             aside = Some(place);
         }
         if let Err(error) = fs::rename(self.temporary.path(), &self.output) {
-            if let Some(place) = &aside {
-                // Put the earlier output back; if even that fails, the first error says what happened.
-                let _ = fs::rename(place.path().join("replaced"), &self.output);
+            let Some(place) = aside else { return Err(failed()(error)) };
+            let earlier = place.path().join("replaced");
+            if fs::rename(&earlier, &self.output).is_ok() {
+                return Err(failed()(error));
             }
-            return Err(failed()(error));
+            // Neither may be lost: someone has put something else into their place.
+            let _ = place.keep();
+            let finished = self.temporary.keep();
+            let message = format!(
+                "the finished folder could not be moved there ({error}) and lies in {}; what was there before lies in {}",
+                finished.display(),
+                earlier.display()
+            );
+            return Err(Error::file(&self.output, message));
         }
         // The folder has moved; there is nothing left for the guard to remove.
         let _ = self.temporary.keep();
-        Ok(())
+        files::sync_folder_of(&self.output)
     }
 }
 
@@ -137,7 +146,8 @@ impl OutputFile {
 
     /// Moves the finished file to its name, replacing an earlier one in one step.
     pub fn commit(self) -> Result<()> {
-        fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))
+        fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))?;
+        files::sync_folder_of(&self.output)
     }
 
     /// Writes `value` as JSON and commits.

@@ -5,6 +5,7 @@ use super::terminal::{Terminal, grouped};
 use super::{open_engine, resumable, with_engine};
 use crate::calibration::{self, CalibrationSet, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
+use crate::error::Error;
 use crate::model::Model;
 use crate::recipe;
 use crate::resume::ResumeState;
@@ -24,6 +25,9 @@ pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> R
 }
 
 fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, terminal: &Terminal) -> Result<()> {
+    if !args.covariances && !args.calibration.token_weights.is_equal() {
+        return Err(Error::input("--token-weights belongs to the recipes beyond flap: give --covariances too, or leave it out").into());
+    }
     let model = Model::open_folder(&args.model)?;
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
@@ -42,25 +46,30 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     resume.remove();
     let report = json!({
         "output": args.output,
-        "calibration": timing(&set.header, seconds),
+        "calibration": timing(&set.header, seconds, resume.went_on()),
         "windows": set.header.windows,
         "device": engine.info().label(),
     });
     terminal.result(&report, || {
         format!(
-            "{}: {} tokens in {seconds:.1} s ({:.0} tokens/s) on {}",
+            "{}: {} tokens in {seconds:.1} s ({}) on {}",
             args.output.display(),
             grouped(set.header.tokens()),
-            set.header.tokens() as f64 / seconds,
+            if resume.went_on() {
+                "the last layers of an interrupted run".to_string()
+            } else {
+                format!("{:.0} tokens/s", set.header.tokens() as f64 / seconds)
+            },
             engine.info().label()
         )
     })
 }
 
-/// Tokens, seconds and their ratio.
-pub fn timing(header: &Header, seconds: f64) -> serde_json::Value {
+/// Tokens, seconds and their ratio, which a run that went on from an earlier one does not have.
+pub fn timing(header: &Header, seconds: f64, went_on: bool) -> serde_json::Value {
     let tokens = header.tokens();
-    json!({"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens as f64 / seconds})
+    let rate = (!went_on).then_some(tokens as f64 / seconds);
+    json!({"tokens": tokens, "seconds": seconds, "tokens_per_second": rate})
 }
 
 /// Reads and tokenises the calibration text, and draws the windows.

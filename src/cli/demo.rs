@@ -51,7 +51,7 @@ pub fn run(common: &Common, terminal: &Terminal) -> Result<()> {
         files::write(&dense.join(name), content)?;
     }
     let engine = open_engine(common)?;
-    let rows = with_engine!(engine, e => rows(e, &dense, folder.path(), terminal))?;
+    let rows = with_engine!(engine, e => rows(e, &dense, folder.path(), common.pass_options(None), terminal))?;
     let report = json!({"device": engine.info().label(), "models": rows.iter().map(|row| json!({
         "name": row.name, "perplexity": row.perplexity, "parameters": row.parameters, "weight_bytes": row.bytes, "seconds": row.seconds,
         "heads": row.heads, "neurons": row.neurons,
@@ -81,19 +81,18 @@ fn text(rows: &[Row], device: &str) -> String {
     )
 }
 
-fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal) -> Result<Vec<Row>> {
+fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, pass: PassOptions, terminal: &Terminal) -> Result<Vec<Row>> {
     let model = Model::open(dense)?;
     let tokenizer = Tokenizer::open(dense)?;
     let mut test = tokenizer.encode(TEST_TEXT)?;
     test.truncate(sequential_windows(test.len(), WINDOW_TOKENS, None)? * WINDOW_TOKENS);
-    let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, terminal)?];
+    let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, pass, terminal)?];
     let set = CALIBRATION.draw(&model, &tokenizer.encode(CALIBRATION_TEXT)?)?;
     for ratio in RATIOS {
         for recipe in RECIPES {
             let begin = Instant::now();
             let plan = PlanOptions { recipe, ratio, ..PlanOptions::default() };
-            let outcome =
-                recipe::run(engine, &model, &set, &RecipeOptions { plan, pass: PassOptions::default(), refit: true }, None, terminal)?;
+            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass, refit: true }, None, terminal)?;
             outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
             let place = OutputFolder::create(&output, dense, false)?;
@@ -101,17 +100,25 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, terminal: &Terminal)
             place.commit()?;
             let seconds = begin.elapsed().as_secs_f64();
             let name = format!("{:.0} % pruned, {}", 100.0 * ratio, recipe.name());
-            rows.push(row(engine, name, &Model::open(&output)?, &test, seconds, terminal)?);
+            rows.push(row(engine, name, &Model::open(&output)?, &test, seconds, pass, terminal)?);
         }
     }
     Ok(rows)
 }
 
-fn row<E: Engine>(engine: &E, name: String, model: &Model, test: &[u32], seconds: f64, terminal: &Terminal) -> Result<Row> {
+fn row<E: Engine>(
+    engine: &E,
+    name: String,
+    model: &Model,
+    test: &[u32],
+    seconds: f64,
+    pass: PassOptions,
+    terminal: &Terminal,
+) -> Result<Row> {
     let layers = &model.architecture.layers;
     Ok(Row {
         name,
-        perplexity: perplexity(engine, model, test, WINDOW_TOKENS, PassOptions::default(), terminal)?.perplexity,
+        perplexity: perplexity(engine, model, test, WINDOW_TOKENS, pass, terminal)?.perplexity,
         parameters: model.parameters(),
         bytes: model.tensors.total_bytes(),
         seconds,

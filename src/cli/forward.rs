@@ -20,7 +20,7 @@ pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Res
     let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
     let (ids, [batch, length]) = read_ids(&args.tokens)?;
     let engine = open_engine(common)?;
-    let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, terminal))?;
+    let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, common.pass_options(None), terminal))?;
     let mut tensors = vec![("logits".to_string(), result.logits)];
     for (layer, [attention, mlp]) in result.taps.into_iter().enumerate() {
         tensors.push((format!("layers.{layer}.attention"), attention));

@@ -189,12 +189,12 @@ fn plan<E: Engine>(
     if wanda {
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
         let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
-        let calibration = timing(&set.header, begin.elapsed().as_secs_f64());
+        let calibration = timing(&set.header, begin.elapsed().as_secs_f64(), false);
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
     let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
     let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
-    let calibration = timing(&set.header, outcome.seconds);
+    let calibration = timing(&set.header, outcome.seconds, resume.went_on());
     let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
     let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, slice()));
     Ok(Planned { plan: outcome.plan, notes: outcome.notes, changes: outcome.changes, guarded, calibration })

@@ -101,10 +101,6 @@ impl<E: Engine> Visitor<E> for Unvisited {
     fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
         batches.iter_mut().try_for_each(|batch| pass.layer(weights, batch, &mut Unobserved))
     }
-
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Result of [`run_tokens`].
@@ -123,9 +119,10 @@ pub fn run_tokens<E: Engine>(
     ids: &[u32],
     window_tokens: usize,
     taps: bool,
+    options: PassOptions,
     progress: &dyn Progress,
 ) -> Result<ForwardOutput> {
-    let pass = Pass::new(engine, model, ids.len() / window_tokens, window_tokens, PassOptions::default(), progress)?;
+    let pass = Pass::new(engine, model, ids.len() / window_tokens, window_tokens, options, progress)?;
     progress.start("running", "tokens x layers", (ids.len() * model.architecture.layers.len()) as u64);
     let mut batches = pass.embed(ids)?;
     let mut capture = Capture { taps: taps.then(Vec::new) };
@@ -159,10 +156,6 @@ impl<E: Engine> Visitor<E> for Capture {
         let Some(taps) = &mut self.taps else { return Unvisited.run(pass, 0, weights, batches) };
         taps.push(Default::default());
         batches.iter_mut().try_for_each(|batch| pass.layer(weights, batch, self))
-    }
-
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writing the pruned model in the forms that other programs load: a Hugging Face folder, a GGUF file, or both.
 //!
-//! It does not know how the model was pruned.
+//! What it says about how the model was pruned, in the card and in metadata, it reads from the plan.
 
 mod client;
 pub mod gguf;
@@ -57,7 +57,7 @@ pub fn name_of(path: &Path) -> String {
 pub struct Exported {
     /// Parameters of the dense model.
     pub parameters_before: u64,
-    /// Parameters of the pruned model, biases included.
+    /// Parameters of the pruned model, biases included; of the folder where a folder and a GGUF file were written.
     pub parameters_after: u64,
     /// Bytes of the weight files.
     pub weight_bytes: u64,
@@ -100,9 +100,10 @@ pub fn export(
         exported.gguf_files.push(file);
     }
     if options.formats.contains(&Format::Hf) {
-        let (bytes, note) = hf::write(model, compact, folder, progress)?;
-        exported.weight_bytes += bytes;
-        exported.notes.extend(note);
+        let written = hf::write(model, compact, folder, progress)?;
+        exported.parameters_after = written.parameters;
+        exported.weight_bytes += written.bytes;
+        exported.notes.extend(written.note);
     }
     hf::carry_licences(&model.path, folder)?;
     files::write_json(&folder.join("plan.json"), plan)?;

@@ -94,6 +94,22 @@ impl<E: Engine> LayerWeights<E> {
         };
         engine.attention(&q, &k, &v, shape)
     }
+
+    /// Sends the residual stream through a site, in place: `observe` sees, and may change, the site's activations before they are
+    /// projected back into it.
+    pub fn pass_site(
+        &self,
+        engine: &E,
+        site: Site,
+        rope: &E::Tensor,
+        hidden_states: &mut E::Tensor,
+        window_tokens: usize,
+        observe: impl FnOnce(&mut E::Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let mut x = self.site_input(engine, site, rope, hidden_states, window_tokens)?;
+        observe(&mut x)?;
+        engine.add(hidden_states, &self.projection(site).apply(engine, &x)?)
+    }
 }
 
 /// Sees, and may change, what passes a site.
@@ -122,9 +138,7 @@ pub fn decoder_layer<E: Engine>(
     observer: &mut impl Observer<E>,
 ) -> Result<()> {
     for site in Site::BOTH {
-        let mut x = layer.site_input(engine, site, rope, hidden_states, window_tokens)?;
-        observer.observe(engine, site, &mut x)?;
-        engine.add(hidden_states, &layer.projection(site).apply(engine, &x)?)?;
+        layer.pass_site(engine, site, rope, hidden_states, window_tokens, |x| observer.observe(engine, site, x))?;
     }
     Ok(())
 }

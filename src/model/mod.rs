@@ -233,12 +233,13 @@ impl Model {
         self.tensors.entries().iter().map(|entry| entry.len() as u64).sum()
     }
 
-    /// Identifies the weights: a hash of every tensor's name, format, shape and of two samples of its bytes. Reading the whole
-    /// model for a hash would double the time of planning.
+    /// Identifies the model: a hash of its structure, and of every tensor's name, format, shape and two samples of its bytes. Reading
+    /// all of them for a hash would double the time of planning.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         const SAMPLE: usize = 4096;
         let mut hash = Sha256::new();
+        hash.update(format!("{:?}\n", self.architecture));
         for entry in self.tensors.entries() {
             let bytes = entry.bytes.as_ref();
             let middle = bytes.len() / 2;

@@ -21,7 +21,9 @@ pub trait Visitor<E: Engine> {
     /// Sends all batches through layer `layer`. Must not wait for the device if it can be helped.
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()>;
     /// The layer's results may be read now; the next layer is being uploaded already.
-    fn finish(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &[Batch<E>]) -> Result<()>;
+    fn finish(&mut self, _pass: &Pass<'_, E>, _layer: usize, _weights: &LayerWeights<E>, _batches: &[Batch<E>]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The fixed things of a pass.

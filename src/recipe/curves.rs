@@ -150,7 +150,7 @@ impl Curves {
             let (cost, multiple) = match curve.site {
                 Site::Attention => {
                     let group = architecture.layers[curve.layer].group_size();
-                    (architecture.unit_parameters(curve.layer), options.round_heads.div_ceil(group))
+                    (architecture.unit_parameters(curve.layer), options.round_units(group))
                 }
                 Site::Mlp => (architecture.neuron_parameters(), options.round_neurons),
             };

@@ -84,11 +84,11 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
             let mut norms = Vec::new();
             for batch in &mut *batches {
                 crate::interrupt::check()?;
-                let mut input = batch.read(engine, |h| weights.site_input(engine, site, pass.rope(), h, pass.window_tokens))?;
                 of_channels.begin(batch);
-                of_channels.observe(engine, site, &mut input)?;
                 let tokens = batch.windows * pass.window_tokens;
                 batch.update(engine, |h| {
+                    let mut input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
+                    of_channels.observe(engine, site, &mut input)?;
                     engine.add(h, &weights.projection(site).apply(engine, &input)?)?;
                     let norm = engine.inverse_norms(h)?;
                     let scales = (!self.token_weights.is_equal()).then_some(&norm);

@@ -1,11 +1,15 @@
 //! A layer on the device that is being pruned, site by site.
 
+use super::linear_algebra::product;
+use super::weights::{row, to_bytes, to_matrix};
 use crate::architecture::Part;
+use crate::checkpoint::Scratch;
 use crate::compaction::Slice;
-use crate::engine::{Engine, HostTensor};
+use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
 use crate::forward::{LayerWeights, Linear, Site};
 use crate::model::Model;
+use faer::MatRef;
 
 /// What a recipe makes of the projection that a site feeds, for the channels that stay; in the checkpoint's number format.
 #[derive(Clone)]
@@ -17,6 +21,23 @@ pub struct Fitted {
 }
 
 impl Fitted {
+    /// Weights `[outputs, kept channels]` as `dtype` holds them, and the bias with which kept channels of mean `kept_mean` give `target`, the
+    /// mean of the outputs: it makes up for the rounding of the weights as well. Both are kept in a temporary file.
+    pub fn keep(
+        scratch: &mut Scratch,
+        weight: MatRef<'_, f64>,
+        target: &[f64],
+        kept_mean: MatRef<'_, f64>,
+        dtype: Dtype,
+        what: &str,
+    ) -> Result<Self> {
+        let weight = scratch.keep(&to_bytes(weight, dtype, what)?, dtype, weight.nrows(), weight.ncols())?;
+        let reached = product(to_matrix(&weight).as_ref(), kept_mean);
+        let bias: Vec<f64> = target.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
+        let bias = scratch.keep(&to_bytes(row(&bias).as_ref(), dtype, what)?, dtype, 1, bias.len())?;
+        Ok(Self { weight, bias })
+    }
+
     /// Puts it in its place in a layer.
     pub fn place<E: Engine>(&self, engine: &E, own: &mut LayerWeights<E>, site: Site) -> Result<()> {
         let bias = engine.upload(&self.bias.to_f32(), self.bias.columns)?;

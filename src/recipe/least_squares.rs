@@ -4,7 +4,7 @@ use super::elimination::Elimination;
 use super::layer::Fitted;
 use super::linear_algebra::{System, product, ridge, select_columns};
 use super::symmetric::Symmetric;
-use super::weights::{row, to_bytes, to_matrix};
+use super::weights::to_matrix;
 use super::{RIDGE, channels_per_unit, kept_channels, writer};
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
@@ -22,20 +22,14 @@ pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance,
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);
     let channels = kept_channels(kept, channels_per_unit(model, layer, site));
-    let fitted = refit(&Symmetric::unpacked(covariance), weight.as_ref(), &channels, &what)?;
-    let bytes = to_bytes(fitted.as_ref(), host.dtype, &what)?;
-    let fitted_host = scratch.keep(&bytes, host.dtype, fitted.nrows(), fitted.ncols())?;
-    // The bias makes up for the rounding of the weights as well.
-    let fitted = to_matrix(&fitted_host);
+    let fitted = solve(&Symmetric::unpacked(covariance), weight.as_ref(), &channels, &what)?;
     let mean = Mat::from_fn(covariance.mean.len(), 1, |i, _| covariance.mean[i]);
     let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| covariance.mean[channels[i]]);
-    let mut bias = product(weight.as_ref(), mean.as_ref()) - product(fitted.as_ref(), kept_mean.as_ref());
-    if let Some(own_bias) = model.bias(layer, bias_part)? {
-        bias += Mat::from_fn(own_bias.len(), 1, |i, _| f64::from(own_bias[i]));
-    }
-    let bias: Vec<f64> = (0..bias.nrows()).map(|i| bias[(i, 0)]).collect();
-    let bytes = to_bytes(row(&bias).as_ref(), host.dtype, &what)?;
-    Ok(Fitted { weight: fitted_host, bias: scratch.keep(&bytes, host.dtype, 1, bias.len())? })
+    let dense = product(weight.as_ref(), mean.as_ref());
+    let own_bias = model.bias(layer, bias_part)?;
+    let own_bias = |i: usize| own_bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
+    let target: Vec<f64> = (0..dense.nrows()).map(|i| dense[(i, 0)] + own_bias(i)).collect();
+    Fitted::keep(scratch, fitted.as_ref(), &target, kept_mean.as_ref(), host.dtype, &what)
 }
 
 /// All sites, given by layer, site and covariance, of which `kept` says what stays.
@@ -64,7 +58,7 @@ pub fn run<'a>(
 
 /// The weights `[outputs, kept]` that best reproduce `weight` on all channels from the kept ones, with a ridge toward the old ones:
 /// `((C_KK + R)^-1 (C_K: W^T + R W_K^T))^T`.
-fn refit(covariance: &Symmetric, weight: MatRef<'_, f64>, kept: &[usize], what: &str) -> Result<Mat<f64>> {
+fn solve(covariance: &Symmetric, weight: MatRef<'_, f64>, kept: &[usize], what: &str) -> Result<Mat<f64>> {
     let ridge = ridge(covariance, RIDGE);
     let rows = covariance.times(weight, kept) + select_columns(weight, kept) * faer::Scale(ridge);
     let mut matrix = covariance.principal(kept);

@@ -176,7 +176,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
 }
 
-/// The projection that reads a site, and its bias.
+/// The projection that writes a site's activations back into the residual stream, and its bias.
 fn writer(site: Site) -> (Part, Part) {
     match site {
         Site::Attention => (Part::OutputProjection, Part::OutputBias),

@@ -201,10 +201,7 @@ impl<E: Engine> Round<'_, E> {
         let engine = pass.engine;
         for batch in batches {
             crate::interrupt::check()?;
-            batch.update(engine, |h| {
-                let input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
-                engine.add(h, &weights.projection(site).apply(engine, &input)?)
-            })?;
+            batch.update(engine, |h| weights.pass_site(engine, site, pass.rope(), h, pass.window_tokens, |_| Ok(())))?;
             self.progress.advance((batch.windows * pass.window_tokens) as u64);
         }
         Ok(())
@@ -227,10 +224,6 @@ impl<E: Engine> Visitor<E> for Round<'_, E> {
             self.variants = variants;
             self.advance(pass, &round, site, base)?;
         }
-        Ok(())
-    }
-
-    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> Result<()> {
         Ok(())
     }
 }

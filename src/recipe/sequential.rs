@@ -8,7 +8,7 @@ use super::refit::reader_map;
 use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
-use super::weights::{row, to_bytes, to_matrix};
+use super::weights::{to_bytes, to_matrix};
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
@@ -135,7 +135,7 @@ impl<E: Engine> Fit<'_, E> {
         let (part, bias_part) = writer(site);
         let host = model.part(layer, part)?;
         pass.stage(&format!("{what}: units and weights"));
-        let (kept, fitted, bias) = self.choose(engine, found, &to_matrix(&host), per_unit, &what)?;
+        let (kept, fitted) = self.choose(engine, found, &host, per_unit, &what)?;
         let chosen = begin.elapsed().as_secs_f64();
         let (activations, fitting) = (measured - refitted, chosen - measured);
         tracing::info!(
@@ -143,10 +143,6 @@ impl<E: Engine> Fit<'_, E> {
         );
 
         // What is written, and what the pruned stream goes on with, are the same rounded numbers.
-        let fitted = Fitted {
-            weight: self.scratch.keep(&to_bytes(fitted.as_ref(), host.dtype, &what)?, host.dtype, fitted.nrows(), fitted.ncols())?,
-            bias: self.scratch.keep(&to_bytes(row(&bias).as_ref(), host.dtype, &what)?, host.dtype, 1, bias.len())?,
-        };
         let cut = cut_readers(engine, model, layer, site, own, &kept, &read)?;
         fitted.place(engine, own, site)?;
         for (&reader, host) in readers(site).iter().zip(cut) {
@@ -155,10 +151,7 @@ impl<E: Engine> Fit<'_, E> {
         }
         for batch in &mut self.pruned {
             crate::interrupt::check()?;
-            batch.update(engine, |g| {
-                let input = own.site_input(engine, site, pass.rope(), g, pass.window_tokens)?;
-                engine.add(g, &own.projection(site).apply(engine, &input)?)
-            })?;
+            batch.update(engine, |g| own.pass_site(engine, site, pass.rope(), g, pass.window_tokens, |_| Ok(())))?;
         }
         self.replaced.insert((layer, part), fitted.weight);
         self.replaced.insert((layer, bias_part), fitted.bias);
@@ -181,10 +174,7 @@ impl<E: Engine> Fit<'_, E> {
         let mut sums = SiteSums::new();
         for (dense, pruned) in dense.iter_mut().zip(&self.pruned) {
             crate::interrupt::check()?;
-            dense.update(engine, |h| {
-                let input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
-                engine.add(h, &weights.projection(site).apply(engine, &input)?)
-            })?;
+            dense.update(engine, |h| weights.pass_site(engine, site, pass.rope(), h, pass.window_tokens, |_| Ok(())))?;
             let mut target = dense.copy_to_device(engine)?;
             let scales = (!self.token_weights.is_equal()).then(|| engine.inverse_norms(&target)).transpose()?;
             let input = pruned.read(engine, |g| {
@@ -196,20 +186,14 @@ impl<E: Engine> Fit<'_, E> {
         sums.finish(engine, what)
     }
 
-    /// Units, weights and bias of the next site from its moments: `weight` is what the weights are drawn to by the ridge.
-    fn choose(
-        &self,
-        engine: &E,
-        found: SiteMoments,
-        weight: &Mat<f64>,
-        per_unit: usize,
-        what: &str,
-    ) -> Result<(Vec<bool>, Mat<f64>, Vec<f64>)> {
+    /// Units, weights and bias of the next site from its moments: `host` is what the weights are drawn to by the ridge.
+    fn choose(&mut self, engine: &E, found: SiteMoments, host: &HostTensor, per_unit: usize, what: &str) -> Result<(Vec<bool>, Fitted)> {
+        let weight = to_matrix(host);
         let (target_mean, cross) = found.target.expect("a target was given");
         let units = found.mean.len() / per_unit;
         // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights
         // of the channels that stay.
-        let rows = cross + weight * faer::Scale(ridge(&found.covariance, RIDGE));
+        let rows = cross + &weight * faer::Scale(ridge(&found.covariance, RIDGE));
         let mut system = System::ridged(found.covariance, RIDGE);
         system.rows = rows;
         let mut system = elimination(engine, self.budget, system, weight.nrows(), per_unit)?;
@@ -217,9 +201,7 @@ impl<E: Engine> Fit<'_, E> {
         let kept = keep(&remove_greedily(&mut *system, per_unit, self.units.removed[self.units.kept.len()], what)?.order, units);
         let channels = kept_channels(&kept, per_unit);
         let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
-        let rows = system.rows()?;
-        let reached = product(rows.as_ref(), mean.as_ref());
-        let bias = target_mean.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
-        Ok((kept, rows, bias))
+        let fitted = Fitted::keep(&mut self.scratch, system.rows()?.as_ref(), &target_mean, mean.as_ref(), host.dtype, what)?;
+        Ok((kept, fitted))
     }
 }

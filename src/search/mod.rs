@@ -135,7 +135,7 @@ impl Problem {
             Structure::AlMm if uniform => {
                 return Err(Error::input("--structure al-mm lets layers differ in heads; leave it or --uniform out"));
             }
-            Structure::UlUm => self.layers.iter().map(|scores| uniform_layer(scores, self.ratio)).collect(),
+            Structure::UlUm => self.layers.iter().map(|scores| uniform_layer(scores, self.ratio, self.strict)).collect(),
             Structure::UlMm => per_layer::manual(self)?,
             Structure::AlMm => across_layers::manual(self)?,
             Structure::AlAm => across_layers::adaptive(self),

@@ -1,14 +1,23 @@
 //! Structures in which every layer is searched alone: UL-UM and UL-MM.
 
-use super::{Kept, LayerScores, Problem, without_lowest};
+use super::{Kept, LayerScores, Problem, ascending, without_lowest};
 use crate::error::{Error, Result};
 
-/// UL-UM for one layer: the lowest `floor(ratio * count)` units and neurons go.
+/// Removes the `count` lowest, fewer than all; in strict mode not what ties with the lowest that stays.
+fn cut(scores: &[f64], count: usize, strict: bool) -> Vec<bool> {
+    if !strict {
+        return without_lowest(scores, count);
+    }
+    let threshold = scores[ascending(scores)[count]];
+    scores.iter().map(|&score| score >= threshold).collect()
+}
+
+/// UL-UM for one layer: the lowest `floor(ratio * count)` units and neurons go, where `strict` but for ties.
 #[must_use]
-pub fn uniform_layer(scores: &LayerScores, ratio: f64) -> Kept {
+pub fn uniform_layer(scores: &LayerScores, ratio: f64, strict: bool) -> Kept {
     let keep = |scores: &[f64]| {
         let count = (ratio * scores.len() as f64) as usize;
-        without_lowest(scores, count.min(scores.len() - 1))
+        cut(scores, count.min(scores.len() - 1), strict)
     };
     Kept { attention: keep(&scores.unit_sums()), mlp: keep(&scores.mlp) }
 }
@@ -25,7 +34,7 @@ pub fn manual(problem: &Problem) -> Result<Vec<Kept>> {
         }
         let wanted = problem.ratio * problem.layer_parameters(index) as f64;
         let neurons = neurons_to_remove(wanted, units as u64 * problem.unit_parameters[index], problem, scores.mlp.len())?;
-        Ok(Kept { attention: without_lowest(&scores.unit_sums(), units), mlp: without_lowest(&scores.mlp, neurons) })
+        Ok(Kept { attention: cut(&scores.unit_sums(), units, problem.strict), mlp: cut(&scores.mlp, neurons, problem.strict) })
     };
     problem.layers.iter().enumerate().map(layer).collect()
 }

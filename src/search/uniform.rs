@@ -42,16 +42,16 @@ pub fn search(problem: &Problem) -> Result<Vec<Kept>> {
             best = Some((of_units + of_neurons, count, filled));
         }
     }
-    let Some((_, unit_count, neuron_count)) = best else {
+    let multiple = problem.round_neurons.max(1);
+    let largest = most_neurons / multiple * multiple;
+    let Some((_, unit_count, neuron_count)) = best.filter(|_| largest > 0) else {
         return Err(Error::input(format!(
             "no uniform plan removes the share {}: with the numbers of heads that may stay, the neurons cannot make up the rest; try another \
-             --ratio or leave --uniform out",
+             --ratio, a smaller --round-neurons, or leave --uniform out",
             problem.ratio
         )));
     };
-    let multiple = problem.round_neurons.max(1);
-    let largest = most_neurons / multiple * multiple;
-    let rounded = ((neuron_count / multiple as f64).round() as usize * multiple).clamp(multiple.min(most_neurons), largest.max(1));
+    let rounded = ((neuron_count / multiple as f64).round() as usize * multiple).clamp(multiple, largest);
     let layer = |(units, neurons): (&Vec<f64>, &Vec<f64>)| Kept {
         attention: without_lowest(units, units.len() - unit_count),
         mlp: without_lowest(neurons, neurons.len() - rounded),

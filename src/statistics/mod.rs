@@ -1,5 +1,5 @@
 //! What calibration measures: per layer and site the moments of every input channel, with the column norms of the projection
-//! that reads it. Knows neither models nor engines.
+//! that reads it. Knows no models, and of engines their number formats only.
 
 mod compat;
 mod covariance;

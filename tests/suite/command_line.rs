@@ -564,11 +564,29 @@ fn a_client_gets_what_it_loads() {
     assert_eq!((&config["architectures"][0], config.get("auto_map")), (&Value::from("LlamaForCausalLM"), None));
     assert_eq!(config["mlp_bias"], true);
     assert_eq!(config["attention_bias"], true);
+    // The zero biases that its class asks for count as well.
+    assert_eq!(run_json(&["inspect", &place.path("vllm")])["parameters"], vllm["parameters_after"]);
     // What no client's file can hold is refused before anything is measured.
     let qwen3 = data("golden/qwen3-bf16");
     let (code, _, message) =
         run(&["prune", qwen3.to_str().unwrap(), "--output", &place.path("q"), "--calibration", "none.txt", "--format", "gguf"]);
     assert!(code == 1 && message.contains("--for llama.cpp"), "{message}");
+    // Nor do recipes give it biases that its class does not load.
+    for (client, recipe) in [("vllm", "sequential"), ("vllm", "least-squares"), ("llama.cpp", "search")] {
+        let (code, _, message) = run(&[
+            "prune",
+            qwen3.to_str().unwrap(),
+            "--output",
+            &place.path("q"),
+            "--calibration",
+            "none.txt",
+            "--for",
+            client,
+            "--recipe",
+            recipe,
+        ]);
+        assert!(code == 1 && message.contains(recipe) && message.contains("--recipe flap"), "{client}: {message}");
+    }
     // What is said explicitly stays.
     let explicit =
         place.prune(&place.model, "explicit", &["--for", "llama.cpp", "--format", "hf", "--round-neurons", "8", "--ratio", "0.4"]);

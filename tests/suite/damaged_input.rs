@@ -229,6 +229,12 @@ fn requests_that_cannot_be_met() {
     }
     folder.prune_fails(&["--method", "wanda-sp", "--round-neurons", "8"], &["wanda-sp", "--round-neurons"]);
     folder.prune_fails(&["--ratio", "0.999"], &["0.999", "cannot be reached"]);
+    folder.prune_fails(&["--recipe", "flap", "--uniform", "--round-neurons", "4096"], &["uniform", "--round-neurons"]);
+    folder.prune_fails(&["--uniform", "--round-neurons", "4096"], &["uniform"]);
+    // What would change nothing is not taken in silence.
+    folder.prune_fails(&["--recipe", "flap", "--no-refit"], &["--no-refit", "sequential"]);
+    folder.prune_fails(&["--method", "magnitude-sp", "--metric", "ifv"], &["--metric", "magnitude-sp"]);
+    folder.prune_fails(&["--method", "wanda-sp", "--uniform"], &["--uniform", "wanda-sp"]);
     folder.prune_fails(&["--device", "no such card"], &["no such card", "there are: cpu"]);
     folder.prune_fails(&["--device", "gpu:77"], &["gpu:77", "there are: cpu"]);
     let inside = folder.path("model/pruned");

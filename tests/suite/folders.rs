@@ -6,6 +6,7 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::export::{ExportOptions, Format, export};
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::Silent;
 use serde_json::Value;
 use std::path::Path;
@@ -26,7 +27,7 @@ fn written(name: &str, gone: impl Fn(usize, usize) -> bool, with_biases: bool, p
 }
 
 fn logits(model: &Model) -> Vec<f32> {
-    run_tokens(&CpuEngine::default(), model, &(1..15).collect::<Vec<u32>>(), 14, false, &Silent).unwrap().logits
+    run_tokens(&CpuEngine::default(), model, &(1..15).collect::<Vec<u32>>(), 14, false, PassOptions::default(), &Silent).unwrap().logits
 }
 
 #[test]

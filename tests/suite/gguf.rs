@@ -8,6 +8,7 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::export::gguf::{GgufType, Source, check, write};
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::Silent;
 use ggus::{GGmlType, GGuf, GGufMetaMapExt};
 use proptest::prelude::*;
@@ -26,7 +27,7 @@ fn converted(model: &Model, kind: GgufType, folder: &Path) -> (PathBuf, Vec<Stri
 }
 
 fn logits(model: &Model) -> Vec<f32> {
-    run_tokens(&CpuEngine::default(), model, &(1..60).collect::<Vec<u32>>(), 59, false, &Silent).unwrap().logits
+    run_tokens(&CpuEngine::default(), model, &(1..60).collect::<Vec<u32>>(), 59, false, PassOptions::default(), &Silent).unwrap().logits
 }
 
 /// f32 numbers of a tensor as another library finds them.

@@ -8,6 +8,7 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::export::{ExportOptions, export};
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Plan;
 use flap_gpu::progress::Silent;
 use flap_gpu::search::{Kept, LayerScores, Problem, Structure};
@@ -136,6 +137,25 @@ proptest! {
         }
     }
 
+    /// The authors' rules keep what ties with a threshold in structures of single layers, and remove it in those across layers.
+    #[test]
+    fn strict_thresholds_decide_ties(units in 2usize..6, neurons in 8usize..40, dead in 3usize..8, ratio in 0.05f64..0.3) {
+        let mlp: Vec<f64> = (0..neurons).map(|i| if i < dead { 0.0 } else { 1.0 + i as f64 }).collect();
+        let layer = LayerScores { attention: (0..2 * units).map(|i| i as f64).collect(), mlp: mlp.clone(), units };
+        let problem = Problem {
+            layers: vec![layer; 2], unit_parameters: vec![96; 2], neuron_parameters: 48, ratio, remove_units: 0, round_neurons: 1, round_units: 1, uniform_units: None, strict: true,
+        };
+        let kept = |structure| problem.search(structure).unwrap().layers[0].mlp.iter().filter(|&&k| k).count();
+        let count = (ratio * neurons as f64) as usize;
+        // keep score >= sorted[count]
+        prop_assert_eq!(kept(Structure::UlUm), if count < dead { neurons } else { neurons - count });
+        // keep score > the count-th smallest of both layers together
+        let wanted = (ratio * (2 * (96 * units + 48 * neurons)) as f64 / 48.0) as usize;
+        if (1..=2 * dead).contains(&wanted) {
+            prop_assert_eq!(kept(Structure::AlMm), neurons - dead);
+        }
+    }
+
     /// No uniform plan with as many neurons as the best one's budget allows has a higher score; all layers are alike.
     #[test]
     fn uniform_plans_are_alike_and_meet_the_ratio(problem in problems()) {
@@ -205,7 +225,7 @@ fn masking_and_removing_give_the_same_logits() {
             plan.settings.mask_only = mask_only;
             let place = folder.path().join(format!("{name}-{mask_only}"));
             let model = pruned(&model, &plan, &biases, &place);
-            run_tokens(&engine, &model, &(1..60).collect::<Vec<u32>>(), 59, false, &Silent).unwrap().logits
+            run_tokens(&engine, &model, &(1..60).collect::<Vec<u32>>(), 59, false, PassOptions::default(), &Silent).unwrap().logits
         };
         let error = normalised_squared_error(&logits(false), &logits(true));
         assert!(error < 1e-10, "{name}: {error:e}");

@@ -218,7 +218,29 @@ fn a_search_takes_the_cheapest_chunks() {
     });
 }
 
-/// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and what costs nothing goes first.
+/// On the CPU a result is the same, bit by bit, however many threads make it.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let model = Model::open(&demo_model()).unwrap();
+    let text: Vec<u32> = (0..4000).map(|i| i * 7919 % 500).collect();
+    let set = CalibrationOptions { samples: 24, sequence_length: 48, seed: 0, mode: Mode::Exact, shard: None }.draw(&model, &text).unwrap();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let outcome =
+            pool.install(|| recipe::run(&CpuEngine::default(), &model, &set, &options(Recipe::Sequential, 0.3), None, &Silent).unwrap());
+        let mut replaced: Vec<_> = outcome.changes.replaced.iter().map(|(place, host)| (*place, host.bytes.as_ref().to_vec())).collect();
+        replaced.sort_by_key(|((layer, part), _)| part.name(*layer));
+        (outcome.plan.layers, replaced)
+    };
+    let (plan, weights) = run(1);
+    for threads in [2, 7] {
+        let (other_plan, other_weights) = run(threads);
+        assert_eq!(other_plan, plan, "{threads} threads");
+        assert!(other_weights == weights, "{threads} threads make other weights");
+    }
+}
+
+/// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and the errors are those of the ridged problem.
 #[test]
 fn removal_copes_with_rank_deficiency() {
     let (channels, outputs) = (24, 5);

@@ -4,6 +4,7 @@ use crate::support::{data, normalised_squared_error, on_both_engines};
 use flap_gpu::checkpoint::TensorFile;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::Silent;
 
 /// Both sides compute in f32, in different orders: squared relative rounding of some hundred sums is far below this.
@@ -29,7 +30,7 @@ fn logits_and_site_inputs_agree() {
             // The model objects that gave these activations had been cast to their 16-bit format and back, rotary frequencies
             // included. (Without this the 16-bit models differ by up to 1.2e-5, with it by some 1e-12.)
             model.cast_rope().unwrap();
-            let output = run_tokens(engine, &model, &ids, shape[1], true, &Silent).unwrap();
+            let output = run_tokens(engine, &model, &ids, shape[1], true, PassOptions::default(), &Silent).unwrap();
             let check = |what: &str, values: &[f32]| {
                 let error = normalised_squared_error(values, &f32_values(&golden, what));
                 assert!(error < TOLERANCE, "{name} {what}: normalised squared error {error:e}");

@@ -61,7 +61,7 @@ impl PlanningArguments {
     }
 
     /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
-    fn recipe(&self, compat: bool, choice: Option<&Choice>, otherwise: Recipe) -> crate::error::Result<Recipe> {
+    fn recipe(&self, compat: bool, choice: Option<&Choice>, otherwise: Recipe, family: &str) -> crate::error::Result<Recipe> {
         let own = [
             (compat, "--compat"),
             (self.method.is_some(), "--method"),
@@ -72,15 +72,47 @@ impl PlanningArguments {
             (self.mask_only, "--mask-only"),
         ];
         let given = own.iter().find(|(given, _)| *given);
+        let without_biases = choice.is_some_and(|choice| choice.compensation == Compensation::None);
         match (self.recipe, given) {
-            (None, None) if choice.is_some_and(|choice| choice.compensation == Compensation::None) => Ok(Recipe::Flap),
+            (None, None) if without_biases => Ok(Recipe::Flap),
             (None, None) => Ok(otherwise),
             (None | Some(Recipe::Flap), _) => Ok(Recipe::Flap),
+            (Some(recipe), None) if without_biases => Err(crate::error::Error::input(format!(
+                "--recipe {} gives the model biases, which the program named by --for does not load in a {family}; use --recipe flap",
+                recipe.name()
+            ))),
             (Some(recipe), None) => Ok(recipe),
             (Some(recipe), Some((_, option))) => Err(crate::error::Error::input(format!(
                 "{option} belongs to --recipe flap; --recipe {} takes --ratio, --uniform and the rounding options",
                 recipe.name()
             ))),
+        }
+    }
+
+    /// Refuses options that would change nothing.
+    fn check_use(&self, recipe: Recipe, model: &Architecture) -> crate::error::Result<()> {
+        let refused = |message: String| Err(crate::error::Error::input(message));
+        if self.no_refit && !matches!(recipe, Recipe::Sequential | Recipe::Search) {
+            return refused(format!("--no-refit belongs to --recipe sequential and search, not to {}", recipe.name()));
+        }
+        if let Some(method) = self.method.filter(|&method| method != Method::Flap) {
+            let not_its_own = [
+                (self.metric.is_some(), "--metric"),
+                (self.structure.is_some(), "--structure"),
+                (self.remove_heads.is_some(), "--remove-heads"),
+                (self.compensation == Some(Compensation::Bias), "--compensation bias"),
+                (self.uniform, "--uniform"),
+            ];
+            if let Some((_, option)) = not_its_own.iter().find(|(given, _)| *given) {
+                return refused(format!("{option} belongs to --method flap; {} has no choice there", method.name()));
+            }
+        }
+        let group = model.layers[0].group_size();
+        match self.remove_heads.filter(|heads| !heads.is_multiple_of(group)) {
+            Some(heads) => {
+                refused(format!("--remove-heads {heads} is no multiple of {group}, the query heads that share a key-value head"))
+            }
+            None => Ok(()),
         }
     }
 
@@ -91,13 +123,15 @@ impl PlanningArguments {
             return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
         }
         let choice = self.choice(model);
+        let recipe = self.recipe(compat, choice.as_ref(), otherwise, model.family)?;
+        self.check_use(recipe, model)?;
         let multiple = |given: Option<NonZeroUsize>, chosen: fn(&Choice) -> usize| {
             given.map_or_else(|| choice.as_ref().map_or(1, chosen), NonZeroUsize::get)
         };
         let uniform = self.uniform || choice.as_ref().is_some_and(|choice| choice.uniform);
         let heads = if self.client == Some(Client::LlamaCpp) { Uniform::AnyHeads } else { Uniform::DivisorsOfHidden };
         Ok(PlanOptions {
-            recipe: self.recipe(compat, choice.as_ref(), otherwise)?,
+            recipe,
             method: self.method.unwrap_or_default(),
             metric: self.metric.unwrap_or_default(),
             structure: self.structure.unwrap_or_default(),

@@ -6,11 +6,20 @@ use faer::Accum;
 use faer::mat::{MatMut, MatRef};
 use faer::reborrow::ReborrowMut;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Weight rows widened at a time: 128 rows of 4096 inputs are 2 MiB of f32, the size of a core's L2 cache.
 const PANEL_ROWS: usize = 128;
 /// Narrower panels are used for small matrices so that every thread has work; below this the product itself slows down.
 const MINIMUM_PANEL_ROWS: usize = 16;
+
+/// Rows in panels of which every thread has several. Results must not depend on the number of threads, but the library may sum edges of its
+/// tiles and narrow matrices in another order: panels are whole tiles, and the last takes the rest.
+pub(super) fn panels(rows: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
+    let panel = (rows / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS).next_multiple_of(MINIMUM_PANEL_ROWS);
+    let count = (rows / panel).max(1);
+    (0..count).into_par_iter().map(move |index| index * panel..if index + 1 == count { rows } else { (index + 1) * panel })
+}
 
 /// A pointer that threads may share because each writes its own columns.
 #[derive(Clone, Copy)]
@@ -34,9 +43,7 @@ pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> 
     let mut y = vec![0.0f32; tokens * outputs];
     let out = SharedOutput(y.as_mut_ptr());
     let x = MatRef::from_row_major_slice(x, tokens, inputs);
-    let panel = (outputs / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
-    (0..outputs.div_ceil(panel)).into_par_iter().for_each_init(Vec::new, |scratch: &mut Vec<f32>, index| {
-        let rows = index * panel..((index + 1) * panel).min(outputs);
+    panels(outputs).for_each_init(Vec::new, |scratch: &mut Vec<f32>, rows| {
         let bytes = &weight.bytes.as_ref()[rows.start * weight.row_bytes()..rows.end * weight.row_bytes()];
         let values = match bytemuck::try_cast_slice::<u8, f32>(bytes) {
             Ok(values) if weight.dtype == Dtype::F32 => values,

@@ -34,8 +34,18 @@ const CARRIED: [&str; 10] = [
 /// Beginnings of names of files that a licence asks to pass on.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 
-/// Writes the folder's files. Returns the bytes of the weights, and what the user should know.
-pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn Progress) -> Result<(u64, Option<String>)> {
+/// What a folder holds.
+pub struct Written {
+    /// Parameters, with the zero biases that a class asks for.
+    pub parameters: u64,
+    /// Bytes of the weights.
+    pub bytes: u64,
+    /// What the user should know.
+    pub note: Option<String>,
+}
+
+/// Writes the folder's files.
+pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn Progress) -> Result<Written> {
     let form = form::form(&model.config, &compact.architecture)?;
     let compact = compact.with_zero_biases(&form.architecture);
     write_weights(folder, &compact.tensors, progress)?;
@@ -44,7 +54,8 @@ pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn
         files::write(&folder.join(form::CODE_FILE), form::CODE)?;
     }
     carry(&model.path, folder, &|name| CARRIED.contains(&name))?;
-    Ok((compact.tensors.iter().map(|t| t.bytes() as u64).sum(), form.note()))
+    let bytes = compact.tensors.iter().map(|t| t.bytes() as u64).sum();
+    Ok(Written { parameters: compact.parameters(), bytes, note: form.note() })
 }
 
 /// Copies the licence files of a model folder.
