@@ -1,4 +1,4 @@
-// Causal grouped-query attention with an online softmax: a row of workgroups a window and head, one for each 64 queries. Keys and values pass
+// Causal grouped-query attention with an online softmax: one workgroup a window, head and block of 64 queries. Keys and values pass
 // through workgroup memory 32 at a time, so no [tokens, tokens] matrix exists anywhere.
 //
 // The 16 x 16 threads stand over tiles: of the scores a thread computes 4 queries by 2 keys, 16 channels at a time; of the output it
@@ -11,8 +11,9 @@ struct Params {
     key_value_heads: u32,
     // Keys a query sees, itself included.
     reach: u32,
+    blocks_per_window: u32,
     scale: f32,
-    // Window and head of the first row of workgroups.
+    // The first workgroup's place among all.
     first_row: u32,
 }
 
@@ -42,29 +43,41 @@ var<workgroup> scores: array<vec4<f32>, 512>;
 
 // One channel of four consecutive tokens' queries or keys; what does not exist is zero. `start` is where token 0 begins.
 fn channel_quad(of_keys: bool, start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
-    var quad = vec4<f32>();
-    for (var i = 0u; i < 4u; i++) {
-        if (channel < HEAD_DIM && token + i < params.window_tokens) {
-            let index = start + (token + i) * stride + channel;
-            if (of_keys) {
-                quad[i] = k[index];
-            } else {
-                quad[i] = q[index];
-            }
-        }
+    return vec4<f32>(
+        channel_of(of_keys, start, stride, token, channel),
+        channel_of(of_keys, start, stride, token + 1u, channel),
+        channel_of(of_keys, start, stride, token + 2u, channel),
+        channel_of(of_keys, start, stride, token + 3u, channel),
+    );
+}
+
+fn channel_of(of_keys: bool, start: u32, stride: u32, token: u32, channel: u32) -> f32 {
+    if (channel >= HEAD_DIM || token >= params.window_tokens) {
+        return 0.0;
     }
-    return quad;
+    let index = start + token * stride + channel;
+    if (of_keys) {
+        return k[index];
+    }
+    return q[index];
 }
 
 // Four consecutive channels of a token's values.
 fn value_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
-    var quad = vec4<f32>();
-    for (var i = 0u; i < 4u; i++) {
-        if (channel + i < HEAD_DIM && token < params.window_tokens) {
-            quad[i] = v[start + token * stride + channel + i];
-        }
+    let first = start + token * stride;
+    return vec4<f32>(
+        value_of(first, token, channel),
+        value_of(first, token, channel + 1u),
+        value_of(first, token, channel + 2u),
+        value_of(first, token, channel + 3u),
+    );
+}
+
+fn value_of(first: u32, token: u32, channel: u32) -> f32 {
+    if (channel >= HEAD_DIM || token >= params.window_tokens) {
+        return 0.0;
     }
-    return quad;
+    return v[first + channel];
 }
 
 // Scales the sums of 4 queries by 4 channels, of the 64 from `first_channel` on, and adds the values of 32 keys as the probabilities
@@ -116,10 +129,10 @@ fn main(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let block = group.x;
-    let row = params.first_row + group.y;
-    let head = row % params.heads;
-    let window = row / params.heads;
+    let task = params.first_row + group.y;
+    let block = task % params.blocks_per_window;
+    let head = task / params.blocks_per_window % params.heads;
+    let window = task / (params.blocks_per_window * params.heads);
     let kv_head = head / (params.heads / params.key_value_heads);
     let q_stride = params.heads * HEAD_DIM;
     let kv_stride = params.key_value_heads * HEAD_DIM;

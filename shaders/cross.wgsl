@@ -30,27 +30,25 @@ var<workgroup> b_tile: array<vec4<f32>, 512>;
 
 // Four consecutive columns of a token; what does not exist is zero.
 fn a_quad(token: u32, column: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    if (token < params.tokens) {
-        for (var i = 0u; i < 4u; i++) {
-            if (column + i < params.columns) {
-                values[i] = a[token * params.a_columns + params.first_column + column + i];
-            }
-        }
+    return vec4<f32>(a_at(token, column), a_at(token, column + 1u), a_at(token, column + 2u), a_at(token, column + 3u));
+}
+
+fn a_at(token: u32, column: u32) -> f32 {
+    if (token >= params.tokens || column >= params.columns) {
+        return 0.0;
     }
-    return values;
+    return a[token * params.a_columns + params.first_column + column];
 }
 
 fn b_quad(token: u32, column: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    if (token < params.tokens) {
-        for (var i = 0u; i < 4u; i++) {
-            if (column + i < params.width) {
-                values[i] = b[token * params.b_columns + column + i];
-            }
-        }
+    return vec4<f32>(b_at(token, column), b_at(token, column + 1u), b_at(token, column + 2u), b_at(token, column + 3u));
+}
+
+fn b_at(token: u32, column: u32) -> f32 {
+    if (token >= params.tokens || column >= params.width) {
+        return 0.0;
     }
-    return values;
+    return b[token * params.b_columns + column];
 }
 
 @compute @workgroup_size(16, 16)

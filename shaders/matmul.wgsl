@@ -26,11 +26,14 @@ fn x_quad(token: u32, input: u32) -> vec4<f32> {
     if (input + 4u <= params.inputs) {
         return vec4<f32>(x[index], x[index + 1u], x[index + 2u], x[index + 3u]);
     }
-    var values = vec4<f32>();
-    for (var i = 0u; input + i < params.inputs; i++) {
-        values[i] = x[index + i];
+    return vec4<f32>(x_at(index, input), x_at(index + 1u, input + 1u), x_at(index + 2u, input + 2u), 0.0);
+}
+
+fn x_at(index: u32, input: u32) -> f32 {
+    if (input >= params.inputs) {
+        return 0.0;
     }
-    return values;
+    return x[index];
 }
 
 fn weight_row_quad(row: u32, input: u32) -> vec4<f32> {
@@ -41,11 +44,14 @@ fn weight_row_quad(row: u32, input: u32) -> vec4<f32> {
     if (input + 4u <= params.inputs) {
         return weight_quad(index);
     }
-    var values = vec4<f32>();
-    for (var i = 0u; input + i < params.inputs; i++) {
-        values[i] = weight_at(index + i);
+    return vec4<f32>(weight_or_zero(index, input), weight_or_zero(index + 1u, input + 1u), weight_or_zero(index + 2u, input + 2u), 0.0);
+}
+
+fn weight_or_zero(index: u32, input: u32) -> f32 {
+    if (input >= params.inputs) {
+        return 0.0;
     }
-    return values;
+    return weight_at(index);
 }
 
 @compute @workgroup_size(16, 16)

@@ -19,22 +19,26 @@ var<workgroup> weight_tile: array<Quad, 528>;
 
 // Four inputs of four consecutive rows of x or of the weight; what does not exist is zero.
 fn square(stages_weight: bool, first: u32, input: u32) -> Square {
-    var rows: Square;
-    for (var i = 0u; i < 4u; i++) {
-        let row = first + i;
-        var quad = Quad();
-        if (input < params.inputs) {
-            if (stages_weight) {
-                if (row < params.panel_rows) {
-                    quad = Quad(weight_quad(row * params.inputs + input));
-                }
-            } else if (row < params.tokens) {
-                quad = x[(row * params.inputs + input) / 4u];
-            }
-        }
-        rows[i] = quad;
+    return transpose(Square(
+        quad_of(stages_weight, first, input),
+        quad_of(stages_weight, first + 1u, input),
+        quad_of(stages_weight, first + 2u, input),
+        quad_of(stages_weight, first + 3u, input),
+    ));
+}
+
+fn quad_of(stages_weight: bool, row: u32, input: u32) -> Quad {
+    if (input >= params.inputs) {
+        return Quad();
     }
-    return transpose(rows);
+    if (stages_weight) {
+        if (row < params.panel_rows) {
+            return Quad(weight_quad(row * params.inputs + input));
+        }
+    } else if (row < params.tokens) {
+        return x[(row * params.inputs + input) / 4u];
+    }
+    return Quad();
 }
 
 @compute @workgroup_size(256)

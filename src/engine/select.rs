@@ -74,28 +74,33 @@ impl AnyEngine {
 /// # Errors
 /// If the name fits no adapter (the message lists what there is), the device cannot be opened, or the precision is not offered.
 pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> {
-    let adapter = match choice {
+    let (adapter, wanted) = match choice {
         DeviceChoice::Cpu => return open_cpu(precision),
-        // No GPU multiplies in bf16 here: who asks for it asks for the CPU.
-        DeviceChoice::Auto if precision == Precision::Bf16 => return open_cpu(precision),
-        DeviceChoice::Auto => AdapterChoice::RealGpu,
-        DeviceChoice::Gpu(index) => AdapterChoice::Index(*index),
-        DeviceChoice::Name(part) => AdapterChoice::Name(part),
+        DeviceChoice::Auto => return open_best(precision),
+        DeviceChoice::Gpu(index) => (AdapterChoice::Index(*index), format!("gpu:{index}")),
+        DeviceChoice::Name(part) => (AdapterChoice::Name(part), format!("`{part}`")),
     };
-    match GpuEngine::open(adapter, precision)? {
-        Some(engine) => Ok(AnyEngine::Gpu(engine)),
-        None if *choice == DeviceChoice::Auto => open_cpu(precision),
-        None => {
-            let wanted = match choice {
-                DeviceChoice::Name(part) => format!("`{part}`"),
-                DeviceChoice::Gpu(index) => format!("gpu:{index}"),
-                DeviceChoice::Auto | DeviceChoice::Cpu => unreachable!("handled above"),
-            };
-            let mut there: Vec<String> = vec!["cpu".into()];
-            there.extend(gpu::list().iter().enumerate().map(|(i, a)| format!("gpu:{i} ({}, {})", a.name, a.backend)));
-            Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
+    if let Some(engine) = GpuEngine::open(adapter, precision)? {
+        return Ok(AnyEngine::Gpu(engine));
+    }
+    let mut there: Vec<String> = vec!["cpu".into()];
+    there.extend(gpu::list().iter().enumerate().map(|(i, a)| format!("gpu:{i} ({}, {})", a.name, a.backend)));
+    Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
+}
+
+/// The most capable real GPU that works, else the CPU.
+fn open_best(precision: Precision) -> Result<AnyEngine> {
+    // No GPU multiplies in bf16 here: who asks for it asks for the CPU.
+    let places = if precision == Precision::Bf16 { Vec::new() } else { gpu::real_gpus() };
+    for place in places {
+        match GpuEngine::open(AdapterChoice::Index(place), precision) {
+            Ok(Some(engine)) => return Ok(AnyEngine::Gpu(engine)),
+            // It was there a moment ago.
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{error}; trying the next device"),
         }
     }
+    open_cpu(precision)
 }
 
 fn open_cpu(precision: Precision) -> Result<AnyEngine> {

@@ -3,8 +3,8 @@
 mod gguf;
 
 use crate::architecture::{Architecture, LayerTensor, Part};
-use crate::checkpoint::{Config, StoredTensor, Tensors, Tokenizer};
-use crate::engine::{Engine, HostTensor, widen};
+use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
+use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights, Linear};
 use sha2::{Digest, Sha256};
@@ -122,11 +122,12 @@ impl Model {
         Ok(())
     }
 
-    /// Bytes of a layer's weights.
+    /// Bytes of a layer's weights once they are read: quantised ones become f32.
     #[must_use]
     pub fn layer_bytes(&self, layer: usize) -> u64 {
+        let read_size = |stored: &StoredTensor| if let Storage::Plain(dtype) = stored.storage { dtype.size() } else { Dtype::F32.size() };
         let tensors = self.architecture.layer_tensors(layer).into_iter();
-        tensors.filter_map(|tensor| self.stored(layer, tensor).ok()).map(|stored| stored.bytes.as_ref().len() as u64).sum()
+        tensors.filter_map(|tensor| self.stored(layer, tensor).ok()).map(|stored| (stored.len() * read_size(stored)) as u64).sum()
     }
 
     fn embedding(&self) -> Result<&StoredTensor> {

@@ -62,6 +62,13 @@ fn is_software(adapter: &wgpu::Adapter) -> bool {
     adapter.get_info().device_type == DeviceType::Cpu
 }
 
+/// Places of real GPUs in that order.
+#[must_use]
+pub fn real_gpus() -> Vec<usize> {
+    let real = |(place, adapter): (usize, &wgpu::Adapter)| (!is_software(adapter)).then_some(place);
+    adapters().iter().enumerate().filter_map(real).collect()
+}
+
 /// Reports of all adapters, in the order that `gpu:N` counts.
 #[must_use]
 pub fn list() -> Vec<AdapterReport> {
@@ -87,8 +94,6 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
 /// Which adapter to open.
 #[derive(Debug, Clone, Copy)]
 pub enum AdapterChoice<'a> {
-    /// The most capable real GPU; none if there is only a software driver.
-    RealGpu,
     /// The adapter at this place of [`list`].
     Index(usize),
     /// The first adapter whose name contains this, upper and lower case alike.
@@ -102,6 +107,9 @@ pub(super) struct Opened {
     /// Ways to multiply, in the order to be tried; at least one.
     pub products: Vec<Products>,
 }
+
+/// The products on matrix units: their side, bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
+const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_264, 8), (16, 24_576, 32)];
 
 /// Sides of the matrix units that multiply f16 by f16 to f32, each with the sizes of the subgroups that may share one: a driver may
 /// choose among several.
@@ -119,10 +127,12 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     }
     let properties = adapter.cooperative_matrix_properties().into_iter();
     let square = properties.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32);
-    // With fewer threads, a large tile would take each more numbers than it has registers for.
-    let fits = |side: u32, size: u32| subgroup_sizes.contains(&size) && size >= if side == 16 { 32 } else { 8 };
-    let units = square.flat_map(|p| [8, 16, 32, 64].map(|size| (p.m_size, size)));
-    units.filter(|&(side, size)| [8, 16].contains(&side) && fits(side, size)).map(|(side, size)| (side as usize, size)).collect()
+    let sides: Vec<u32> = square.map(|p| p.m_size).collect();
+    let memory = adapter.limits().max_compute_workgroup_storage_size;
+    let kernels = UNIT_KERNELS.into_iter().filter(|&(side, bytes, _)| sides.contains(&side) && bytes <= memory);
+    let sizes = |least: u32| [8, 16, 32, 64].into_iter().filter(move |&size| size >= least);
+    let units = kernels.flat_map(|(side, _, least)| sizes(least).map(move |size| (side as usize, size)));
+    units.filter(|(_, size)| subgroup_sizes.contains(size)).collect()
 }
 
 fn matrix_features() -> wgpu::Features {
@@ -133,7 +143,6 @@ fn matrix_features() -> wgpu::Features {
 pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_units: bool) -> Result<Option<Opened>> {
     let mut found = adapters().into_iter();
     let adapter = match choice {
-        AdapterChoice::RealGpu => found.find(|a| !is_software(a)),
         AdapterChoice::Index(index) => found.nth(index),
         AdapterChoice::Name(part) => found.find(|a| a.get_info().name.to_lowercase().contains(&part.to_lowercase())),
     };
@@ -163,15 +172,16 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_
     };
     let failed = |e: wgpu::RequestDeviceError| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
+    // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB, and in a laptop whose GPU shares its memory.
+    let memory_budget = if info.device_type == DeviceType::IntegratedGpu { 2 << 30 } else { 4 << 30 };
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(&adapter) { 512 } else { 4096 },
-        // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB.
-        memory_budget: 4 << 30,
+        memory_budget,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
-    Ok(Some(Opened { context: Context::new(device, queue, limits), info: device_info, products }))
+    Ok(Some(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products }))
 }

@@ -24,15 +24,14 @@ impl GpuEngine {
         let output = self.tensor(q.rows, q.columns)?;
         let blocks = window_tokens.div_ceil(QUERIES);
         let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
-        let [window_word, heads_word, kv_heads, reach_word] = words([window_tokens, heads, key_value_heads, reach]);
-        let params = [window_word, heads_word, kv_heads, reach_word, (1.0 / (head_dim as f32).sqrt()).to_bits()];
+        let [window_word, heads_word, kv_heads, reach_word, blocks_word] = words([window_tokens, heads, key_value_heads, reach, blocks]);
+        let params = [window_word, heads_word, kv_heads, reach_word, blocks_word, (1.0 / (head_dim as f32).sqrt()).to_bits()];
         let buffers = [(1, q.buffer()), (2, k.buffer()), (3, v.buffer()), (4, output.buffer())];
         let constants = [("HEAD_DIM", head_dim as u32)];
-        let [width, rows] = words([blocks, q.rows / window_tokens * heads]);
-        let job =
-            Job { kernel: Kernel::Attention, constants: &constants, params: &params, buffers: &buffers, workgroups: [width, rows, 1] };
-        let row_work = SLOWNESS * (window_tokens * reach * head_dim) as u64;
-        self.context.dispatch_rows(&job, row_work, || format!("{shape:?}"))?;
+        let [tasks] = words([q.rows / window_tokens * heads * blocks]);
+        let job = Job { kernel: Kernel::Attention, constants: &constants, params: &params, buffers: &buffers, workgroups: [1, tasks, 1] };
+        let work = SLOWNESS * (2 * QUERIES * reach * head_dim) as u64;
+        self.context.dispatch_rows(&job, work, || format!("{shape:?}"))?;
         Ok(output)
     }
 }

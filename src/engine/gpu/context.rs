@@ -1,17 +1,22 @@
-//! A device with its queue: buffers that are reused, pipelines that are built once, commands gathered into submissions,
-//! and the driver's errors as values. Only this module and its siblings speak wgpu.
+//! A device with its queue: buffers, pipelines that are built once, commands gathered into submissions, and the driver's errors as
+//! values. Only this module and its siblings speak wgpu.
 
+use super::pool::{Buffer, Pool, lock, size_class};
 use super::shaders::Kernel;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use wgpu::util::DeviceExt;
+use crate::interrupt;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 
 /// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the device to
 /// start early.
 const DISPATCHES_PER_SUBMISSION: usize = 16;
 /// Multiply-adds of a submission until the device's pace is known.
 const FIRST_SHORT_WORK: u64 = 1 << 30;
+/// Submissions that may be under way. Enough that the device never waits; few enough that an interrupt takes effect soon, and the next
+/// layer's weights do not pile up before it.
+const MOST_UNDER_WAY: usize = 32;
 /// Rows of workgroups that every adapter takes.
 const MOST_ROWS: u64 = 65_535;
 
@@ -26,6 +31,8 @@ pub(super) struct Context {
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     pool: Arc<Mutex<Pool>>,
     pending: Mutex<Option<Pending>>,
+    submitted: Mutex<Submitted>,
+    counter: Counter,
     /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
     /// reset a device that works on one thing for seconds.
     pub short_work: u64,
@@ -41,31 +48,24 @@ pub(super) struct Job<'a> {
     pub workgroups: [u32; 3],
 }
 
-/// Free buffers by size.
-type Pool = HashMap<u64, Vec<wgpu::Buffer>>;
-
 struct Pending {
     encoder: wgpu::CommandEncoder,
     dispatches: usize,
     work: u64,
 }
 
-/// A device buffer that returns to the pool when dropped. The queue runs in order, so the next user's commands come after the
-/// last user's.
-pub(super) struct Buffer {
-    buffer: wgpu::Buffer,
-    pool: Arc<Mutex<Pool>>,
+/// Submissions so far, and those that may not be finished.
+#[derive(Default)]
+struct Submitted {
+    count: u32,
+    under_way: VecDeque<wgpu::SubmissionIndex>,
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        lock(&self.pool).entry(self.buffer.size()).or_default().push(self.buffer.clone());
-    }
-}
-
-/// The mutexes guard plain data that no panic leaves half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Adds one to a word at the end of each submission.
+struct Counter {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    done: wgpu::Buffer,
 }
 
 /// Workgroups for `count` tasks of one workgroup each, folded below 65 536 a dimension.
@@ -75,7 +75,8 @@ pub fn fold(count: usize) -> [u32; 3] {
 }
 
 impl Context {
-    pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits) -> Self {
+    /// A quarter of the memory budget may be held by buffers that nobody uses at the moment.
+    pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits, memory_budget: u64) -> Self {
         let failure = Arc::new(Mutex::new(None));
         let note = failure.clone();
         // The first failure is the cause; later ones follow from it.
@@ -89,13 +90,15 @@ impl Context {
             }
         });
         Self {
+            counter: Counter::new(&device),
             device,
             queue,
             limits,
             failure,
             pipelines: Mutex::default(),
-            pool: Arc::default(),
+            pool: Pool::new(memory_budget / 4),
             pending: Mutex::default(),
+            submitted: Mutex::default(),
             short_work: FIRST_SHORT_WORK,
         }
     }
@@ -112,34 +115,45 @@ impl Context {
         }
     }
 
-    /// A buffer of at least `bytes`; its content is undefined.
+    /// A buffer of at least `bytes`, all of which one kernel can bind; its content is undefined.
     pub fn buffer(&self, bytes: u64) -> Result<Buffer> {
-        let size = size_class(bytes);
         let operation = || format!("allocating {bytes} bytes");
-        if bytes > self.limits.max_buffer_size {
+        let largest = self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size);
+        if bytes > largest {
             return Err(Error::Device {
                 operation: operation(),
-                message: format!("the adapter's largest buffer has {} bytes; use a smaller --batch-tokens", self.limits.max_buffer_size),
+                message: format!("the adapter binds at most {largest} bytes; use a smaller --batch-tokens, with --compat fewer --samples"),
             });
         }
-        let pooled = lock(&self.pool).get_mut(&size).and_then(Vec::pop);
-        let buffer = pooled.unwrap_or_else(|| {
+        self.check(operation)?;
+        let size = size_class(bytes).min(self.limits.max_buffer_size & !3);
+        let create = || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
-                size: size.min(self.limits.max_buffer_size & !3),
+                size,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             })
-        });
+        };
+        let pooled = lock(&self.pool).take(size);
+        let mut buffer = pooled.unwrap_or_else(create);
+        if lock(&self.failure).is_some() {
+            // What nobody uses may make room, once the device is done with it.
+            lock(&self.pool).clear();
+            self.flush()?;
+            self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
+            *lock(&self.failure) = None;
+            buffer = create();
+        }
         self.check(operation)?;
-        Ok(Buffer { buffer, pool: self.pool.clone() })
+        Ok(Buffer::new(buffer, &self.pool))
     }
 
     /// A buffer holding `bytes`, padded to whole words.
     pub fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
         let buffer = self.buffer(bytes.len().next_multiple_of(4) as u64)?;
         // A write is carried out before the next submission: commands gathered so far may still read this pooled buffer.
-        self.flush();
+        self.flush()?;
         let whole = bytes.len() & !3;
         self.queue.write_buffer(&buffer.buffer, 0, &bytes[..whole]);
         if whole < bytes.len() {
@@ -155,13 +169,14 @@ impl Context {
 
     /// Copies the first `bytes`, whole words, from one buffer to another.
     pub fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
-        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes));
+        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes))?;
         self.check(|| format!("copying {bytes} bytes"))
     }
 
     /// Fills the buffer with zeros.
-    pub fn clear(&self, buffer: &Buffer) {
-        self.encode(0, |encoder| encoder.clear_buffer(&buffer.buffer, 0, None));
+    pub fn clear(&self, buffer: &Buffer) -> Result<()> {
+        self.encode(0, |encoder| encoder.clear_buffer(&buffer.buffer, 0, None))?;
+        self.check(|| format!("clearing {} bytes", buffer.buffer.size()))
     }
 
     /// Queues a kernel over rows of workgroups, `job.workgroups[1]` of them, each worth so many multiply-adds, in as many dispatches as
@@ -184,11 +199,13 @@ impl Context {
         let pipeline = self.pipeline(kernel, constants);
         let mut padded = params.to_vec();
         padded.resize(params.len().next_multiple_of(4), 0);
-        let uniform = self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        let uniform = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(kernel.name()),
-            contents: bytemuck::cast_slice(&padded),
-            usage: wgpu::BufferUsages::UNIFORM,
+            size: 4 * padded.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
         });
+        self.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&padded));
         let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
         entries.extend(buffers.iter().map(|&(binding, buffer)| wgpu::BindGroupEntry {
             binding,
@@ -209,7 +226,7 @@ impl Context {
             pass.set_bind_group(0, &group, &[]);
             let [x, y, z] = workgroups;
             pass.dispatch_workgroups(x, y, z);
-        });
+        })?;
         self.check(|| format!("{}: {}", kernel.name(), operation()))
     }
 
@@ -238,7 +255,7 @@ impl Context {
         pipelines.entry((kernel, constants.to_vec())).or_insert_with(build).clone()
     }
 
-    fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) {
+    fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
         let mut pending = lock(&self.pending);
         let gathered = pending.get_or_insert_with(|| Pending {
             encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
@@ -248,30 +265,67 @@ impl Context {
         commands(&mut gathered.encoder);
         gathered.dispatches += 1;
         gathered.work += work;
-        if gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work {
-            drop(pending);
-            self.flush();
-        }
+        let full = gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work;
+        drop(pending);
+        if full { self.flush() } else { Ok(()) }
     }
 
     /// Hands gathered commands to the driver.
-    fn flush(&self) {
-        if let Some(pending) = lock(&self.pending).take() {
-            self.queue.submit([pending.encoder.finish()]);
+    fn flush(&self) -> Result<()> {
+        let Some(pending) = lock(&self.pending).take() else { return Ok(()) };
+        self.submit(pending.encoder, |_| ());
+        let oldest = {
+            let under_way = &mut lock(&self.submitted).under_way;
+            if under_way.len() > MOST_UNDER_WAY { under_way.pop_front() } else { None }
+        };
+        if oldest.is_some() {
+            interrupt::check()?;
+            self.wait(wgpu::PollType::Wait { submission_index: oldest, timeout: None }, || "computing".into())?;
+        }
+        Ok(())
+    }
+
+    /// Submits commands, and counts them there and here; `last` comes behind the count. Returns the count.
+    fn submit(&self, mut encoder: wgpu::CommandEncoder, last: impl FnOnce(&mut wgpu::CommandEncoder)) -> u32 {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&self.counter.pipeline);
+        pass.set_bind_group(0, &self.counter.group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+        drop(pass);
+        last(&mut encoder);
+        let index = self.queue.submit([encoder.finish()]);
+        let mut submitted = lock(&self.submitted);
+        submitted.count = submitted.count.wrapping_add(1);
+        submitted.under_way.push_back(index);
+        submitted.count
+    }
+
+    /// Waits for the device. A lost one makes the library panic, in the middle of no work of ours.
+    fn wait(&self, what: wgpu::PollType, operation: impl Fn() -> String) -> Result<()> {
+        let failed = |message: String| Error::Device { operation: operation(), message };
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(what))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(lock(&self.failure).clone().unwrap_or_else(|| "the device was lost".into()))),
         }
     }
 
-    /// Reads the first `bytes` of a buffer; waits for all work queued before.
+    /// Reads the first `bytes` of a buffer; waits for all work queued before, and fails if some of it was not carried out.
     pub fn download(&self, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>> {
         let operation = || format!("reading back {bytes} bytes");
+        let whole = bytes.next_multiple_of(4);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read back"),
-            size: bytes.next_multiple_of(4),
+            size: whole + 4,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, bytes.next_multiple_of(4)));
-        self.flush();
+        let pending = lock(&self.pending).take().map(|pending| pending.encoder);
+        let encoder = pending.unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
+        let count = self.submit(encoder, |encoder| {
+            encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
+            encoder.copy_buffer_to_buffer(&self.counter.done, 0, &staging, whole, 4);
+        });
         self.check(operation)?;
         let failed = |message: String| Error::Device { operation: operation(), message };
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -279,17 +333,40 @@ impl Context {
             // The receiver lives until the result arrived, or nobody waits for it any more.
             let _ = sender.send(result);
         });
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(e.to_string()))?;
+        self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
+        lock(&self.submitted).under_way.clear();
         receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.check(operation)?;
         let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
-        Ok(view[..bytes as usize].to_vec())
+        let (values, done) = view.split_at(whole as usize);
+        if done != count.to_le_bytes() {
+            return Err(failed("the device did not finish its work: it may be out of memory; use a smaller --memory-budget".into()));
+        }
+        Ok(values[..bytes as usize].to_vec())
     }
 }
 
-/// Sizes are rounded up by at most an eighth, so that buffers of nearly equal layers serve each other.
-fn size_class(bytes: u64) -> u64 {
-    let bytes = bytes.max(16);
-    let step = (bytes.next_power_of_two() / 16).max(16);
-    bytes.next_multiple_of(step)
+impl Counter {
+    fn new(device: &wgpu::Device) -> Self {
+        let kernel = Kernel::Count;
+        let label = Some(kernel.name());
+        let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let done = device.create_buffer(&wgpu::BufferDescriptor { label, size: 4, usage, mapped_at_creation: false });
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: done.as_entire_binding() }],
+        });
+        Self { pipeline, group, done }
+    }
 }

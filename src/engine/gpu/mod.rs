@@ -10,20 +10,22 @@ mod moments;
 mod opening;
 mod pace;
 mod peak;
+mod pool;
 mod products;
 mod shaders;
 mod tensor;
 
-pub use adapter::{AdapterChoice, AdapterReport, list};
+pub use adapter::{AdapterChoice, AdapterReport, list, real_gpus};
 pub use moments::Moments;
 pub use products::Products;
 pub use shaders::Kernel;
 pub use tensor::{Matrix, Tensor};
 
 use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use bytemuck::{bytes_of, cast_slice};
-use context::{Buffer, Context, Job, fold};
+use context::{Context, Job, fold};
+use pool::Buffer;
 use std::ops::Range;
 
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
@@ -71,15 +73,7 @@ impl GpuEngine {
     }
 
     fn tensor(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        let bytes = 4 * (rows * columns) as u64;
-        let limit = self.context.limits().max_storage_buffer_binding_size;
-        if bytes > limit {
-            return Err(Error::Device {
-                operation: format!("allocating activations [{rows}, {columns}]"),
-                message: format!("the adapter binds at most {limit} bytes; use a smaller --batch-tokens"),
-            });
-        }
-        Ok(Tensor::new(self.context.buffer(bytes)?, rows, columns))
+        Ok(Tensor::new(self.context.buffer(4 * (rows * columns) as u64)?, rows, columns))
     }
 
     /// A pass over `count` elements, or over `count` tasks of one workgroup where `per_workgroup` is 1.
@@ -123,7 +117,7 @@ impl Engine for GpuEngine {
 
     fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
         let tensor = self.tensor(rows, columns)?;
-        self.context.clear(tensor.buffer());
+        self.context.clear(tensor.buffer())?;
         Ok(tensor)
     }
 
@@ -221,7 +215,7 @@ impl Engine for GpuEngine {
 
     fn column_norms(&self, matrix: &Matrix) -> Result<ColumnNorms> {
         let norms = self.tensor(matrix.columns, 2)?;
-        self.context.clear(norms.buffer());
+        self.context.clear(norms.buffer())?;
         for &(_, rows, ref panel) in &matrix.panels {
             let params = words([rows, matrix.columns]);
             let [groups] = words([matrix.columns.div_ceil(COLUMN_THREADS)]);

@@ -1,6 +1,7 @@
 //! Running moments of channels: tiles of tokens in parallel, merged into slots in the order of the windows.
 
-use super::context::{Buffer, Job};
+use super::context::Job;
+use super::pool::Buffer;
 use super::{COLUMN_THREADS, GpuEngine, Kernel, Tensor, words};
 use crate::engine::{MomentsShape, SlotMoments};
 use crate::error::Result;
@@ -18,7 +19,7 @@ impl GpuEngine {
     /// See [`crate::engine::Engine::moments`].
     pub(super) fn empty_moments(&self, shape: MomentsShape) -> Result<Moments> {
         let slots = self.context.buffer(16 * (shape.slots() * shape.channels) as u64)?;
-        self.context.clear(&slots);
+        self.context.clear(&slots)?;
         Ok(Moments { shape, slots })
     }
 

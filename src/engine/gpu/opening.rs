@@ -5,10 +5,8 @@ use super::{GpuEngine, Products};
 use crate::engine::{Dtype, Engine, HostTensor, Precision};
 use crate::error::{Error, Result};
 
-/// The first product: larger than a tile, with a rest in every direction.
-const TOKENS: usize = 150;
-const INPUTS: usize = 72;
-const OUTPUTS: usize = 140;
+/// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
+const WIDE_BYTES: u32 = 16_896;
 
 /// Small whole numbers without pattern: their products and sums are exact in every number format.
 fn whole_number(place: usize, seed: usize) -> f32 {
@@ -34,7 +32,8 @@ impl GpuEngine {
     fn on(opened: Opened) -> Result<Self> {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
-        let mut engine = Self { context, info, products: products[0], wide: true, unused };
+        let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
+        let mut engine = Self { context, info, products: products[0], wide, unused };
         let mut result = Ok(());
         for products in products {
             engine.products = products;
@@ -49,24 +48,38 @@ impl GpuEngine {
         Ok(engine)
     }
 
-    /// Multiplies small whole numbers and compares every result.
+    /// Products of small whole numbers: one with rests in every direction, and on matrix units one that keeps many parts of the device
+    /// busy, several times.
     ///
     /// # Errors
-    /// If one differs, or the device fails.
+    /// If a result is wrong, or the device fails.
     fn check_products(&self) -> Result<()> {
-        let x: Vec<f32> = (0..TOKENS * INPUTS).map(|i| whole_number(i, 1)).collect();
-        let w: Vec<f32> = (0..OUTPUTS * INPUTS).map(|i| whole_number(i, 1 << 20)).collect();
+        self.check_product([150, 72, 140])?;
+        let large = if matches!(self.products, Products::Cooperative { .. }) { 3 } else { 0 };
+        (0..large).try_for_each(|_| self.check_product([1024, 256, 1024]))
+    }
+
+    /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`. Every row of the result times a vector must be the row of `x` times what the
+    /// weight makes of that vector: all of it in whole numbers, and without computing the product here.
+    fn check_product(&self, [tokens, inputs, outputs]: [usize; 3]) -> Result<()> {
+        let x: Vec<f32> = (0..tokens * inputs).map(|i| whole_number(i, 1)).collect();
+        let w: Vec<f32> = (0..outputs * inputs).map(|i| whole_number(i, 1 << 20)).collect();
+        let vector: Vec<f64> = (0..outputs).map(|i| f64::from(whole_number(i, 1 << 21)) * 1024.0 + i as f64).collect();
         let mut bytes = Vec::new();
         w.iter().for_each(|&v| Dtype::F16.push(v, &mut bytes));
-        let weight = self.upload_matrix(&HostTensor::owning(bytes, Dtype::F16, OUTPUTS, INPUTS))?;
-        let found = self.download(&self.linear(&self.upload(&x, INPUTS)?, &weight, None)?)?;
-        let dot = |(x, w): (&[f32], &[f32])| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
-        let pairs = x.chunks_exact(INPUTS).flat_map(|x| w.chunks_exact(INPUTS).map(move |w| (x, w)));
-        let wrong = pairs.map(dot).zip(&found).filter(|(expected, found)| expected != *found).count();
+        let weight = self.upload_matrix(&HostTensor::owning(bytes, Dtype::F16, outputs, inputs))?;
+        let found = self.download(&self.linear(&self.upload(&x, inputs)?, &weight, None)?)?;
+        let mut turned = vec![0.0f64; inputs];
+        for (row, factor) in w.chunks_exact(inputs).zip(&vector) {
+            turned.iter_mut().zip(row).for_each(|(sum, &w)| *sum += factor * f64::from(w));
+        }
+        let dot = |row: &[f32], vector: &[f64]| row.iter().zip(vector).map(|(&a, b)| f64::from(a) * b).sum::<f64>();
+        let rows = x.chunks_exact(inputs).zip(found.chunks_exact(outputs));
+        let wrong = rows.filter(|(x, found)| dot(x, &turned) != dot(found, &vector)).count();
         if wrong > 0 {
             return Err(Error::Device {
                 operation: format!("a first product on {}", self.info.label()),
-                message: format!("{wrong} of {} results are wrong; update its driver or use another --device", found.len()),
+                message: format!("{wrong} of {tokens} rows are wrong; update its driver or use another --device"),
             });
         }
         Ok(())

@@ -13,6 +13,9 @@ const INPUTS: usize = 256;
 const LONG_ENOUGH: f64 = 0.004;
 /// Seconds that a submission may take. Windows resets a device after two, and attention or a hot device may be several times slower.
 const SHORT: f64 = 0.1;
+/// Seconds of work before the tiles are compared, and how often each is timed, in turns.
+const WARM_UP: f64 = 0.03;
+const ROUNDS: usize = 3;
 /// How much faster the narrow tile must be to be taken: small differences are noise.
 const CLEARLY: f64 = 1.2;
 
@@ -21,35 +24,42 @@ impl GpuEngine {
     /// the sums of a wide tile in memory. Both tiles sum in the same order, so results do not depend on the choice.
     pub(super) fn measure_pace(&mut self) -> Result<()> {
         let mut side = FIRST_SIDE;
-        let mut seconds = self.seconds(side)?;
-        while seconds < LONG_ENOUGH && side < LAST_SIDE {
+        while self.seconds(side)? < LONG_ENOUGH && side < LAST_SIDE {
             side *= 2;
-            seconds = self.seconds(side)?;
         }
-        if !matches!(self.products, Products::Cooperative { .. }) {
-            self.wide = false;
-            let narrow = self.seconds(side)?;
-            self.wide = narrow * CLEARLY > seconds;
-            seconds = if self.wide { seconds } else { narrow };
+        // Devices that had nothing to do run slowly at first.
+        let begin = Instant::now();
+        while begin.elapsed().as_secs_f64() < WARM_UP {
+            self.seconds(side)?;
         }
-        self.context.short_work = ((side * side * INPUTS) as f64 / seconds * SHORT) as u64;
+        let tiles: &[bool] =
+            if self.wide && !matches!(self.products, Products::Cooperative { .. }) { &[true, false] } else { &[self.wide] };
+        let mut least = vec![f64::INFINITY; tiles.len()];
+        for _ in 0..ROUNDS {
+            for (&wide, least) in tiles.iter().zip(&mut least) {
+                self.wide = wide;
+                *least = least.min(self.seconds(side)?);
+            }
+        }
+        let narrow = least.len() == 2 && least[1] * CLEARLY < least[0];
+        self.wide = tiles[usize::from(narrow)];
+        let pace = (side * side * INPUTS) as f64 / least[usize::from(narrow)];
+        self.context.short_work = (pace * SHORT) as u64;
         Ok(())
     }
 
-    /// Of a product with so many tokens and outputs: the least of three, after one for which its kernel is built.
+    /// Of a product with so many tokens and outputs, after one for which its kernel is built.
     fn seconds(&self, side: usize) -> Result<f64> {
         let x = self.zeros(side, INPUTS)?;
         let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * INPUTS], Dtype::F16, side, INPUTS))?;
-        let mut least = f64::INFINITY;
-        for run in 0..4 {
+        let once = || -> Result<f64> {
             let begin = Instant::now();
             let y = self.linear(&x, &weight, None)?;
             // Reading back waits.
             self.context.download(y.buffer(), 4)?;
-            if run > 0 {
-                least = least.min(begin.elapsed().as_secs_f64());
-            }
-        }
-        Ok(least)
+            Ok(begin.elapsed().as_secs_f64())
+        };
+        once()?;
+        once()
     }
 }

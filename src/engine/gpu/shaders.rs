@@ -7,6 +7,7 @@ pub enum Kernel {
     Add,
     Attention,
     ColumnNorms,
+    Count,
     Cross,
     CrossEntropy,
     InverseNorms,
@@ -31,10 +32,11 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
+        Self::Count,
         Self::Cross,
         Self::CrossEntropy,
         Self::InverseNorms,
@@ -68,6 +70,7 @@ impl Kernel {
             Self::Add => shader!("add"),
             Self::Attention => shader!("attention"),
             Self::ColumnNorms => shader!("column_norms"),
+            Self::Count => shader!("count"),
             Self::Cross => shader!("cross"),
             Self::CrossEntropy => shader!("cross_entropy"),
             Self::InverseNorms => shader!("inverse_norms"),

@@ -1,6 +1,6 @@
 //! What lives on the device: activations and matrices.
 
-use super::context::Buffer;
+use super::pool::Buffer;
 use crate::engine::Dtype;
 use crate::error::Result;
 use std::sync::OnceLock;
