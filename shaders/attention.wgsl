@@ -3,6 +3,7 @@
 //
 // The 16 x 16 threads stand over tiles: of the scores a thread computes 4 queries by 2 keys, 16 channels at a time; of the output it
 // keeps 4 queries by 4 channels in registers, out of every 64 that the head has. Workgroup memory is 16 KiB, which every adapter has.
+//#include shared/outer.wgsl
 override HEAD_DIM: u32 = 64u;
 
 struct Params {
@@ -83,7 +84,7 @@ fn value_of(first: u32, token: u32, channel: u32) -> f32 {
 // Scales the sums of 4 queries by 4 channels, of the 64 from `first_channel` on, and adds the values of 32 keys as the probabilities
 // weigh them.
 fn weigh(
-    sums: ptr<function, array<vec4<f32>, 4>>,
+    sums: ptr<function, mat4x4<f32>>,
     factors: vec4<f32>,
     first_channel: u32,
     start: u32,
@@ -97,29 +98,35 @@ fn weigh(
     staged[(line + 16u) * 16u + column] = value_quad(start, stride, first_key + line + 16u, channel);
     workgroupBarrier();
     if (channel < HEAD_DIM) {
-        (*sums)[0] *= factors.x;
-        (*sums)[1] *= factors.y;
-        (*sums)[2] *= factors.z;
-        (*sums)[3] *= factors.w;
+        let before = *sums;
+        *sums = mat4x4<f32>(before[0] * factors.x, before[1] * factors.y, before[2] * factors.z, before[3] * factors.w);
         for (var key = 0u; key < KEYS; key++) {
-            let probability = scores[key * 16u + line];
-            let value = staged[key * 16u + column];
-            (*sums)[0] += probability.x * value;
-            (*sums)[1] += probability.y * value;
-            (*sums)[2] += probability.z * value;
-            (*sums)[3] += probability.w * value;
+            *sums += outer(scores[key * 16u + line], staged[key * 16u + column]);
         }
     }
     workgroupBarrier();
 }
 
-fn store(sums: ptr<function, array<vec4<f32>, 4>>, start: u32, stride: u32, query: u32, channel: u32, total: vec4<f32>) {
-    for (var i = 0u; i < 4u; i++) {
-        for (var c = 0u; c < 4u; c++) {
-            if (query + i < params.window_tokens && channel + c < HEAD_DIM) {
-                output[start + (query + i) * stride + channel + c] = (*sums)[i][c] / total[i];
-            }
-        }
+fn store_square(sums: mat4x4<f32>, start: u32, stride: u32, query: u32, channel: u32, total: vec4<f32>) {
+    store_quad(sums[0] / total.x, start, stride, query, channel);
+    store_quad(sums[1] / total.y, start, stride, query + 1u, channel);
+    store_quad(sums[2] / total.z, start, stride, query + 2u, channel);
+    store_quad(sums[3] / total.w, start, stride, query + 3u, channel);
+}
+
+fn store_quad(values: vec4<f32>, start: u32, stride: u32, query: u32, channel: u32) {
+    if (query < params.window_tokens) {
+        let first = start + query * stride;
+        store(values.x, first, channel);
+        store(values.y, first, channel + 1u);
+        store(values.z, first, channel + 2u);
+        store(values.w, first, channel + 3u);
+    }
+}
+
+fn store(value: f32, first: u32, channel: u32) {
+    if (channel < HEAD_DIM) {
+        output[first + channel] = value;
     }
 }
 
@@ -147,10 +154,10 @@ fn main(
     // Of this thread's keys only.
     var total = vec4<f32>();
     // As many as the head has times 64 channels; an array of them would be indexed at run time.
-    var sums_0: array<vec4<f32>, 4>;
-    var sums_1: array<vec4<f32>, 4>;
-    var sums_2: array<vec4<f32>, 4>;
-    var sums_3: array<vec4<f32>, 4>;
+    var sums_0: mat4x4<f32>;
+    var sums_1: mat4x4<f32>;
+    var sums_2: mat4x4<f32>;
+    var sums_3: mat4x4<f32>;
 
     let end = min(first_query + QUERIES, params.window_tokens);
     let begin = (first_query + 1u) - min(first_query + 1u, params.reach);
@@ -215,14 +222,14 @@ fn main(
         total += scores[i * 16u + line];
     }
     let channel = column * 4u;
-    store(&sums_0, q_start, q_stride, query, channel, total);
+    store_square(sums_0, q_start, q_stride, query, channel, total);
     if (HEAD_DIM > WIDTH) {
-        store(&sums_1, q_start, q_stride, query, channel + WIDTH, total);
+        store_square(sums_1, q_start, q_stride, query, channel + WIDTH, total);
     }
     if (HEAD_DIM > 2u * WIDTH) {
-        store(&sums_2, q_start, q_stride, query, channel + 2u * WIDTH, total);
+        store_square(sums_2, q_start, q_stride, query, channel + 2u * WIDTH, total);
     }
     if (HEAD_DIM > 3u * WIDTH) {
-        store(&sums_3, q_start, q_stride, query, channel + 3u * WIDTH, total);
+        store_square(sums_3, q_start, q_stride, query, channel + 3u * WIDTH, total);
     }
 }

@@ -3,6 +3,7 @@
 // A workgroup of 16 x 16 threads adds a tile of 128 columns of a by 128 columns of b, 16 tokens at a time through workgroup memory; a
 // thread keeps 8 x 8 sums in registers, and reads the next tokens ahead while it multiplies these. The tokens of one call are summed in
 // f32 in order. With `symmetric`, b is a, and tiles behind the diagonal are left out.
+//#include shared/outer.wgsl
 struct Params {
     tokens: u32,
     a_columns: u32,
@@ -66,46 +67,64 @@ fn main(
     let staged_token = thread / LINE;
     let staged_a = first_a + thread % LINE * 4u;
     let staged_b = first_b + thread % LINE * 4u;
-    var next_a = array<vec4<f32>, 2>(a_quad(staged_token, staged_a), a_quad(staged_token + 8u, staged_a));
-    var next_b = array<vec4<f32>, 2>(b_quad(staged_token, staged_b), b_quad(staged_token + 8u, staged_b));
-    var low: array<vec4<f32>, 8>;
-    var high: array<vec4<f32>, 8>;
+    var next_a = a_quad(staged_token, staged_a);
+    var later_a = a_quad(staged_token + 8u, staged_a);
+    var next_b = b_quad(staged_token, staged_b);
+    var later_b = b_quad(staged_token + 8u, staged_b);
+    // Of the low and high four columns of a by the low and high four of b.
+    var low_low: mat4x4<f32>;
+    var low_high: mat4x4<f32>;
+    var high_low: mat4x4<f32>;
+    var high_high: mat4x4<f32>;
     for (var token = 0u; token < params.tokens; token += DEPTH) {
-        a_tile[thread] = next_a[0];
-        a_tile[thread + 256u] = next_a[1];
-        b_tile[thread] = next_b[0];
-        b_tile[thread + 256u] = next_b[1];
+        a_tile[thread] = next_a;
+        a_tile[thread + 256u] = later_a;
+        b_tile[thread] = next_b;
+        b_tile[thread + 256u] = later_b;
         workgroupBarrier();
         let ahead = token + DEPTH + staged_token;
-        next_a = array<vec4<f32>, 2>(a_quad(ahead, staged_a), a_quad(ahead + 8u, staged_a));
-        next_b = array<vec4<f32>, 2>(b_quad(ahead, staged_b), b_quad(ahead + 8u, staged_b));
+        next_a = a_quad(ahead, staged_a);
+        later_a = a_quad(ahead + 8u, staged_a);
+        next_b = b_quad(ahead, staged_b);
+        later_b = b_quad(ahead + 8u, staged_b);
         for (var k = 0u; k < DEPTH; k++) {
             let a_low = a_tile[k * LINE + local.y];
             let a_high = a_tile[k * LINE + 16u + local.y];
             let b_low = b_tile[k * LINE + local.x];
             let b_high = b_tile[k * LINE + 16u + local.x];
-            for (var i = 0u; i < 4u; i++) {
-                low[i] += a_low[i] * b_low;
-                high[i] += a_low[i] * b_high;
-                low[4u + i] += a_high[i] * b_low;
-                high[4u + i] += a_high[i] * b_high;
-            }
+            low_low += outer(a_low, b_low);
+            low_high += outer(a_low, b_high);
+            high_low += outer(a_high, b_low);
+            high_high += outer(a_high, b_high);
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 8u; i++) {
-        let row = first_a + local.y * 4u + i % 4u + i / 4u * 64u;
-        if (row < params.columns) {
-            add(row, first_b + local.x * 4u, low[i]);
-            add(row, first_b + 64u + local.x * 4u, high[i]);
-        }
+    let row = first_a + local.y * 4u;
+    let column = first_b + local.x * 4u;
+    add_square(row, column, low_low);
+    add_square(row, column + 64u, low_high);
+    add_square(row + 64u, column, high_low);
+    add_square(row + 64u, column + 64u, high_high);
+}
+
+fn add_square(row: u32, column: u32, sums: mat4x4<f32>) {
+    add_quad(row, column, sums[0]);
+    add_quad(row + 1u, column, sums[1]);
+    add_quad(row + 2u, column, sums[2]);
+    add_quad(row + 3u, column, sums[3]);
+}
+
+fn add_quad(row: u32, column: u32, sums: vec4<f32>) {
+    if (row < params.columns) {
+        add(row, column, sums.x);
+        add(row, column + 1u, sums.y);
+        add(row, column + 2u, sums.z);
+        add(row, column + 3u, sums.w);
     }
 }
 
-fn add(row: u32, column: u32, sums: vec4<f32>) {
-    for (var j = 0u; j < 4u; j++) {
-        if (column + j < params.width) {
-            sum[row * params.width + column + j] += sums[j];
-        }
+fn add(row: u32, column: u32, value: f32) {
+    if (column < params.width) {
+        sum[row * params.width + column] += value;
     }
 }

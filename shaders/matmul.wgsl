@@ -5,6 +5,9 @@
 // the result does not depend on the batch it is in.
 //#include shared/weight.wgsl
 //#include shared/matmul_params.wgsl
+//#include shared/unscaled.wgsl
+//#include shared/outer.wgsl
+//#include shared/matmul_store.wgsl
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
@@ -65,38 +68,28 @@ fn main(
     // Each thread stages four consecutive inputs of one token and of one weight row.
     let staged_row = thread / 4u;
     let staged_input = thread % 4u * 4u;
-    var sums: array<vec4<f32>, 4>;
+    var sums: mat4x4<f32>;
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
         let x_values = x_quad(first_token + staged_row, depth + staged_input);
         let weight_values = weight_row_quad(first_row + staged_row, depth + staged_input);
-        for (var i = 0u; i < 4u; i++) {
-            x_tile[(staged_input + i) * STRIDE + staged_row] = x_values[i];
-            weight_tile[(staged_input + i) * STRIDE + staged_row] = weight_values[i];
-        }
+        let place = staged_input * STRIDE + staged_row;
+        x_tile[place] = x_values.x;
+        x_tile[place + STRIDE] = x_values.y;
+        x_tile[place + 2u * STRIDE] = x_values.z;
+        x_tile[place + 3u * STRIDE] = x_values.w;
+        weight_tile[place] = weight_values.x;
+        weight_tile[place + STRIDE] = weight_values.y;
+        weight_tile[place + 2u * STRIDE] = weight_values.z;
+        weight_tile[place + 3u * STRIDE] = weight_values.w;
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
             let w = k * STRIDE + local.x * 4u;
             let weights = vec4<f32>(weight_tile[w], weight_tile[w + 1u], weight_tile[w + 2u], weight_tile[w + 3u]);
             let t = k * STRIDE + local.y * 4u;
-            sums[0] += x_tile[t] * weights;
-            sums[1] += x_tile[t + 1u] * weights;
-            sums[2] += x_tile[t + 2u] * weights;
-            sums[3] += x_tile[t + 3u] * weights;
+            let tokens = vec4<f32>(x_tile[t], x_tile[t + 1u], x_tile[t + 2u], x_tile[t + 3u]);
+            sums += outer(tokens, weights);
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        let token = first_token + local.y * 4u + i;
-        for (var j = 0u; j < 4u; j++) {
-            let row = first_row + local.x * 4u + j;
-            if (token < params.tokens && row < params.panel_rows) {
-                let output = params.first_output + row;
-                var value = sums[i][j];
-                if (params.has_bias != 0u) {
-                    value += bias[output];
-                }
-                y[token * params.outputs + output] = value;
-            }
-        }
-    }
+    store_square(first_token + local.y * 4u, first_row + local.x * 4u, sums);
 }

@@ -2,4 +2,6 @@
 //#include shared/quad_f16.wgsl
 //#include shared/weight.wgsl
 //#include shared/matmul_params.wgsl
+//#include shared/outer.wgsl
+//#include shared/matmul_store.wgsl
 //#include shared/matmul_wide.wgsl

@@ -66,6 +66,7 @@ fn main(
     let subgroup = subgroup_id % 4u;
     let subgroup_token = subgroup / 2u * 4u * SIDE;
     let subgroup_row = subgroup % 2u * 4u * SIDE;
+    // Indexed by constants only, so that every driver keeps them in registers.
     var sums: array<Sum, 16>;
     // TILE * 4 eights of each operand, spread over the threads.
     var ahead: array<Ahead, EIGHTHS>;
@@ -86,37 +87,85 @@ fn main(
             ahead[i] = read_ahead(first_token, first_row, depth + DEPTH, thread + i * THREADS);
         }
         for (var k = 0u; k < DEPTH; k += SIDE) {
-            var right: array<Right, 4>;
-            for (var j = 0u; j < 4u; j++) {
-                right[j] = coopLoad<Right>(&weight_tile[((subgroup_row + j * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            }
-            for (var i = 0u; i < 4u; i++) {
-                let left = coopLoadT<Left>(&x_tile[((subgroup_token + i * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-                for (var j = 0u; j < 4u; j++) {
-                    sums[i * 4u + j] = coopMultiplyAdd(left, right[j], sums[i * 4u + j]);
-                }
-            }
+            let right_0 = coopLoad<Right>(&weight_tile[(subgroup_row * LINE + k) / UNIT], LINE / UNIT);
+            let right_1 = coopLoad<Right>(&weight_tile[((subgroup_row + SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let right_2 = coopLoad<Right>(&weight_tile[((subgroup_row + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let right_3 = coopLoad<Right>(&weight_tile[((subgroup_row + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let left_0 = coopLoadT<Left>(&x_tile[(subgroup_token * LINE + k) / UNIT], LINE / UNIT);
+            sums[0] = coopMultiplyAdd(left_0, right_0, sums[0]);
+            sums[1] = coopMultiplyAdd(left_0, right_1, sums[1]);
+            sums[2] = coopMultiplyAdd(left_0, right_2, sums[2]);
+            sums[3] = coopMultiplyAdd(left_0, right_3, sums[3]);
+            let left_1 = coopLoadT<Left>(&x_tile[((subgroup_token + SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            sums[4] = coopMultiplyAdd(left_1, right_0, sums[4]);
+            sums[5] = coopMultiplyAdd(left_1, right_1, sums[5]);
+            sums[6] = coopMultiplyAdd(left_1, right_2, sums[6]);
+            sums[7] = coopMultiplyAdd(left_1, right_3, sums[7]);
+            let left_2 = coopLoadT<Left>(&x_tile[((subgroup_token + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            sums[8] = coopMultiplyAdd(left_2, right_0, sums[8]);
+            sums[9] = coopMultiplyAdd(left_2, right_1, sums[9]);
+            sums[10] = coopMultiplyAdd(left_2, right_2, sums[10]);
+            sums[11] = coopMultiplyAdd(left_2, right_3, sums[11]);
+            let left_3 = coopLoadT<Left>(&x_tile[((subgroup_token + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            sums[12] = coopMultiplyAdd(left_3, right_0, sums[12]);
+            sums[13] = coopMultiplyAdd(left_3, right_1, sums[13]);
+            sums[14] = coopMultiplyAdd(left_3, right_2, sums[14]);
+            sums[15] = coopMultiplyAdd(left_3, right_3, sums[15]);
         }
         workgroupBarrier();
     }
-    let patch_start = subgroup * SIDE * SIDE;
-    for (var i = 0u; i < 4u; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            coopStoreT(sums[i * 4u + j], &patches[patch_start], SIDE);
-            workgroupBarrier();
-            for (var n = lane; n < SIDE * SIDE; n += SUBGROUP_SIZE) {
-                let token = first_token + subgroup_token + i * SIDE + n / SIDE;
-                let row = first_row + subgroup_row + j * SIDE + n % SIDE;
-                if (token < params.tokens && row < params.panel_rows && subgroups == 4u) {
-                    let output = params.first_output + row;
-                    var value = patches[patch_start + n] * scales[token];
-                    if (params.has_bias != 0u) {
-                        value += bias[output];
-                    }
-                    y[token * params.outputs + output] = value;
-                }
+    let corner = subgroup * SIDE * SIDE;
+    let token = first_token + subgroup_token;
+    let row = first_row + subgroup_row;
+    let writes = subgroups == 4u;
+    coopStoreT(sums[0], &patches[corner], SIDE);
+    store(writes, token, row, corner, lane);
+    coopStoreT(sums[1], &patches[corner], SIDE);
+    store(writes, token, row + SIDE, corner, lane);
+    coopStoreT(sums[2], &patches[corner], SIDE);
+    store(writes, token, row + 2u * SIDE, corner, lane);
+    coopStoreT(sums[3], &patches[corner], SIDE);
+    store(writes, token, row + 3u * SIDE, corner, lane);
+    coopStoreT(sums[4], &patches[corner], SIDE);
+    store(writes, token + SIDE, row, corner, lane);
+    coopStoreT(sums[5], &patches[corner], SIDE);
+    store(writes, token + SIDE, row + SIDE, corner, lane);
+    coopStoreT(sums[6], &patches[corner], SIDE);
+    store(writes, token + SIDE, row + 2u * SIDE, corner, lane);
+    coopStoreT(sums[7], &patches[corner], SIDE);
+    store(writes, token + SIDE, row + 3u * SIDE, corner, lane);
+    coopStoreT(sums[8], &patches[corner], SIDE);
+    store(writes, token + 2u * SIDE, row, corner, lane);
+    coopStoreT(sums[9], &patches[corner], SIDE);
+    store(writes, token + 2u * SIDE, row + SIDE, corner, lane);
+    coopStoreT(sums[10], &patches[corner], SIDE);
+    store(writes, token + 2u * SIDE, row + 2u * SIDE, corner, lane);
+    coopStoreT(sums[11], &patches[corner], SIDE);
+    store(writes, token + 2u * SIDE, row + 3u * SIDE, corner, lane);
+    coopStoreT(sums[12], &patches[corner], SIDE);
+    store(writes, token + 3u * SIDE, row, corner, lane);
+    coopStoreT(sums[13], &patches[corner], SIDE);
+    store(writes, token + 3u * SIDE, row + SIDE, corner, lane);
+    coopStoreT(sums[14], &patches[corner], SIDE);
+    store(writes, token + 3u * SIDE, row + 2u * SIDE, corner, lane);
+    coopStoreT(sums[15], &patches[corner], SIDE);
+    store(writes, token + 3u * SIDE, row + 3u * SIDE, corner, lane);
+}
+
+// Writes one matrix of sums.
+fn store(writes: bool, first_token: u32, first_row: u32, corner: u32, lane: u32) {
+    workgroupBarrier();
+    for (var n = lane; n < SIDE * SIDE; n += SUBGROUP_SIZE) {
+        let token = first_token + n / SIDE;
+        let row = first_row + n % SIDE;
+        if (writes && token < params.tokens && row < params.panel_rows) {
+            let output = params.first_output + row;
+            var value = patches[corner + n] * scales[token];
+            if (params.has_bias != 0u) {
+                value += bias[output];
             }
-            workgroupBarrier();
+            y[token * params.outputs + output] = value;
         }
     }
+    workgroupBarrier();
 }

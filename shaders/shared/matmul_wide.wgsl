@@ -53,17 +53,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = thread % 16u;
     let line = thread / 16u;
 
-    var low: array<vec4<f32>, 8>;
-    var high: array<vec4<f32>, 8>;
+    // Of the low and high four tokens by the low and high four outputs.
+    var low_low: mat4x4<f32>;
+    var low_high: mat4x4<f32>;
+    var high_low: mat4x4<f32>;
+    var high_high: mat4x4<f32>;
     var next = square(stages_weight, staged_first, staged_input);
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
-        for (var i = 0u; i < 4u; i++) {
-            let place = (staged_input + i) * LINE + staged_quad;
-            if (stages_weight) {
-                weight_tile[place] = next[i];
-            } else {
-                x_tile[place] = next[i];
-            }
+        let place = staged_input * LINE + staged_quad;
+        if (stages_weight) {
+            weight_tile[place] = next[0];
+            weight_tile[place + LINE] = next[1];
+            weight_tile[place + 2u * LINE] = next[2];
+            weight_tile[place + 3u * LINE] = next[3];
+        } else {
+            x_tile[place] = next[0];
+            x_tile[place + LINE] = next[1];
+            x_tile[place + 2u * LINE] = next[2];
+            x_tile[place + 3u * LINE] = next[3];
         }
         workgroupBarrier();
         next = square(stages_weight, staged_first, depth + DEPTH + staged_input);
@@ -72,34 +79,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let weights_high = vec4<f32>(weight_tile[k * LINE + 16u + column]);
             let tokens_low = vec4<f32>(x_tile[k * LINE + line]);
             let tokens_high = vec4<f32>(x_tile[k * LINE + 16u + line]);
-            for (var i = 0u; i < 4u; i++) {
-                low[i] += tokens_low[i] * weights_low;
-                high[i] += tokens_low[i] * weights_high;
-                low[4u + i] += tokens_high[i] * weights_low;
-                high[4u + i] += tokens_high[i] * weights_high;
-            }
+            low_low += outer(tokens_low, weights_low);
+            low_high += outer(tokens_low, weights_high);
+            high_low += outer(tokens_high, weights_low);
+            high_high += outer(tokens_high, weights_high);
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 8u; i++) {
-        let token = first_token + line * 4u + i % 4u + i / 4u * 64u;
-        if (token < params.tokens) {
-            store(token, first_row + column * 4u, low[i]);
-            store(token, first_row + 64u + column * 4u, high[i]);
-        }
-    }
-}
-
-fn store(token: u32, row: u32, sums: vec4<f32>) {
-    let scale = scale_of(token);
-    for (var j = 0u; j < 4u; j++) {
-        if (row + j < params.panel_rows) {
-            let output = params.first_output + row + j;
-            var value = sums[j] * scale;
-            if (params.has_bias != 0u) {
-                value += bias[output];
-            }
-            y[token * params.outputs + output] = value;
-        }
-    }
+    let token = first_token + line * 4u;
+    let row = first_row + column * 4u;
+    store_square(token, row, low_low);
+    store_square(token, row + 64u, low_high);
+    store_square(token + 64u, row, high_low);
+    store_square(token + 64u, row + 64u, high_high);
 }

@@ -66,7 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     })
     .context("cannot handle Ctrl-C")?;
     if let Some(threads) = common.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().context("cannot start threads")?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global().context("cannot start threads")?;
     }
     let terminal = Terminal::new(common);
     match &arguments.command {

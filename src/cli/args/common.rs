@@ -31,8 +31,8 @@ pub struct Common {
     #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
     pub memory_budget: Option<u64>,
     /// Threads of the CPU engine and of reading [default: all cores]
-    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Everywhere")]
+    pub threads: Option<u16>,
 }
 
 impl Common {

@@ -129,13 +129,16 @@ impl Kernel {
             "shared/cooperative_8.wgsl",
             "shared/matmul_cooperative.wgsl",
             "shared/matmul_params.wgsl",
+            "shared/matmul_store.wgsl",
             "shared/matmul_wide.wgsl",
+            "shared/outer.wgsl",
             "shared/peak_cooperative.wgsl",
             "shared/quad_f16.wgsl",
             "shared/quad_f32.wgsl",
             "shared/reduce.wgsl",
             "shared/units_16.wgsl",
             "shared/units_8.wgsl",
+            "shared/unscaled.wgsl",
             "shared/weight.wgsl",
             "shared/workgroup.wgsl"
         )
