@@ -132,6 +132,41 @@ impl PlanOptions {
         (1..=self.round_heads).find(|units| (units * group).is_multiple_of(self.round_heads)).unwrap_or(1)
     }
 
+    /// Fails if no plan for such a model can meet the ratio, the multiples and the number of heads.
+    pub fn check_sizes(&self, model: &Architecture) -> Result<()> {
+        let heads = model.layers.iter().map(|layer| layer.heads).sum::<usize>();
+        if matches!(self.structure, Structure::AlMm | Structure::UlMm) && self.recipe == Recipe::Flap && self.remove_heads >= heads {
+            return Err(Error::input(format!(
+                "--remove-heads {} leaves no attention: the model has {heads} query heads",
+                self.remove_heads
+            )));
+        }
+        let (mut least, mut total) = (0, 0);
+        for (index, layer) in model.layers.iter().enumerate() {
+            let units = self.round_units(layer.group_size());
+            for (option, multiple, size, what) in [
+                ("--round-heads", units * layer.group_size(), layer.heads, "query heads"),
+                ("--round-neurons", self.round_neurons, layer.intermediate_size, "neurons"),
+            ] {
+                if multiple > size {
+                    return Err(Error::input(format!("{option}: layer {index} has only {size} {what}, less than one block of {multiple}")));
+                }
+            }
+            let (unit, neuron) = (model.unit_parameters(index), model.neuron_parameters());
+            least += units as u64 * unit + self.round_neurons as u64 * neuron;
+            total += layer.key_value_heads as u64 * unit + layer.intermediate_size as u64 * neuron;
+        }
+        let largest = 1.0 - least as f64 / total as f64;
+        if self.ratio > largest {
+            return Err(Error::input(format!(
+                "the ratio {} cannot be reached: every layer keeps one attention unit and one neuron (or one multiple of them), which allows at \
+                 most {largest:.4}",
+                self.ratio
+            )));
+        }
+        Ok(())
+    }
+
     fn problem(&self, model: &Model, layers: Vec<LayerScores>, strict: bool) -> Problem {
         let architecture = &model.architecture;
         let group = architecture.layers[0].group_size();

@@ -136,7 +136,7 @@ impl ResumeState {
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         write(&folder)?;
         let pointer = Pointer { steps, identity: complete(identity), files: sizes(&folder)? };
-        OutputFile::create(&self.pointer(), None, true)?.commit_json(&pointer)?;
+        OutputFile::create(&self.pointer(), &[], true)?.commit_json(&pointer)?;
         for earlier in 0..steps {
             // Usually only the last exists.
             let _ = fs::remove_dir_all(self.step(earlier));

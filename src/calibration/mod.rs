@@ -75,10 +75,19 @@ impl CalibrationSet {
     }
 }
 
+/// Tokens of a calibration: far more than any statistics gain by.
+const MOST_TOKENS: usize = 1 << 28;
+
 impl CalibrationOptions {
     /// Draws the windows from the tokens of a text.
     pub fn draw(&self, model: &Model, tokens: &[u32]) -> Result<CalibrationSet> {
         let length = self.sequence_length;
+        if self.samples.checked_mul(length).is_none_or(|ids| ids > MOST_TOKENS) {
+            return Err(Error::input(format!(
+                "--samples {} windows of {length} tokens are more than the {MOST_TOKENS} tokens that a calibration may have",
+                self.samples
+            )));
+        }
         let starts = window_starts(tokens.len(), length, self.samples, self.seed)?;
         let windows_per_slot = match self.mode {
             Mode::Exact => self.samples.div_ceil(SLOTS),

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Configurations, indices, plans and tokenizer settings are far smaller; anything larger is not one.
@@ -12,6 +12,13 @@ const MAXIMUM_JSON_BYTES: u64 = 256 << 20;
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::io(path, "cannot read"))?;
     String::from_utf8(bytes).map_err(|e| Error::file(path, format!("is not UTF-8 text (byte {})", e.utf8_error().valid_up_to())))
+}
+
+/// Whether a file begins with these bytes; not if it cannot be read.
+#[must_use]
+pub fn begins_with(path: &Path, bytes: &[u8]) -> bool {
+    let mut found = vec![0; bytes.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut found)).is_ok() && found == bytes
 }
 
 /// Reads and parses a JSON file.

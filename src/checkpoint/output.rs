@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Refuses an output that exists, unless `force`, or that lies in `source`, which is never written to.
-fn check(output: &Path, source: Option<&Path>, force: bool) -> Result<PathBuf> {
+/// Refuses an output that exists, unless `force`, or that is one of the inputs or lies in one: they are never written to.
+fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
     if output.file_name().is_none() {
         return Err(Error::file(output, "is not a name that an output can have"));
     }
@@ -15,10 +15,13 @@ fn check(output: &Path, source: Option<&Path>, force: bool) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     let parent = fs::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
-    if let Some(source) = source {
-        let source = fs::canonicalize(source).map_err(Error::io(source, "cannot open"))?;
+    for input in inputs {
+        let source = fs::canonicalize(input).map_err(Error::io(input, "cannot open"))?;
         let place = parent.join(output.file_name().unwrap_or_default());
         let place = fs::canonicalize(&place).unwrap_or(place);
+        if place == source && source.is_file() {
+            return Err(Error::file(output, "is also an input of this command; choose another --output"));
+        }
         if place.starts_with(&source) {
             return Err(Error::file(output, "lies inside the model folder, which is never written to; choose another --output"));
         }
@@ -32,6 +35,11 @@ fn check(output: &Path, source: Option<&Path>, force: bool) -> Result<PathBuf> {
     Ok(parent)
 }
 
+/// What stands in the output's place has appeared since [`check`], and may be somebody's work.
+fn appeared(output: &Path, finished: &Path) -> Error {
+    Error::file(output, format!("was made by something else meanwhile; the finished result lies in {}", finished.display()))
+}
+
 /// A temporary sibling's prefix; it tells the user which output it belongs to.
 fn prefix(output: &Path) -> String {
     format!(".{}.partial-", output.file_name().unwrap_or_default().to_string_lossy())
@@ -41,12 +49,13 @@ fn prefix(output: &Path) -> String {
 pub struct OutputFolder {
     temporary: tempfile::TempDir,
     output: PathBuf,
+    force: bool,
 }
 
 impl OutputFolder {
     /// Starts an output folder. With `force`, a folder that holds a model (or nothing) may be replaced, nothing else.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
-        let parent = check(output, Some(source), force)?;
+        let parent = check(output, &[source], force)?;
         if output.symlink_metadata().is_ok() {
             let replaceable = output.is_dir()
                 && (output.join("config.json").is_file() || fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()));
@@ -58,7 +67,7 @@ impl OutputFolder {
             .prefix(&prefix(output))
             .tempdir_in(&parent)
             .map_err(Error::io(&parent, "cannot create a folder in"))?;
-        Ok(Self { temporary, output: output.to_owned() })
+        Ok(Self { temporary, output: output.to_owned(), force })
     }
 
     /// Where files are written until the commit.
@@ -70,6 +79,9 @@ impl OutputFolder {
     /// Moves the finished folder to its name; an earlier one is removed only after that.
     pub fn commit(self) -> Result<()> {
         let failed = || Error::io(&self.output, "cannot move the finished folder to");
+        if self.output.symlink_metadata().is_ok() && !self.force {
+            return Err(appeared(&self.output, &self.temporary.keep()));
+        }
         make_readable(self.temporary.path()).map_err(failed())?;
         let mut aside = None;
         if self.output.symlink_metadata().is_ok() {
@@ -119,33 +131,40 @@ fn make_readable(_folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Name of the file in the making.
+const FILE: &str = "file";
+
 /// A file in the making. Dropped before [`OutputFile::commit`], it leaves nothing behind.
 pub struct OutputFile {
     folder: tempfile::TempDir,
     output: PathBuf,
+    force: bool,
 }
 
 impl OutputFile {
-    /// Starts an output file; `source` is a folder that is never written to.
-    pub fn create(output: &Path, source: Option<&Path>, force: bool) -> Result<Self> {
-        let parent = check(output, source, force)?;
+    /// Starts an output file; the inputs, files and folders, are never written to.
+    pub fn create(output: &Path, inputs: &[&Path], force: bool) -> Result<Self> {
+        let parent = check(output, inputs, force)?;
         if output.is_dir() {
             return Err(Error::file(output, "is a folder; the output is a file"));
         }
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
         let folder =
             tempfile::Builder::new().prefix(&prefix(output)).tempdir_in(&parent).map_err(Error::io(&parent, "cannot create a file in"))?;
-        Ok(Self { folder, output: output.to_owned() })
+        Ok(Self { folder, output: output.to_owned(), force })
     }
 
     /// Where the file is written until the commit.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join("file")
+        self.folder.path().join(FILE)
     }
 
     /// Moves the finished file to its name, replacing an earlier one in one step.
     pub fn commit(self) -> Result<()> {
+        if self.output.symlink_metadata().is_ok() && !self.force {
+            return Err(appeared(&self.output, &self.folder.keep().join(FILE)));
+        }
         fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))?;
         files::sync_folder_of(&self.output)
     }

@@ -33,7 +33,7 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
         if report.format == FORMAT { Ok(report) } else { Err(Error::file(path, "is not a report of `flap-gpu bench --json`")) }
     });
     let earlier = earlier.transpose()?;
-    let output = args.output.as_deref().map(|path| OutputFile::create(path, None, common.force)).transpose()?;
+    let output = args.output.as_deref().map(|path| OutputFile::create(path, &[], common.force)).transpose()?;
     let devices = if common.device == DeviceChoice::Auto {
         // Software drivers take minutes and say little; they are measured when named.
         let adapters = gpu::list().into_iter().enumerate().filter(|(_, adapter)| adapter.device_type != "Cpu");

@@ -1,6 +1,7 @@
 //! `flap-gpu calibrate` and `flap-gpu merge`.
 
 use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
+use super::eval::note_long;
 use super::terminal::{Terminal, grouped};
 use super::{open_engine, resumable, with_engine};
 use crate::calibration::{self, CalibrationSet, Shard};
@@ -12,6 +13,7 @@ use crate::resume::ResumeState;
 use crate::statistics::{self, Header, Statistics};
 use anyhow::Result;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time between saves of the state that an interrupted run goes on from.
@@ -29,8 +31,9 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
         return Err(Error::input("--token-weights belongs to the recipes beyond flap: give --covariances too, or leave it out").into());
     }
     let model = Model::open_folder(&args.model)?;
-    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
-    let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard)?;
+    let inputs: Vec<&Path> = std::iter::once(&args.model).chain(&args.calibration.calibration).map(PathBuf::as_path).collect();
+    let output = OutputFile::create(&args.output, &inputs, common.force)?;
+    let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let options = common.pass_options(args.calibration.batch_tokens);
@@ -73,7 +76,14 @@ pub fn timing(header: &Header, seconds: f64, went_on: bool) -> serde_json::Value
 }
 
 /// Reads and tokenises the calibration text, and draws the windows.
-pub fn draw(model: &Model, args: &CalibrationArguments, samples: usize, shard: Option<Shard>) -> Result<CalibrationSet> {
+pub fn draw(
+    model: &Model,
+    args: &CalibrationArguments,
+    samples: usize,
+    shard: Option<Shard>,
+    terminal: &Terminal,
+) -> Result<CalibrationSet> {
+    note_long(model, args.sequence_length.get(), terminal)?;
     let source = args.source()?;
     let text = calibration::read_text(&source)?;
     tracing::info!("tokenising {}", source.path.display());
@@ -82,7 +92,8 @@ pub fn draw(model: &Model, args: &CalibrationArguments, samples: usize, shard: O
 }
 
 pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let output = OutputFile::create(&args.output, None, common.force)?;
+    let inputs: Vec<&Path> = args.statistics.iter().map(PathBuf::as_path).collect();
+    let output = OutputFile::create(&args.output, &inputs, common.force)?;
     let parts = args.statistics.iter().map(|path| statistics::read(path)).collect::<Result<Vec<Statistics>, _>>()?;
     let merged = statistics::merge(parts)?;
     statistics::write(&output.path(), &merged)?;

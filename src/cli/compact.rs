@@ -33,7 +33,7 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
             return Err(Error::input(message).into());
         }
     };
-    let options = args.export.options(&args.output, Format::Hf);
+    let options = args.export.options(&args.output, Format::Hf)?;
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;
@@ -59,12 +59,14 @@ pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Ma
 
 /// The same in words.
 pub fn text(output: &Path, plan: &Plan, exported: &Exported) -> String {
-    format!(
+    let summary = format!(
         "{}: {} parameters, {} (before: {}); {} removed",
         output.display(),
         grouped(exported.parameters_after),
         size(exported.weight_bytes),
         grouped(exported.parameters_before),
         share(plan.ratio_reached),
-    )
+    );
+    let files = exported.gguf_files.iter().map(|file| output.join(file).display().to_string());
+    std::iter::once(summary).chain(files).collect::<Vec<_>>().join("\n")
 }

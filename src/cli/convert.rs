@@ -12,7 +12,7 @@ use serde_json::json;
 
 pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
-    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
     let source = gguf::Source { model: &model, name: &name, plan: None };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;

@@ -15,7 +15,7 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow
     let model = Model::open(&args.model)?;
     let source = TextSource { path: args.text.clone(), field: args.text_field.clone() };
     let length = args.sequence_length.get();
-    let ids = windows(&model, &source, length, args.windows)?;
+    let ids = windows(&model, &source, length, args.windows, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let options = common.pass_options(args.batch_tokens);
@@ -40,8 +40,19 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow
     })
 }
 
+/// Says so where windows are longer than what the model was made for.
+pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()> {
+    if let Some(most) = model.config.optional_size("max_position_embeddings")?.filter(|&most| most < length) {
+        terminal.note(&format!(
+            "windows of {length} tokens are longer than the {most} that the model is made for; give --sequence-length {most}"
+        ));
+    }
+    Ok(())
+}
+
 /// The token ids of a text's consecutive windows, or of the first of them.
-pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>) -> Result<Vec<u32>> {
+pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>, terminal: &Terminal) -> Result<Vec<u32>> {
+    note_long(model, length, terminal)?;
     let mut ids = model.tokenizer()?.encode(&read_text(source)?)?;
     let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get))?;
     ids.truncate(windows * length);

@@ -1,6 +1,7 @@
 //! `flap-gpu forward`.
 
 use super::args::{Common, ForwardArguments};
+use super::eval::note_long;
 use super::terminal::Terminal;
 use super::{open_engine, with_engine};
 use crate::checkpoint::{OutputFile, SafetensorsWriter, TensorFile, TensorHeader};
@@ -17,8 +18,9 @@ pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Res
     if args.cast_rope {
         model.cast_rope()?;
     }
-    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let output = OutputFile::create(&args.output, &[&args.model, &args.tokens], common.force)?;
     let (ids, [batch, length]) = read_ids(&args.tokens)?;
+    note_long(&model, length, terminal)?;
     let engine = open_engine(common)?;
     let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, common.pass_options(None), terminal))?;
     let mut tensors = vec![("logits".to_string(), result.logits)];

@@ -3,6 +3,7 @@
 use super::args::InspectArguments;
 use super::plan::{layers_json, layers_table, share};
 use super::terminal::{Terminal, grouped, size, table};
+use crate::checkpoint::{files, gguf};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::plan::Plan;
@@ -13,9 +14,9 @@ use std::path::Path;
 
 pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
     let path = args.path.as_path();
-    if path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+    if path.is_dir() || gguf::file_at(path).is_some() {
         inspect_model(path, terminal)
-    } else if path.extension().is_some_and(|e| e == "json") {
+    } else if files::begins_with(path, b"{") {
         inspect_plan(path, terminal)
     } else {
         inspect_statistics(path, terminal)

@@ -12,11 +12,11 @@ mod forward;
 mod inspect;
 mod plan;
 mod prune;
+mod signals;
 mod terminal;
 
 use crate::engine::{self, AnyEngine};
 use crate::error::Error;
-use crate::interrupt;
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
@@ -38,6 +38,7 @@ use with_engine;
 /// Parses the arguments, runs the command, prints errors as one line. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    quiet_driver();
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,13 +59,7 @@ pub fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let common = &arguments.common;
     start_logging(common);
-    ctrlc::set_handler(|| {
-        if interrupt::request() {
-            // Asked twice: do not wait for the end of a long operation.
-            std::process::exit(1);
-        }
-    })
-    .context("cannot handle Ctrl-C")?;
+    signals::handle()?;
     if let Some(threads) = common.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global().context("cannot start threads")?;
     }
@@ -89,6 +84,20 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
     }
 }
+
+/// Without a desktop session, a Vulkan layer that asks the desktop for its favourite GPU complains on standard error. It has nothing to
+/// ask: adapters are ordered here.
+#[cfg(target_os = "linux")]
+fn quiet_driver() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the program has one thread so far.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+/// Only Linux has that layer.
+#[cfg(not(target_os = "linux"))]
+fn quiet_driver() {}
 
 /// Runs work that an interrupt need not end for good, and says so where it has left something to go on from.
 fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> Result<()>) -> Result<()> {

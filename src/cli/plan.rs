@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
     let options = args.planning.options(&model.architecture, false, Recipe::Flap)?;
-    let output = OutputFile::create(&args.output, Some(&args.model), common.force)?;
+    let output = OutputFile::create(&args.output, &[&args.model, &args.statistics], common.force)?;
     let statistics = statistics::read(&args.statistics)?;
     let (plan, notes) = match options.recipe {
         Recipe::Flap => pruning::plan_from_statistics(&model, &statistics, &options)?,
@@ -30,9 +30,22 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     if let Some(choice) = args.planning.choice(&model.architecture) {
         terminal.note(&format!("for this client: {}", choice.words()));
     }
+    note_missed(&plan, terminal);
     output.commit_json(&plan)?;
     let report = json!({"output": args.output, "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
     terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
+}
+
+/// Says so where a plan misses the ratio that was asked for by more than a hundredth of the prunable parameters.
+pub fn note_missed(plan: &Plan, terminal: &Terminal) {
+    let (reached, asked) = (plan.ratio_reached, plan.settings.ratio);
+    if (reached - asked).abs() > 0.01 {
+        terminal.note(&format!(
+            "{} was asked for, {} is removed: structures that treat layers alike, and multiples, leave whole heads and neurons to choose from only",
+            share(asked),
+            share(reached)
+        ));
+    }
 }
 
 /// A share of the prunable parameters in words.

@@ -2,7 +2,7 @@
 
 use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
-use super::plan::layers_table;
+use super::plan::{layers_table, note_missed};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, resumable, with_engine};
 use crate::calibration::{self, TextSource};
@@ -11,7 +11,7 @@ use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
-use crate::export::{self, Exported, Format, Measured, gguf, hf, name_of};
+use crate::export::{self, Choice, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::plan::{Method, Plan, Recipe};
 use crate::pruning::{self, PlanOptions};
@@ -20,7 +20,7 @@ use crate::resume::ResumeState;
 use crate::statistics::Statistics;
 use anyhow::Result;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// Windows the authors use for wanda-sp.
@@ -59,25 +59,26 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         .into());
     }
     let choice = args.planning.choice(&model.architecture);
-    if let Some(choice) = &choice {
-        terminal.note(&format!("for this client: {}", choice.words()));
+    let export = args.export.options(&args.output, choice.as_ref().map_or(Format::Hf, |choice| choice.format))?;
+    if let Some(choice) = choice {
+        terminal.note(&format!("for this client: {}", Choice { format: export.formats[0], ..choice }.words()));
     }
-    let export = args.export.options(&args.output, choice.map_or(Format::Hf, |choice| choice.format));
     if export.formats.contains(&Format::Gguf) {
         gguf::check(&options.expected(&model.architecture))?;
     }
-    let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path)).transpose()?;
+    let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
         let planned = plan(e, &model, &options, args, common, resume, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
+        note_missed(&planned.plan, terminal);
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
         let guard = match &planned.guarded {
             None => None,
             Some((statistics, ids)) => {
-                let pruned = Model::open(&written(output.path(), &exported))?;
+                let pruned = Model::open(output.path())?;
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
                     Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids, window_tokens };
@@ -92,7 +93,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 }
             }
         };
-        let measured = test.map(|test| measure(e, &model, &test, output.path(), &exported, common, terminal)).transpose()?;
+        let measured = test.map(|test| measure(e, &model, &test, output.path(), common, terminal)).transpose()?;
         (planned, exported, measured, guard)
     });
     hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
@@ -134,11 +135,6 @@ fn words(guard: &Guard) -> String {
     format!("divergence from the dense model {:.4} nats a token, by plain FLAP {:.4}", guard.recipe, guard.flap)
 }
 
-/// The model that was written into a folder.
-fn written(folder: &Path, exported: &Exported) -> PathBuf {
-    if folder.join("config.json").exists() { folder.to_owned() } else { folder.join(&exported.gguf_files[0]) }
-}
-
 /// What perplexity is measured on.
 struct Test {
     ids: Vec<u32>,
@@ -147,26 +143,18 @@ struct Test {
     what: String,
 }
 
-fn test_windows(args: &PruneArguments, model: &Model, path: &Path) -> Result<Test> {
+fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Terminal) -> Result<Test> {
     let length = EVALUATION_TOKENS.get();
     let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
-    let ids = eval::windows(model, &source, length, args.windows)?;
+    let ids = eval::windows(model, &source, length, args.windows, terminal)?;
     let what = format!("{}, {} windows of {length} tokens", name_of(path), ids.len() / length);
     Ok(Test { ids, length, what })
 }
 
 /// Perplexity of the dense model and of what was written into `folder`.
-fn measure<E: Engine>(
-    engine: &E,
-    dense: &Model,
-    test: &Test,
-    folder: &Path,
-    exported: &Exported,
-    common: &Common,
-    terminal: &Terminal,
-) -> Result<Measured> {
+fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, common: &Common, terminal: &Terminal) -> Result<Measured> {
     let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, common.pass_options(None), terminal).map(|p| p.perplexity);
-    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(&written(folder, exported))?)?, on: test.what.clone() })
+    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on: test.what.clone() })
 }
 
 fn plan<E: Engine>(
@@ -183,7 +171,7 @@ fn plan<E: Engine>(
         return Ok(Planned { plan, notes, changes: Changes::default(), guarded: None, calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
-    let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None)?;
+    let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, terminal)?;
     let passes = common.pass_options(args.calibration.batch_tokens);
     let begin = Instant::now();
     if wanda {

@@ -78,7 +78,10 @@ impl CompactTensor {
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match &self.source {
             Source::Cut(host, slice) => slice.write(host, sink),
-            Source::Kept(stored) => sink(stored.bytes.as_ref()),
+            Source::Kept(stored) => {
+                stored.check_finite()?;
+                sink(stored.bytes.as_ref())
+            }
         }
     }
 }

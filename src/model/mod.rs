@@ -33,12 +33,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder or a GGUF file and checks that every tensor is there in the right shape and format.
+    /// Opens a model folder, a GGUF file or a folder with one, and checks that every tensor is there in the right shape and format.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file() {
-            gguf::open(path)?.checked()
-        } else {
-            Self::open_folder(path)
+        match crate::checkpoint::gguf::file_at(path) {
+            Some(file) => gguf::open(&file)?.checked(),
+            None => Self::open_folder(path),
         }
     }
 

@@ -189,7 +189,7 @@ fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
         bytes: tensor.bytes.as_ref().len(),
     };
     // What has the name is taken for complete.
-    let output = OutputFile::create(path, None, true)?;
+    let output = OutputFile::create(path, &[], true)?;
     let mut writer = SafetensorsWriter::create(&output.path(), &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
     tensors.iter().try_for_each(|(_, tensor)| writer.write(tensor.bytes.as_ref()))?;
     writer.finish()?;

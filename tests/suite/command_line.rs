@@ -2,7 +2,7 @@
 
 use crate::support::{data, demo_model, normalised_squared_error, run, run_json};
 use flap_gpu::calibration::{CalibrationOptions, calibrate};
-use flap_gpu::checkpoint::{TensorFile, Tokenizer};
+use flap_gpu::checkpoint::{OutputFile, OutputFolder, TensorFile, Tokenizer};
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
@@ -362,6 +362,32 @@ fn output_is_replaced_only_when_forced() {
     assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
 }
 
+/// What takes an output's place while the work goes on is somebody's, and the work is not lost either.
+#[test]
+fn output_that_appears_meanwhile_is_not_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("stats");
+    let output = OutputFile::create(&path, &[], false).unwrap();
+    fs::write(output.path(), "finished").unwrap();
+    fs::write(&path, "precious").unwrap();
+    let message = output.commit().unwrap_err().to_string();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    let kept = message.rsplit_once(" lies in ").expect(&message).1;
+    assert_eq!(fs::read_to_string(kept).unwrap(), "finished");
+
+    let path = place.path().join("model");
+    let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
+    fs::write(output.path().join("finished"), "").unwrap();
+    fs::create_dir(&path).unwrap();
+    let message = output.commit().unwrap_err().to_string();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert!(Path::new(message.rsplit_once(" lies in ").expect(&message).1).join("finished").is_file());
+    // Inputs stay what they are, with --force too.
+    let input = place.path().join("text");
+    fs::write(&input, "text").unwrap();
+    assert!(OutputFile::create(&input, &[&input], true).is_err());
+}
+
 #[test]
 fn the_demo_tells_what_it_did() {
     let report = run_json(&["demo", "--device", "cpu"]);
@@ -554,6 +580,8 @@ fn a_client_gets_what_it_loads() {
     };
     let llama = place.prune(&place.model, "llama", &["--for", "llama.cpp", "--ratio", "0.4"]);
     assert_eq!(llama["gguf"].as_array().unwrap().len(), 1);
+    // The folder that holds it is the model.
+    assert_eq!(run_json(&["inspect", &place.path("llama")])["parameters"], llama["parameters_after"]);
     // 256 neurons allow blocks of 32, not of 256.
     assert!(sizes(&llama, "neurons").iter().all(|n| n % 32 == 0), "{llama}");
     let vllm = place.prune(&place.model, "vllm", &["--for", "vllm", "--ratio", "0.4"]);

@@ -185,6 +185,12 @@ fn numbers_that_are_not_finite() {
     let folder = Folder::new();
     folder.poison("model.embed_tokens.weight", &vec![f32::INFINITY; 512 * 96]);
     folder.prune_fails(&[], &["model.embed_tokens.weight", "infinity"]);
+    // No window need meet them: found when they are copied.
+    for (name, count) in [("model.norm.weight", 1), ("model.embed_tokens.weight", 1)] {
+        let folder = Folder::new();
+        folder.poison(name, &vec![f32::NAN; count]);
+        folder.prune_fails(&["--recipe", "flap"], &[name, "NaN"]);
+    }
     // Finite weights whose product overflows f32 in layer 2.
     let folder = Folder::new();
     folder.poison("model.layers.2.mlp.up_proj.weight", &noise(1, 256 * 96).iter().map(|n| n * 3e38).collect::<Vec<_>>());
@@ -229,8 +235,9 @@ fn requests_that_cannot_be_met() {
     }
     folder.prune_fails(&["--method", "wanda-sp", "--round-neurons", "8"], &["wanda-sp", "--round-neurons"]);
     folder.prune_fails(&["--ratio", "0.999"], &["0.999", "cannot be reached"]);
-    folder.prune_fails(&["--recipe", "flap", "--uniform", "--round-neurons", "4096"], &["uniform", "--round-neurons"]);
-    folder.prune_fails(&["--uniform", "--round-neurons", "4096"], &["uniform"]);
+    folder.prune_fails(&["--recipe", "flap", "--round-neurons", "4096"], &["--round-neurons", "256 neurons"]);
+    folder.prune_fails(&["--uniform", "--round-neurons", "200", "--ratio", "0.7"], &["0.7", "cannot be reached"]);
+    folder.prune_fails(&["--sequence-length", "18446744073709551615"], &["--samples", "tokens"]);
     // What would change nothing is not taken in silence.
     folder.prune_fails(&["--recipe", "flap", "--no-refit"], &["--no-refit", "sequential"]);
     folder.prune_fails(&["--method", "magnitude-sp", "--metric", "ifv"], &["--metric", "magnitude-sp"]);

@@ -11,8 +11,10 @@ pub use reader::{GgufFile, GgufTensor};
 pub use value::{Metadata, Value};
 pub use writer::{GgufHeader, GgufWriter};
 
+use super::files;
 use super::tensors::Storage;
 use crate::engine::Dtype;
+use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const VERSION: u32 = 3;
@@ -23,6 +25,20 @@ const ALIGNMENT_KEY: &str = "general.alignment";
 /// The number of a storage in the tensors' headers.
 const STORAGES: [(u32, Storage); 4] =
     [(0, Storage::Plain(Dtype::F32)), (1, Storage::Plain(Dtype::F16)), (8, Storage::Q8_0), (30, Storage::Plain(Dtype::Bf16))];
+
+/// The GGUF file that a path means: itself, by its name or its first bytes, or the only one in a folder without a `config.json`.
+#[must_use]
+pub fn file_at(path: &Path) -> Option<PathBuf> {
+    let named = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file();
+    if path.is_file() {
+        return (named(path) || files::begins_with(path, &MAGIC)).then(|| path.to_owned());
+    }
+    if path.join("config.json").exists() {
+        return None;
+    }
+    let inside: Vec<PathBuf> = std::fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).filter(|path| named(path)).collect();
+    if let [only] = inside.as_slice() { Some(only.clone()) } else { None }
+}
 
 /// Bytes of a tensor of `rows` rows of `columns` numbers; `None` if it cannot be stored so.
 #[must_use]

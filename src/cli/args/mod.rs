@@ -66,16 +66,19 @@ pub struct ExportArguments {
     /// Form of the output; may be given twice [default: hf]
     #[arg(long, value_enum, help_heading = "Output")]
     pub format: Vec<Format>,
-    /// Number format of a GGUF file's matrices
-    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
-    pub gguf_type: GgufType,
+    /// Number format of a GGUF file's matrices [default: f16]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub gguf_type: Option<GgufType>,
 }
 
 impl ExportArguments {
-    /// As the library wants it.
-    pub fn options(&self, output: &Path, format: Format) -> ExportOptions {
+    /// As the library wants it; `format` where the user did not say.
+    pub fn options(&self, output: &Path, format: Format) -> crate::error::Result<ExportOptions> {
         let formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
-        ExportOptions { formats, gguf_type: self.gguf_type, name: export::name_of(output) }
+        if self.gguf_type.is_some() && !formats.contains(&Format::Gguf) {
+            return Err(crate::error::Error::input("--gguf-type is of a GGUF file: give --format gguf too"));
+        }
+        Ok(ExportOptions { formats, gguf_type: self.gguf_type.unwrap_or_default(), name: export::name_of(output) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Options of planning: what goes, by which recipe, and for whom.
 
 use crate::architecture::Architecture;
-use crate::export::{Choice, Client};
+use crate::export::{Choice, Client, Format};
 use crate::importance::Metric;
 use crate::plan::{Compensation, Method, Recipe};
 use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
@@ -55,9 +55,16 @@ pub struct PlanningArguments {
 }
 
 impl PlanningArguments {
-    /// What the client's abilities call for.
+    /// What the client's abilities call for, where nothing is said explicitly.
     pub fn choice(&self, model: &Architecture) -> Option<Choice> {
-        self.client.map(|client| client.choose(model))
+        let choice = self.client?.choose(model);
+        Some(Choice {
+            uniform: choice.uniform || self.uniform,
+            round_neurons: self.round_neurons.map_or(choice.round_neurons, NonZeroUsize::get),
+            round_heads: self.round_heads.map_or(choice.round_heads, NonZeroUsize::get),
+            compensation: self.compensation.unwrap_or(choice.compensation),
+            ..choice
+        })
     }
 
     /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
@@ -89,6 +96,17 @@ impl PlanningArguments {
         }
     }
 
+    /// What is said, where no client is named.
+    fn unasked(&self) -> Choice {
+        Choice {
+            format: Format::Hf,
+            uniform: self.uniform,
+            round_neurons: self.round_neurons.map_or(1, NonZeroUsize::get),
+            round_heads: self.round_heads.map_or(1, NonZeroUsize::get),
+            compensation: self.compensation.unwrap_or_default(),
+        }
+    }
+
     /// Refuses options that would change nothing.
     fn check_use(&self, recipe: Recipe, model: &Architecture) -> crate::error::Result<()> {
         let refused = |message: String| Err(crate::error::Error::input(message));
@@ -106,6 +124,10 @@ impl PlanningArguments {
             if let Some((_, option)) = not_its_own.iter().find(|(given, _)| *given) {
                 return refused(format!("{option} belongs to --method flap; {} has no choice there", method.name()));
             }
+        }
+        let manual = matches!(self.structure, Some(Structure::AlMm | Structure::UlMm));
+        if self.remove_heads.is_some() && !manual {
+            return refused("--remove-heads belongs to --structure al-mm and ul-mm".into());
         }
         let group = model.layers[0].group_size();
         match self.remove_heads.filter(|heads| !heads.is_multiple_of(group)) {
@@ -125,24 +147,23 @@ impl PlanningArguments {
         let choice = self.choice(model);
         let recipe = self.recipe(compat, choice.as_ref(), otherwise, model.family)?;
         self.check_use(recipe, model)?;
-        let multiple = |given: Option<NonZeroUsize>, chosen: fn(&Choice) -> usize| {
-            given.map_or_else(|| choice.as_ref().map_or(1, chosen), NonZeroUsize::get)
-        };
-        let uniform = self.uniform || choice.as_ref().is_some_and(|choice| choice.uniform);
+        let chosen = choice.unwrap_or_else(|| self.unasked());
         let heads = if self.client == Some(Client::LlamaCpp) { Uniform::AnyHeads } else { Uniform::DivisorsOfHidden };
-        Ok(PlanOptions {
+        let options = PlanOptions {
             recipe,
             method: self.method.unwrap_or_default(),
             metric: self.metric.unwrap_or_default(),
             structure: self.structure.unwrap_or_default(),
             ratio: self.ratio,
             remove_heads: self.remove_heads.unwrap_or(DEFAULT_REMOVE_HEADS),
-            round_neurons: multiple(self.round_neurons, |choice| choice.round_neurons),
-            round_heads: multiple(self.round_heads, |choice| choice.round_heads),
-            uniform: uniform.then_some(heads),
-            compensation: self.compensation.unwrap_or_else(|| choice.as_ref().map_or(Compensation::Bias, |choice| choice.compensation)),
+            round_neurons: chosen.round_neurons,
+            round_heads: chosen.round_heads,
+            uniform: chosen.uniform.then_some(heads),
+            compensation: chosen.compensation,
             mask_only: self.mask_only,
             token_weights: TokenWeights::default(),
-        })
+        };
+        options.check_sizes(model)?;
+        Ok(options)
     }
 }
