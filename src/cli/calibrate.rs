@@ -83,12 +83,13 @@ pub fn draw(
     shard: Option<Shard>,
     terminal: &Terminal,
 ) -> Result<CalibrationSet> {
-    note_long(model, args.sequence_length.get(), terminal)?;
     let source = args.source()?;
     let text = calibration::read_text(&source)?;
     tracing::info!("tokenising {}", source.path.display());
     let tokens = Tokenizer::open(&model.path)?.encode(&text)?;
-    Ok(args.options(samples, shard).draw(model, &tokens)?)
+    let set = args.options(samples, shard).draw(model, &tokens)?;
+    note_long(model, set.header.sequence_length, terminal)?;
+    Ok(set)
 }
 
 pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Result<()> {
