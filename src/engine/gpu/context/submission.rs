@@ -1,0 +1,155 @@
+//! Commands on their way: gathered, handed over, counted and waited for.
+
+use super::Context;
+use crate::engine::gpu::Kernel;
+use crate::engine::gpu::pool::{Buffer, lock};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the device to
+/// start early.
+const DISPATCHES_PER_SUBMISSION: usize = 16;
+/// Submissions that may be under way. Enough that the device never waits; few enough that an interrupt takes effect soon, and the next
+/// layer's weights do not pile up before it.
+const MOST_UNDER_WAY: usize = 32;
+
+/// Commands that are not handed over yet.
+pub struct Pending {
+    encoder: wgpu::CommandEncoder,
+    dispatches: usize,
+    work: u64,
+}
+
+/// Submissions so far, and those that may not be finished.
+#[derive(Default)]
+pub struct Submitted {
+    count: u32,
+    under_way: VecDeque<wgpu::SubmissionIndex>,
+}
+
+/// Adds one to a word at the end of each submission.
+pub struct Counter {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    done: wgpu::Buffer,
+}
+
+impl Context {
+    /// Gathers commands that do so many multiply-adds.
+    pub(super) fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
+        let mut pending = lock(&self.pending);
+        let gathered = pending.get_or_insert_with(|| Pending {
+            encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
+            dispatches: 0,
+            work: 0,
+        });
+        commands(&mut gathered.encoder);
+        gathered.dispatches += 1;
+        gathered.work += work;
+        let full = gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work;
+        drop(pending);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Hands gathered commands to the driver.
+    pub(super) fn flush(&self) -> Result<()> {
+        let Some(pending) = lock(&self.pending).take() else { return Ok(()) };
+        self.submit(pending.encoder, |_| ());
+        let oldest = {
+            let under_way = &mut lock(&self.submitted).under_way;
+            if under_way.len() > MOST_UNDER_WAY { under_way.pop_front() } else { None }
+        };
+        if oldest.is_some() {
+            interrupt::check()?;
+            self.wait(wgpu::PollType::Wait { submission_index: oldest, timeout: None }, || "computing".into())?;
+        }
+        Ok(())
+    }
+
+    /// Submits commands, and counts them there and here; `last` comes behind the count. Returns the count.
+    fn submit(&self, mut encoder: wgpu::CommandEncoder, last: impl FnOnce(&mut wgpu::CommandEncoder)) -> u32 {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&self.counter.pipeline);
+        pass.set_bind_group(0, &self.counter.group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+        drop(pass);
+        last(&mut encoder);
+        let index = self.queue.submit([encoder.finish()]);
+        let mut submitted = lock(&self.submitted);
+        submitted.count = submitted.count.wrapping_add(1);
+        submitted.under_way.push_back(index);
+        submitted.count
+    }
+
+    /// Waits for the device. A lost one makes the library panic, in the middle of no work of ours.
+    pub(super) fn wait(&self, what: wgpu::PollType, operation: impl Fn() -> String) -> Result<()> {
+        let failed = |message: String| Error::Device { operation: operation(), message };
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(what))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(lock(&self.failure).clone().unwrap_or_else(|| "the device was lost".into()))),
+        }
+    }
+
+    /// Reads the first `bytes` of a buffer; waits for all work queued before, and fails if some of it was not carried out.
+    pub fn download(&self, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let operation = || format!("reading back {bytes} bytes");
+        let whole = bytes.next_multiple_of(4);
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size: whole + 4,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let pending = lock(&self.pending).take().map(|pending| pending.encoder);
+        let encoder = pending.unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
+        let count = self.submit(encoder, |encoder| {
+            encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
+            encoder.copy_buffer_to_buffer(&self.counter.done, 0, &staging, whole, 4);
+        });
+        self.check(operation)?;
+        let failed = |message: String| Error::Device { operation: operation(), message };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver lives until the result arrived, or nobody waits for it any more.
+            let _ = sender.send(result);
+        });
+        self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
+        lock(&self.submitted).under_way.clear();
+        receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        self.check(operation)?;
+        let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        let (values, done) = view.split_at(whole as usize);
+        if done != count.to_le_bytes() {
+            return Err(failed("the device did not finish its work: it may be out of memory; use a smaller --memory-budget".into()));
+        }
+        Ok(values[..bytes as usize].to_vec())
+    }
+}
+
+impl Counter {
+    pub fn new(device: &wgpu::Device) -> Self {
+        let kernel = Kernel::Count;
+        let label = Some(kernel.name());
+        let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let done = device.create_buffer(&wgpu::BufferDescriptor { label, size: 4, usage, mapped_at_creation: false });
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: done.as_entire_binding() }],
+        });
+        Self { pipeline, group, done }
+    }
+}
