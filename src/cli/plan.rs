@@ -27,8 +27,8 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
         }
     };
     notes.iter().for_each(|note| terminal.note(note));
-    if let Some(choice) = args.planning.choice(&model.architecture) {
-        terminal.note(&format!("for this client: {}", choice.words()));
+    if args.planning.client.is_some() {
+        terminal.note(&format!("for this client: {}", args.planning.choice(&model.architecture).words()));
     }
     note_missed(&plan, terminal);
     output.commit_json(&plan)?;

@@ -59,8 +59,8 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         .into());
     }
     let choice = args.planning.choice(&model.architecture);
-    let export = args.export.options(&args.output, choice.as_ref().map_or(Format::Hf, |choice| choice.format))?;
-    if let Some(choice) = choice {
+    let export = args.export.options(&args.output, choice.format)?;
+    if args.planning.client.is_some() {
         terminal.note(&format!("for this client: {}", Choice { format: export.formats[0], ..choice }.words()));
     }
     if export.formats.contains(&Format::Gguf) {

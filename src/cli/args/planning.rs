@@ -1,7 +1,7 @@
 //! Options of planning: what goes, by which recipe, and for whom.
 
 use crate::architecture::Architecture;
-use crate::export::{Choice, Client, Format};
+use crate::export::{Choice, Client};
 use crate::importance::Metric;
 use crate::plan::{Compensation, Method, Recipe};
 use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
@@ -55,20 +55,21 @@ pub struct PlanningArguments {
 }
 
 impl PlanningArguments {
-    /// What the client's abilities call for, where nothing is said explicitly.
-    pub fn choice(&self, model: &Architecture) -> Option<Choice> {
-        let choice = self.client?.choose(model);
-        Some(Choice {
+    /// What is said explicitly, and else what the client's abilities call for.
+    pub fn choice(&self, model: &Architecture) -> Choice {
+        // Without a client nothing is called for, as for one that loads everything.
+        let choice = self.client.unwrap_or(Client::Transformers).choose(model);
+        Choice {
             uniform: choice.uniform || self.uniform,
             round_neurons: self.round_neurons.map_or(choice.round_neurons, NonZeroUsize::get),
             round_heads: self.round_heads.map_or(choice.round_heads, NonZeroUsize::get),
             compensation: self.compensation.unwrap_or(choice.compensation),
             ..choice
-        })
+        }
     }
 
     /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
-    fn recipe(&self, compat: bool, choice: Option<&Choice>, otherwise: Recipe, family: &str) -> crate::error::Result<Recipe> {
+    fn recipe(&self, compat: bool, choice: &Choice, otherwise: Recipe, family: &str) -> crate::error::Result<Recipe> {
         let own = [
             (compat, "--compat"),
             (self.method.is_some(), "--method"),
@@ -79,7 +80,7 @@ impl PlanningArguments {
             (self.mask_only, "--mask-only"),
         ];
         let given = own.iter().find(|(given, _)| *given);
-        let without_biases = choice.is_some_and(|choice| choice.compensation == Compensation::None);
+        let without_biases = choice.compensation == Compensation::None;
         match (self.recipe, given) {
             (None, None) if without_biases => Ok(Recipe::Flap),
             (None, None) => Ok(otherwise),
@@ -93,17 +94,6 @@ impl PlanningArguments {
                 "{option} belongs to --recipe flap; --recipe {} takes --ratio, --uniform and the rounding options",
                 recipe.name()
             ))),
-        }
-    }
-
-    /// What is said, where no client is named.
-    fn unasked(&self) -> Choice {
-        Choice {
-            format: Format::Hf,
-            uniform: self.uniform,
-            round_neurons: self.round_neurons.map_or(1, NonZeroUsize::get),
-            round_heads: self.round_heads.map_or(1, NonZeroUsize::get),
-            compensation: self.compensation.unwrap_or_default(),
         }
     }
 
@@ -145,9 +135,8 @@ impl PlanningArguments {
             return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
         }
         let choice = self.choice(model);
-        let recipe = self.recipe(compat, choice.as_ref(), otherwise, model.family)?;
+        let recipe = self.recipe(compat, &choice, otherwise, model.family)?;
         self.check_use(recipe, model)?;
-        let chosen = choice.unwrap_or_else(|| self.unasked());
         let heads = if self.client == Some(Client::LlamaCpp) { Uniform::AnyHeads } else { Uniform::DivisorsOfHidden };
         let options = PlanOptions {
             recipe,
@@ -156,10 +145,10 @@ impl PlanningArguments {
             structure: self.structure.unwrap_or_default(),
             ratio: self.ratio,
             remove_heads: self.remove_heads.unwrap_or(DEFAULT_REMOVE_HEADS),
-            round_neurons: chosen.round_neurons,
-            round_heads: chosen.round_heads,
-            uniform: chosen.uniform.then_some(heads),
-            compensation: chosen.compensation,
+            round_neurons: choice.round_neurons,
+            round_heads: choice.round_heads,
+            uniform: choice.uniform.then_some(heads),
+            compensation: choice.compensation,
             mask_only: self.mask_only,
             token_weights: TokenWeights::default(),
         };
