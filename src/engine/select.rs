@@ -76,7 +76,12 @@ impl AnyEngine {
 pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> {
     let (adapter, wanted) = match choice {
         DeviceChoice::Cpu => return open_cpu(precision),
-        DeviceChoice::Auto => return open_best(precision),
+        // No GPU multiplies in bf16 here: who asks for it asks for the CPU.
+        DeviceChoice::Auto if precision == Precision::Bf16 => return open_cpu(precision),
+        DeviceChoice::Auto => {
+            let engine = GpuEngine::open(AdapterChoice::RealGpu, precision)?;
+            return engine.map_or_else(|| open_cpu(precision), |engine| Ok(AnyEngine::Gpu(engine)));
+        }
         DeviceChoice::Gpu(index) => (AdapterChoice::Index(*index), format!("gpu:{index}")),
         DeviceChoice::Name(part) => (AdapterChoice::Name(part), format!("`{part}`")),
     };
@@ -86,21 +91,6 @@ pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> 
     let mut there: Vec<String> = vec!["cpu".into()];
     there.extend(gpu::list().iter().enumerate().map(|(i, a)| format!("gpu:{i} ({}, {})", a.name, a.backend)));
     Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
-}
-
-/// The most capable real GPU that works, else the CPU.
-fn open_best(precision: Precision) -> Result<AnyEngine> {
-    // No GPU multiplies in bf16 here: who asks for it asks for the CPU.
-    let places = if precision == Precision::Bf16 { Vec::new() } else { gpu::real_gpus() };
-    for place in places {
-        match GpuEngine::open(AdapterChoice::Index(place), precision) {
-            Ok(Some(engine)) => return Ok(AnyEngine::Gpu(engine)),
-            // It was there a moment ago.
-            Ok(None) => {}
-            Err(error) => tracing::warn!("{error}; trying the next device"),
-        }
-    }
-    open_cpu(precision)
 }
 
 fn open_cpu(precision: Precision) -> Result<AnyEngine> {

@@ -62,13 +62,6 @@ fn is_software(adapter: &wgpu::Adapter) -> bool {
     adapter.get_info().device_type == DeviceType::Cpu
 }
 
-/// Places of real GPUs in that order.
-#[must_use]
-pub fn real_gpus() -> Vec<usize> {
-    let real = |(place, adapter): (usize, &wgpu::Adapter)| (!is_software(adapter)).then_some(place);
-    adapters().iter().enumerate().filter_map(real).collect()
-}
-
 /// Reports of all adapters, in the order that `gpu:N` counts.
 #[must_use]
 pub fn list() -> Vec<AdapterReport> {
@@ -94,6 +87,8 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
 /// Which adapter to open.
 #[derive(Debug, Clone, Copy)]
 pub enum AdapterChoice<'a> {
+    /// The most capable real GPU that works; none if there is only a software driver.
+    RealGpu,
     /// The adapter at this place of [`list`].
     Index(usize),
     /// The first adapter whose name contains this, upper and lower case alike.
@@ -139,18 +134,22 @@ fn matrix_features() -> wgpu::Features {
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
 }
 
-/// Opens a device, or `None` if no adapter fits the choice. Its matrix units are used only if they may be.
-pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_units: bool) -> Result<Option<Opened>> {
-    let mut found = adapters().into_iter();
-    let adapter = match choice {
-        AdapterChoice::Index(index) => found.nth(index),
-        AdapterChoice::Name(part) => found.find(|a| a.get_info().name.to_lowercase().contains(&part.to_lowercase())),
-    };
-    let Some(adapter) = adapter else { return Ok(None) };
+/// The adapters that a choice means, the most capable first.
+pub(super) fn find(choice: AdapterChoice<'_>) -> Vec<wgpu::Adapter> {
+    let found = adapters().into_iter();
+    match choice {
+        AdapterChoice::RealGpu => found.filter(|a| !is_software(a)).collect(),
+        AdapterChoice::Index(index) => found.skip(index).take(1).collect(),
+        AdapterChoice::Name(part) => found.filter(|a| a.get_info().name.to_lowercase().contains(&part.to_lowercase())).take(1).collect(),
+    }
+}
+
+/// Opens a device. Its matrix units are used only if they may be.
+pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_units: bool) -> Result<Opened> {
     let (info, limits) = (adapter.get_info(), adapter.limits());
     let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
-    let units = if with_matrix_units { matrix_units(&adapter) } else { Vec::new() };
-    let products = Products::choose(precision, !is_software(&adapter), shader_f16, &units, &info.name)?;
+    let units = if with_matrix_units { matrix_units(adapter) } else { Vec::new() };
+    let products = Products::choose(precision, !is_software(adapter), shader_f16, &units, &info.name)?;
     let required_features = match products[0] {
         Products::F32 => wgpu::Features::empty(),
         Products::F16 => wgpu::Features::SHADER_F16,
@@ -179,9 +178,9 @@ pub(super) fn open(choice: AdapterChoice<'_>, precision: Precision, with_matrix_
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
-        default_batch_tokens: if is_software(&adapter) { 512 } else { 4096 },
+        default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
-    Ok(Some(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products }))
+    Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })
 }

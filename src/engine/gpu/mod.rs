@@ -15,7 +15,7 @@ mod products;
 mod shaders;
 mod tensor;
 
-pub use adapter::{AdapterChoice, AdapterReport, list, real_gpus};
+pub use adapter::{AdapterChoice, AdapterReport, list};
 pub use moments::Moments;
 pub use products::Products;
 pub use shaders::Kernel;

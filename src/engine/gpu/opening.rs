@@ -14,22 +14,32 @@ fn whole_number(place: usize, seed: usize) -> f32 {
 }
 
 impl GpuEngine {
-    /// Opens the chosen adapter, or `None` if there is none. Where no product comes out right on matrix units, which drivers have not
-    /// had for long, the engine goes on without them.
+    /// Opens the chosen adapter, or `None` if there is none. Of real GPUs, one that fails is passed over with a warning.
     pub fn open(choice: AdapterChoice<'_>, precision: Precision) -> Result<Option<Self>> {
-        let Some(opened) = adapter::open(choice, precision, true)? else { return Ok(None) };
+        for adapter in &adapter::find(choice) {
+            match Self::on(adapter, precision) {
+                Err(error) if matches!(choice, AdapterChoice::RealGpu) => tracing::warn!("{error}; trying the next device"),
+                engine => return engine.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where no product comes out right on matrix units, which drivers have not had for long, the engine goes on without them.
+    fn on(adapter: &wgpu::Adapter, precision: Precision) -> Result<Self> {
+        let opened = adapter::open(adapter, precision, true)?;
         let on_matrix_units = opened.products.iter().any(|products| matches!(products, Products::Cooperative { .. }));
-        match Self::on(opened) {
+        match Self::proven(opened) {
             Err(error) if on_matrix_units => {
                 tracing::warn!("{error}; going on without matrix units");
-                adapter::open(choice, precision, false)?.map(Self::on).transpose()
+                Self::proven(adapter::open(adapter, precision, false)?)
             }
-            engine => engine.map(Some),
+            engine => engine,
         }
     }
 
     /// An engine with the first of the adapter's ways to multiply that comes out right.
-    fn on(opened: Opened) -> Result<Self> {
+    fn proven(opened: Opened) -> Result<Self> {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
