@@ -6,6 +6,7 @@ mod config;
 pub mod files;
 pub mod gguf;
 mod output;
+mod partial;
 mod safetensors;
 mod scratch;
 mod stream;

@@ -1,6 +1,7 @@
 //! Output that appears whole or not at all: written beside its place under a temporary name, renamed when complete.
 
 use super::files;
+use super::partial::Partial;
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,14 +41,12 @@ fn appeared(output: &Path, finished: &Path) -> Error {
     Error::file(output, format!("was made by something else meanwhile; the finished result lies in {}", finished.display()))
 }
 
-/// A temporary sibling's prefix; it tells the user which output it belongs to.
-fn prefix(output: &Path) -> String {
-    format!(".{}.partial-", output.file_name().unwrap_or_default().to_string_lossy())
-}
+/// Name of an earlier folder while the new one takes its place.
+const REPLACED: &str = "replaced";
 
 /// A folder in the making. Dropped before [`OutputFolder::commit`], it leaves nothing behind.
 pub struct OutputFolder {
-    temporary: tempfile::TempDir,
+    partial: Partial,
     output: PathBuf,
     force: bool,
 }
@@ -63,44 +62,40 @@ impl OutputFolder {
                 return Err(Error::file(output, "exists and is not a model folder, so --force does not replace it; remove it yourself"));
             }
         }
-        let temporary = tempfile::Builder::new()
-            .prefix(&prefix(output))
-            .tempdir_in(&parent)
-            .map_err(Error::io(&parent, "cannot create a folder in"))?;
-        Ok(Self { temporary, output: output.to_owned(), force })
+        Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
     }
 
     /// Where files are written until the commit.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.temporary.path()
+        self.partial.path()
     }
 
     /// Moves the finished folder to its name; an earlier one is removed only after that.
-    pub fn commit(self) -> Result<()> {
+    pub fn commit(mut self) -> Result<()> {
         let failed = || Error::io(&self.output, "cannot move the finished folder to");
+        self.partial.complete();
         if self.output.symlink_metadata().is_ok() && !self.force {
-            return Err(appeared(&self.output, &self.temporary.keep()));
+            return Err(appeared(&self.output, &self.partial.keep()));
         }
-        make_readable(self.temporary.path()).map_err(failed())?;
+        make_readable(self.partial.path()).map_err(failed())?;
         let mut aside = None;
         if self.output.symlink_metadata().is_ok() {
-            let place = tempfile::Builder::new()
-                .prefix(&prefix(&self.output))
-                .tempdir_in(self.temporary.path().parent().unwrap_or(Path::new(".")))
-                .map_err(failed())?;
-            fs::rename(&self.output, place.path().join("replaced")).map_err(failed())?;
+            let mut place = Partial::create(&self.output, self.partial.parent())?;
+            // What it takes in is somebody's, and is not removed by others.
+            place.complete();
+            fs::rename(&self.output, place.path().join(REPLACED)).map_err(failed())?;
             aside = Some(place);
         }
-        if let Err(error) = fs::rename(self.temporary.path(), &self.output) {
+        if let Err(error) = fs::rename(self.partial.path(), &self.output) {
             let Some(place) = aside else { return Err(failed()(error)) };
-            let earlier = place.path().join("replaced");
+            let earlier = place.path().join(REPLACED);
             if fs::rename(&earlier, &self.output).is_ok() {
                 return Err(failed()(error));
             }
             // Neither may be lost: someone has put something else into their place.
             let _ = place.keep();
-            let finished = self.temporary.keep();
+            let finished = self.partial.keep();
             let message = format!(
                 "the finished folder could not be moved there ({error}) and lies in {}; what was there before lies in {}",
                 finished.display(),
@@ -109,7 +104,7 @@ impl OutputFolder {
             return Err(Error::file(&self.output, message));
         }
         // The folder has moved; there is nothing left for the guard to remove.
-        let _ = self.temporary.keep();
+        let _ = self.partial.keep();
         files::sync_folder_of(&self.output)
     }
 }
@@ -136,7 +131,7 @@ const FILE: &str = "file";
 
 /// A file in the making. Dropped before [`OutputFile::commit`], it leaves nothing behind.
 pub struct OutputFile {
-    folder: tempfile::TempDir,
+    partial: Partial,
     output: PathBuf,
     force: bool,
 }
@@ -149,21 +144,19 @@ impl OutputFile {
             return Err(Error::file(output, "is a folder; the output is a file"));
         }
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
-        let folder =
-            tempfile::Builder::new().prefix(&prefix(output)).tempdir_in(&parent).map_err(Error::io(&parent, "cannot create a file in"))?;
-        Ok(Self { folder, output: output.to_owned(), force })
+        Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
     }
 
     /// Where the file is written until the commit.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.folder.path().join(FILE)
+        self.partial.path().join(FILE)
     }
 
     /// Moves the finished file to its name, replacing an earlier one in one step.
     pub fn commit(self) -> Result<()> {
         if self.output.symlink_metadata().is_ok() && !self.force {
-            return Err(appeared(&self.output, &self.folder.keep().join(FILE)));
+            return Err(appeared(&self.output, &self.partial.keep().join(FILE)));
         }
         fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))?;
         files::sync_folder_of(&self.output)
