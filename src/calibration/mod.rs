@@ -6,7 +6,7 @@ mod wanda;
 mod windows;
 
 pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, save_layers};
-pub use text::{TextSource, fingerprint, read_text};
+pub use text::{ENOUGH_BYTES, TextSource, fingerprint};
 pub use wanda::wanda_sp;
 pub use windows::{Shard, sequential_windows, window_starts};
 
@@ -58,6 +58,13 @@ impl CalibrationSet {
     #[must_use]
     pub fn windows(&self) -> usize {
         self.ids.len() / self.header.sequence_length
+    }
+
+    /// What the statistics say of themselves once they are measured on this engine.
+    pub fn measured_on<E: Engine>(&self, engine: &E) -> Header {
+        let info = engine.info();
+        let device = format!("{}, {} products", info.label(), info.operands.safetensors_name().to_lowercase());
+        Header { devices: vec![device], ..self.header.clone() }
     }
 
     /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
@@ -113,6 +120,8 @@ impl CalibrationOptions {
             mode: self.mode,
             windows: vec![range],
             covariances: None,
+            text_file: None,
+            devices: Vec::new(),
         };
         Ok(CalibrationSet { header, ids, windows_per_slot })
     }
@@ -143,6 +152,6 @@ pub fn calibrate<E: Engine>(
     let mut measure = Measure::new(set, layers, resume.map(|state| (state, identity)));
     pass.layers(first, &mut batches, &mut measure)?;
     progress.finish();
-    let statistics = Statistics { header: set.header.clone(), layers: measure.into_layers() };
+    let statistics = Statistics { header: set.measured_on(engine), layers: measure.into_layers() };
     Ok(statistics)
 }

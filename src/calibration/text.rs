@@ -1,43 +1,121 @@
-//! Texts: `.txt` files whole, `.jsonl` files by a field of each line.
+//! Texts: `.txt` files whole, `.jsonl` and `.json` files by a field of each document; compressed by gzip or not.
 
-use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::model::hex;
+use flate2::bufread::MultiGzDecoder;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a text that are enough for any calibration: some 8 million tokens. Tokenising the whole of a web corpus' file would take minutes
+/// and tens of gigabytes of memory.
+pub const ENOUGH_BYTES: usize = 32 << 20;
+
+/// How files begin that hold text in a form that is not read here.
+const OTHER_FORMS: [(&[u8], &str); 4] = [
+    (b"PAR1", "a Parquet file"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (b"BZh", "compressed by bzip2"),
+];
 
 /// A text file and how to read it.
 #[derive(Debug, Clone)]
 pub struct TextSource {
     /// The file.
     pub path: PathBuf,
-    /// The field of a `.jsonl` line that holds the document.
+    /// The field of a document of a `.jsonl` or `.json` file that holds its text.
     pub field: String,
 }
 
-/// The whole text; documents of a `.jsonl` file are joined by a blank line.
-pub fn read_text(source: &TextSource) -> Result<String> {
-    let text = files::read_text(&source.path)?;
-    let is_jsonl = source.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-    let text = if is_jsonl { join_documents(source, &text)? } else { text };
-    if text.trim().is_empty() {
-        return Err(Error::file(&source.path, "holds no text"));
+impl TextSource {
+    /// The whole text; documents are joined by a blank line.
+    pub fn read(&self) -> Result<String> {
+        self.text(&bytes(&self.path, u64::MAX)?, false)
     }
-    Ok(text)
-}
 
-fn join_documents(source: &TextSource, lines: &str) -> Result<String> {
-    let field = &source.field;
-    let mut documents = Vec::new();
-    for (number, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |message: String| Error::file(&source.path, format!("line {}: {message}", number + 1));
-        let value: serde_json::Value = serde_json::from_str(line).map_err(|e| wrong(format!("is not JSON: {e}")))?;
-        match value.get(field).and_then(|v| v.as_str()) {
-            Some(document) => documents.push(document.to_string()),
-            None => return Err(wrong(format!("has no text field `{field}`; name the field with --text-field"))),
+    /// The text, or of a long one its first `most` bytes up to the end of a line; and whether it was cut so.
+    pub fn read_beginning(&self, most: usize) -> Result<(String, bool)> {
+        let mut found = bytes(&self.path, most as u64 + 1)?;
+        let is_cut = found.len() > most;
+        if is_cut {
+            let line_end = found[..most].iter().rposition(|&byte| byte == b'\n').map(|place| place + 1);
+            // A single line ends between two characters.
+            let character = (0..=most).rev().find(|&place| found[place] & 0b1100_0000 != 0b1000_0000);
+            found.truncate(line_end.or(character).unwrap_or(most));
+        }
+        Ok((self.text(&found, is_cut)?, is_cut))
+    }
+
+    fn text(&self, bytes: &[u8], is_cut: bool) -> Result<String> {
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            let form = OTHER_FORMS.iter().find(|(begin, _)| bytes.starts_with(begin));
+            let message = match form {
+                Some((_, form)) => format!("is {form}; make a .txt, .jsonl or .jsonl.gz file of it first"),
+                None => format!("is not UTF-8 text (byte {})", e.valid_up_to()),
+            };
+            Error::file(&self.path, message)
+        })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = match self.extension().as_deref() {
+            Some("json") if text.trim_start().starts_with('[') && is_cut => {
+                return Err(Error::file(&self.path, "is too long for one JSON list; write one document a line instead (.jsonl)"));
+            }
+            Some("json") if text.trim_start().starts_with('[') => self.listed(text)?,
+            Some("jsonl" | "ndjson" | "json") => self.line_by_line(text)?,
+            _ => text.to_string(),
+        };
+        if text.trim().is_empty() {
+            return Err(Error::file(&self.path, "holds no text"));
+        }
+        Ok(text)
+    }
+
+    /// The extension in lower case, before `.gz`.
+    fn extension(&self) -> Option<String> {
+        let of = |path: &Path| path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        match of(&self.path) {
+            Some(gz) if gz == "gz" => of(Path::new(self.path.file_stem()?)),
+            other => other,
         }
     }
-    Ok(documents.join("\n\n"))
+
+    fn line_by_line(&self, text: &str) -> Result<String> {
+        let document = |(number, line): (usize, &str)| {
+            let place = format!("line {}", number + 1);
+            let value = serde_json::from_str(line).map_err(|e| Error::file(&self.path, format!("{place}: is not JSON: {e}")))?;
+            self.document(&value, &place)
+        };
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        Ok(lines.map(document).collect::<Result<Vec<_>>>()?.join("\n\n"))
+    }
+
+    fn listed(&self, text: &str) -> Result<String> {
+        let list: Vec<Value> = serde_json::from_str(text).map_err(|e| Error::file(&self.path, format!("is not JSON: {e}")))?;
+        let document = |(index, value): (usize, &Value)| self.document(value, &format!("document {}", index + 1));
+        Ok(list.iter().enumerate().map(document).collect::<Result<Vec<_>>>()?.join("\n\n"))
+    }
+
+    /// The text of a document: its field, or itself.
+    fn document(&self, value: &Value, place: &str) -> Result<String> {
+        let text = value.as_str().or_else(|| value.get(&self.field)?.as_str());
+        let wrong = || Error::file(&self.path, format!("{place}: has no text field `{}`; name the field with --text-field", self.field));
+        text.map(ToString::to_string).ok_or_else(wrong)
+    }
+}
+
+/// The content of a file, at most so many bytes of it; that of a gzip file unpacked.
+fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let failed = || Error::io(path, "cannot read");
+    let mut file = BufReader::new(File::open(path).map_err(failed())?);
+    let is_gzip = file.fill_buf().map_err(failed())?.starts_with(b"\x1f\x8b");
+    let mut content = Vec::new();
+    let read =
+        if is_gzip { MultiGzDecoder::new(file).take(most).read_to_end(&mut content) } else { file.take(most).read_to_end(&mut content) };
+    read.map_err(failed())?;
+    Ok(content)
 }
 
 /// Identifies a tokenised text.

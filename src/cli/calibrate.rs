@@ -2,9 +2,9 @@
 
 use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
 use super::eval::note_long;
-use super::terminal::{Terminal, grouped};
+use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, resumable, with_engine};
-use crate::calibration::{self, CalibrationSet, Shard};
+use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
 use crate::model::Model;
@@ -84,10 +84,18 @@ pub fn draw(
     terminal: &Terminal,
 ) -> Result<CalibrationSet> {
     let source = args.source()?;
-    let text = calibration::read_text(&source)?;
+    let (text, is_cut) = source.read_beginning(ENOUGH_BYTES)?;
+    if is_cut {
+        terminal.note(&format!(
+            "{} is long: its first {} are enough to draw windows from",
+            source.path.display(),
+            size(ENOUGH_BYTES as u64)
+        ));
+    }
     tracing::info!("tokenising {}", source.path.display());
     let tokens = Tokenizer::open(&model.path)?.encode(&text)?;
-    let set = args.options(samples, shard).draw(model, &tokens)?;
+    let mut set = args.options(samples, shard).draw(model, &tokens)?;
+    set.header.text_file = source.path.file_name().map(|name| name.to_string_lossy().into_owned());
     note_long(model, set.header.sequence_length, terminal)?;
     Ok(set)
 }

@@ -5,7 +5,7 @@
 //! SHARED is the folder of reference material (default `../shared`): trained models, and texts to calibrate and test on. 512 windows of
 //! 128 tokens, seed 0; perplexity on the first 60 000 tokens of the test text in windows of 128.
 
-use flap_gpu::calibration::{CalibrationOptions, TextSource, read_text};
+use flap_gpu::calibration::{CalibrationOptions, TextSource};
 use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::error::Result;
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
         let model = Model::open(&shared.join("models").join(name))?;
         let tokenizer = model.tokenizer()?;
         let encode = |file: &str| -> Result<Vec<u32>> {
-            tokenizer.encode(&read_text(&TextSource { path: shared.join("text").join(file), field: "text".into() })?)
+            tokenizer.encode(&TextSource { path: shared.join("text").join(file), field: "text".into() }.read()?)
         };
         let (tokens, mut test) = (encode(text)?, encode(test)?);
         test.truncate(TEST_TOKENS.min(test.len()) / WINDOW_TOKENS * WINDOW_TOKENS);

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct CalibrationArguments {
-    /// Text to calibrate on: .txt whole, .jsonl by --text-field
+    /// Text to calibrate on: .txt whole, .jsonl or .json by --text-field; also as .gz
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
-    /// Field of a .jsonl line that holds the document
+    /// Field of a .jsonl or .json document that holds its text
     #[arg(long, default_value = "text", value_name = "NAME", help_heading = "Calibration")]
     pub text_field: String,
     /// Windows drawn from the text [default: 1024; 128 for wanda-sp]

@@ -178,10 +178,10 @@ pub struct ConvertArguments {
 pub struct EvalArguments {
     /// Model folder or GGUF file
     pub model: PathBuf,
-    /// Text to evaluate on: .txt whole, .jsonl by --text-field
+    /// Text to evaluate on: .txt whole, .jsonl or .json by --text-field; also as .gz
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
-    /// Field of a .jsonl line that holds the document
+    /// Field of a .jsonl or .json document that holds its text
     #[arg(long, default_value = "text", value_name = "NAME")]
     pub text_field: String,
     /// Tokens of a window
