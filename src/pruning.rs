@@ -97,6 +97,8 @@ impl PlanOptions {
             round_neurons: self.round_neurons,
             round_heads: (self.round_heads > 1).then_some(self.round_heads),
             uniform: self.uniform.is_some(),
+            any_heads: self.uniform == Some(Uniform::AnyHeads),
+            no_refit: false,
             compensation: match (self.recipe, self.method) {
                 (Recipe::Flap, Method::Flap) => self.compensation,
                 (Recipe::Flap, _) => Compensation::None,
@@ -224,7 +226,9 @@ pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &Pl
     let units = model.architecture.layers.iter().map(|l| l.key_value_heads);
     let layers = statistics.layers.iter().zip(units).map(scores).collect();
     let compat = statistics.header.mode == Mode::Compat;
-    search(model, options, layers, compat)
+    let (mut plan, notes) = search(model, options, layers, compat)?;
+    plan.calibration = Some(statistics.header.clone());
+    Ok((plan, notes))
 }
 
 /// Plans by the norms of the weights alone.

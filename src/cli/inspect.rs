@@ -64,10 +64,19 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
 
 fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
     let plan = Plan::read(path)?;
-    let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint, "layers": layers_json(&plan)});
+    let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint,
+                        "program": plan.program, "calibration": plan.calibration, "layers": layers_json(&plan)});
     terminal.result(&report, || {
-        let settings = serde_json::to_string(&plan.settings).unwrap_or_default();
-        format!("plan for a {}: removes {}\n{settings}\n{}", plan.model.family, share(plan.ratio_reached), layers_table(&plan))
+        let text = plan.calibration.as_ref().and_then(|header| header.text_file.as_deref());
+        let text = text.map_or(String::new(), |text| format!(", from {text}"));
+        format!(
+            "plan for a {}: removes {}\n{} {}{text}\n{}",
+            plan.model.family,
+            share(plan.ratio_reached),
+            plan.program,
+            plan.options().join(" "),
+            layers_table(&plan)
+        )
     })
 }
 
@@ -88,10 +97,11 @@ fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {
             vec![index.to_string(), a.0.to_string(), format!("{:.4e}", a.1), m.0.to_string(), format!("{:.4e}", m.1)]
         });
         format!(
-            "{:?} statistics{} of {} tokens: windows {:?} of {}, {} tokens each, seed {}\n{}",
+            "{:?} statistics{} of {} tokens of {}: windows {:?} of {}, {} tokens each, seed {}\n{}",
             header.mode,
             if header.covariances.is_some() { " with covariances" } else { "" },
             grouped(header.tokens()),
+            header.text_file.as_deref().unwrap_or("a text"),
             header.windows,
             header.samples,
             header.sequence_length,

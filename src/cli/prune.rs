@@ -176,7 +176,8 @@ fn plan<E: Engine>(
     let begin = Instant::now();
     if wanda {
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
-        let plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
+        let mut plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
+        plan.calibration = Some(set.measured_on(engine));
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64(), false);
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }

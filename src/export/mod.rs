@@ -45,10 +45,15 @@ impl ExportOptions {
     }
 }
 
-/// The last part of a path, as a name.
+/// The last part of a path, as a name; of a download cache's `models--OWNER--NAME/snapshots/HASH` the name.
 #[must_use]
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let entry = path.parent().filter(|parent| parent.ends_with("snapshots")).and_then(|snapshots| snapshots.parent()?.file_name());
+    let cached = entry.and_then(|entry| entry.to_str()?.strip_prefix("models--")?.rsplit_once("--"));
+    if let Some((_, name)) = cached {
+        return name.to_string();
+    }
     path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 

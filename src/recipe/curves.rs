@@ -118,8 +118,8 @@ impl Curves {
     }
 
     /// From an interrupted run that has finished the first pass.
-    pub fn finished(first: Measured, set: &CalibrationSet) -> (Self, Statistics) {
-        (Self { sites: first.curves, seconds: [0.0; 2] }, Statistics { header: set.header.clone(), layers: first.layers })
+    pub fn finished<E: Engine>(engine: &E, first: Measured, set: &CalibrationSet) -> (Self, Statistics) {
+        (Self { sites: first.curves, seconds: [0.0; 2] }, Statistics { header: set.measured_on(engine), layers: first.layers })
     }
 
     /// From a calibration that kept its covariances.

@@ -62,7 +62,7 @@ pub fn measure<E: Engine>(
     let mut visitor = Measure { set, token_weights, sites, statistics };
     pass.layers(first, &mut batches, &mut visitor)?;
     progress.finish();
-    Ok(Statistics { header: set.header.clone(), layers: visitor.statistics })
+    Ok(Statistics { header: set.measured_on(engine), layers: visitor.statistics })
 }
 
 struct Measure<'a, S> {

@@ -119,7 +119,7 @@ pub fn run<E: Engine>(
     let (measured, fitted) = saves.and_then(Saves::load).unzip();
     let fitted = fitted.flatten();
     let (curves, statistics) = match measured {
-        Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(first, set),
+        Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(engine, first, set),
         measured => Curves::measure(engine, model, set, options, measured, saves, progress)?,
     };
     let removed = match (&fitted, options.plan.recipe) {
@@ -137,13 +137,15 @@ pub fn run<E: Engine>(
         let start = fitted.map_or(Start::First(removed), Start::Behind);
         sequential::run(engine, model, set, options, start, saves.map(|saves| (saves, first_pass)), progress)?
     };
-    let plan = plan_of(model, &options.plan, kept, &sites);
+    let mut plan = plan_of(model, &options.plan, kept, &sites, &statistics);
+    plan.settings.no_refit = !options.refit && options.plan.recipe != Recipe::LeastSquares;
     let changes = Changes { biases: Vec::new(), replaced };
     Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
 }
 
-fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[SiteReport]) -> Plan {
+fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[SiteReport], statistics: &Statistics) -> Plan {
     let mut plan = plan_from_kept(model, options, &into_layers(kept), false);
+    plan.calibration = Some(statistics.header.clone());
     plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
     plan
 }

@@ -54,7 +54,7 @@ pub fn plan_from_covariances(model: &Model, statistics: &Statistics, options: &P
     let options = PlanOptions { token_weights: statistics.header.token_weights()?, ..options.clone() };
     let curves = Curves::from_statistics(model, statistics, progress)?;
     let removed = curves.allocate(model, &options)?;
-    Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed)))
+    Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed), statistics))
 }
 
 /// What carrying out such a plan changes.

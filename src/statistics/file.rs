@@ -47,6 +47,12 @@ pub struct Header {
     /// How tokens count in the covariances, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covariances: Option<TokenWeights>,
+    /// Name of the text's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_file: Option<String>,
+    /// What it was measured on, with the number format of the products.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
 }
 
 impl Header {
@@ -93,6 +99,9 @@ impl Header {
             }
         }
         self.windows = joined;
+        self.devices.extend(other.devices.iter().cloned());
+        self.devices.sort();
+        self.devices.dedup();
         Ok(())
     }
 }

@@ -76,6 +76,9 @@ fn general(source: &Source, runner: Runner, gguf_type: GgufType) -> Metadata {
     if let Some(plan) = source.plan {
         let settings = serde_json::to_string(&plan.settings).unwrap_or_default();
         keys.push(("flap_gpu.settings".into(), Value::text(settings)));
+        if let Some(calibration) = &plan.calibration {
+            keys.push(("flap_gpu.calibration".into(), Value::text(serde_json::to_string(calibration).unwrap_or_default())));
+        }
         keys.push(("flap_gpu.ratio_reached".into(), Value::F64(plan.ratio_reached)));
     }
     keys

@@ -41,14 +41,30 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
         exported.parameters_after,
         exported.parameters_before,
     );
-    let _ = writeln!(card, "Made with flap-gpu {}. Settings (also in `plan.json`):\n", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(card, "```json\n{}\n```\n", serde_json::to_string_pretty(&plan.settings).unwrap_or_default());
+    making(&mut card, &origin.name, plan);
     if let Some(measured) = measured {
         let _ = writeln!(card, "| | perplexity ({}) |\n|---|---|", measured.on);
         let _ = writeln!(card, "| {} | {:.4} |\n| this model | {:.4} |\n", origin.name, measured.dense, measured.pruned);
     }
     loading(&mut card, folder, exported);
     files::write(&folder.join("README.md"), card)
+}
+
+/// How it was made, and what makes it again.
+fn making(card: &mut String, source: &str, plan: &Plan) {
+    let _ = writeln!(card, "Made with {}:\n", plan.program);
+    let text = plan.calibration.as_ref().map(|header| header.text_file.as_deref().unwrap_or("TEXT"));
+    let mut command = vec!["flap-gpu", "prune", source, "--output", "DIR"];
+    command.extend(text.iter().flat_map(|text| ["--calibration", text]));
+    let options = plan.options();
+    command.extend(options.iter().map(String::as_str));
+    let quoted = |word: &&str| if word.contains(char::is_whitespace) { format!("\"{word}\"") } else { (*word).to_string() };
+    let _ = writeln!(card, "```\n{}\n```\n", command.iter().map(quoted).collect::<Vec<_>>().join(" "));
+    let _ = write!(card, "The model it was made from has the fingerprint `{}`", plan.model.fingerprint);
+    if let Some(header) = &plan.calibration {
+        let _ = write!(card, ", the tokens of the text `{}`; it was measured on {}", header.text, header.devices.join(" and "));
+    }
+    let _ = writeln!(card, ". `plan.json` says which heads and neurons stayed.\n");
 }
 
 fn loading(card: &mut String, folder: &Path, exported: &Exported) {

@@ -1,117 +1,19 @@
 //! The pruning plan: which query heads, key-value heads and neurons of each layer stay, and how that was decided. A JSON file.
 
+mod settings;
+
 use crate::architecture::Architecture;
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
-use crate::importance::Metric;
-use crate::search::{Kept, Structure};
-use crate::statistics::TokenWeights;
+use crate::search::Kept;
+use crate::statistics::Header;
 use std::path::Path;
+
+pub use settings::{Compensation, Method, Recipe, Settings};
 
 const FORMAT: &str = "flap-gpu-plan";
 const VERSION: u32 = 1;
-
-/// What is done with the mean of what was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Compensation {
-    /// It becomes a bias of the projection.
-    #[default]
-    Bias,
-    /// Nothing.
-    None,
-}
-
-/// How units are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// FLAP: a fluctuation metric, a structure search over the model, bias compensation.
-    #[default]
-    Flap,
-    /// Wanda's score, layer by layer on the pruned stream, the same share of every layer.
-    WandaSp,
-    /// Norms of the weights alone, the same share of every layer; needs no text.
-    MagnitudeSp,
-}
-
-/// How the pruned model is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Recipe {
-    /// The paper: one pass, a structure search, bias compensation
-    #[default]
-    Flap,
-    /// Error curves and least-squares weights from the dense model; one pass
-    LeastSquares,
-    /// The same allocation, units and weights from the pruned model's own stream; two passes
-    Sequential,
-    /// As sequential, but the allocation is searched in rounds by the divergence of many variants of the model; many passes
-    Search,
-}
-
-impl Method {
-    /// The name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flap => "flap",
-            Self::WandaSp => "wanda-sp",
-            Self::MagnitudeSp => "magnitude-sp",
-        }
-    }
-}
-
-impl Recipe {
-    /// The name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flap => "flap",
-            Self::LeastSquares => "least-squares",
-            Self::Sequential => "sequential",
-            Self::Search => "search",
-        }
-    }
-}
-
-/// How a plan was made.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Settings {
-    /// FLAP or a recipe beyond it.
-    #[serde(default)]
-    pub recipe: Recipe,
-    /// The method.
-    pub method: Method,
-    /// FLAP's metric.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub metric: Option<Metric>,
-    /// FLAP's structure; the baselines prune uniformly, and the recipes beyond FLAP have none.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub structure: Option<Structure>,
-    /// Share of the prunable parameters that was asked for.
-    pub ratio: f64,
-    /// Query heads to remove, in the manual structures.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub remove_heads: Option<usize>,
-    /// Multiple of kept neurons.
-    pub round_neurons: usize,
-    /// Multiple of kept query heads.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub round_heads: Option<usize>,
-    /// Whether every layer keeps the same numbers.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub uniform: bool,
-    /// Compensation.
-    pub compensation: Compensation,
-    /// Zero instead of remove.
-    pub mask_only: bool,
-    /// How much each token counted in a recipe beyond FLAP.
-    #[serde(skip_serializing_if = "TokenWeights::is_equal", default)]
-    pub token_weights: TokenWeights,
-    /// As the authors' code decides.
-    pub compat: bool,
-}
+const PROGRAM: &str = concat!("flap-gpu ", env!("CARGO_PKG_VERSION"));
 
 /// Sizes of the dense model, to tell whether a plan belongs to a model.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -158,10 +60,16 @@ pub struct PlannedLayer {
 pub struct Plan {
     format: String,
     version: u32,
+    /// What made it, with its version.
+    #[serde(default)]
+    pub program: String,
     /// The dense model.
     pub model: PlannedModel,
     /// How it was made.
     pub settings: Settings,
+    /// What it was measured on; magnitude-sp measures nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub calibration: Option<Header>,
     /// Share of the prunable parameters that goes.
     pub ratio_reached: f64,
     /// Of a recipe beyond FLAP: the squared error that its error curves predict behind each layer's attention and MLP, relative to the
@@ -199,8 +107,10 @@ impl Plan {
         Self {
             format: FORMAT.into(),
             version: VERSION,
+            program: PROGRAM.into(),
             model: PlannedModel::of(architecture, fingerprint),
             settings,
+            calibration: None,
             ratio_reached: 1.0 - stays as f64 / architecture.prunable_parameters() as f64,
             errors: None,
             layers,
