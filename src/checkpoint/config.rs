@@ -19,6 +19,9 @@ impl Config {
     /// Reads `config.json` of a model folder.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
+        if !path.exists() && folder.join("snapshots").is_dir() {
+            return Err(Error::file(folder, "is the cache entry of a download; give the folder in its `snapshots` folder"));
+        }
         Ok(Self { values: files::read_json(&path)?, path })
     }
 

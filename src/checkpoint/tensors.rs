@@ -156,7 +156,7 @@ impl Tensors {
         } else if index.exists() {
             shard_names(&index)?
         } else {
-            return Err(Error::file(folder, "has neither model.safetensors nor model.safetensors.index.json"));
+            return Err(no_weights(folder));
         };
         let (mut entries, mut file_bytes) = (Vec::new(), 0);
         for name in names {
@@ -210,6 +210,20 @@ impl Tensors {
         entry.read_rows(0..0)?;
         Ok(entry)
     }
+}
+
+/// Says what a folder has instead of weights that are read here.
+fn no_weights(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let other = names.filter(|name| [".bin", ".pt", ".pth", ".safetensors"].iter().any(|end| name.ends_with(end))).min();
+    let instead = match other {
+        Some(name) if name.ends_with(".safetensors") => format!(" (it has {name}; another name or an index is expected)"),
+        Some(name) => format!(
+            " (it has {name}, which is not read: load the model with transformers and save it again, which writes safetensors files)"
+        ),
+        None => String::new(),
+    };
+    Error::file(folder, format!("has neither model.safetensors nor model.safetensors.index.json{instead}"))
 }
 
 /// The shard files an index names: plain names inside its folder.
