@@ -15,4 +15,5 @@ mod properties;
 mod recipes;
 mod shaders;
 mod support;
+mod texts;
 mod transformers;

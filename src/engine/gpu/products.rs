@@ -1,5 +1,5 @@
 //! Matrix products in three tiers: f32 tiles, which every adapter runs; f16 tiles; and matrix units (cooperative matrices). All sum
-//! in f32. The table of cases in `tests/suite/kernels.rs` runs through every tier that an adapter has.
+//! in f32. The table of cases in `tests/suite/kernels/cases.rs` runs through every tier that an adapter has.
 
 use super::context::Job;
 use super::tensor::Halves;

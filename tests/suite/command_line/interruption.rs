@@ -1,0 +1,109 @@
+//! What an interrupt leaves, and going on from it.
+
+use super::Place;
+use crate::support::demo_model;
+use flap_gpu::calibration::{CalibrationOptions, calibrate};
+use flap_gpu::checkpoint::{OutputFolder, Tokenizer};
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::model::Model;
+use flap_gpu::pass::PassOptions;
+use flap_gpu::progress::{Progress, Silent};
+use flap_gpu::resume::ResumeState;
+use flap_gpu::statistics::Mode;
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Counts the work that was announced.
+struct Announced(Cell<u64>);
+
+impl Progress for Announced {
+    fn note(&self, _: &str) {}
+    fn start(&self, _: &str, _: &str, total: u64) {
+        self.0.set(total);
+    }
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+#[test]
+fn an_interrupted_calibration_goes_on() {
+    let engine = CpuEngine::default();
+    let model = Model::open(&demo_model()).unwrap();
+    let tokens = Tokenizer::open(&model.path).unwrap().encode(include_str!("../../../demo/calibration.txt")).unwrap();
+    let options = CalibrationOptions { samples: 20, sequence_length: 64, seed: 3, mode: Mode::Exact, shard: None };
+    let set = options.draw(&model, &tokens).unwrap();
+    let passes = PassOptions { batch_tokens: Some(256), ..PassOptions::default() };
+    let folder = tempfile::tempdir().unwrap();
+    // Saved after every layer but the last. What stands after the last save is what an interrupted run leaves.
+    let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
+    let whole = calibrate(&engine, &model, &set, passes, Some(&state), &Silent).unwrap();
+    let announced = Announced(Cell::new(0));
+    let resumed = calibrate(&engine, &model, &set, passes, Some(&state), &announced).unwrap();
+    assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
+    assert_eq!(resumed, whole);
+    let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
+    calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();
+    assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
+    state.remove();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Ctrl-C: exit code 1, an earlier output intact, no temporary files left.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let place = Place::new();
+    place.prune(&place.model, "out", &["--ratio", "0.2"]);
+    let before = fs::read(Path::new(&place.path("out")).join("model.safetensors")).unwrap();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let arguments =
+        ["prune", &place.model, "--calibration", &text, "--output", &output, "--force", "--samples", "400000", "--device", "cpu"];
+    let child =
+        std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let started = std::time::Instant::now();
+    while place.names().len() < 4 {
+        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let finished = child.wait_with_output().unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{}", String::from_utf8_lossy(&finished.stderr));
+    assert!(String::from_utf8_lossy(&finished.stderr).contains("interrupted"));
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+    assert_eq!(before, fs::read(Path::new(&output).join("model.safetensors")).unwrap());
+}
+
+/// What a killed run has left goes with the next that makes the same output; what is still being made stays.
+#[cfg(unix)]
+#[test]
+fn leftovers_of_a_killed_run_are_removed() {
+    let place = Place::new();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let alive = OutputFolder::create(Path::new(&output), Path::new(&place.model), false).unwrap();
+    fs::write(alive.path().join("weights"), "").unwrap();
+    let arguments = ["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "400000", "--device", "cpu"];
+    let mut child =
+        std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu")).args(arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let started = std::time::Instant::now();
+    while place.names().len() < 4 {
+        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let partial = |name: &String| name.starts_with(".out.partial-");
+    assert_eq!(place.names().iter().filter(|name| partial(name)).count(), 2);
+    place.prune(&place.model, "out", &["--ratio", "0.2"]);
+    assert!(alive.path().join("weights").is_file());
+    assert_eq!(place.names().iter().filter(|name| partial(name)).count(), 1);
+    drop(alive);
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+    // Nothing of the making is left in the result.
+    let hidden = fs::read_dir(&output).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count();
+    assert_eq!(hidden, 0);
+}

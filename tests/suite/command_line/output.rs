@@ -1,0 +1,129 @@
+//! Output: replaced only when asked for, in the forms that clients load.
+
+use super::Place;
+use crate::support::{data, run, run_json};
+use flap_gpu::checkpoint::{OutputFile, OutputFolder};
+use flap_gpu::model::Model;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn output_is_replaced_only_when_forced() {
+    let place = Place::new();
+    place.prune(&place.model, "out", &["--ratio", "0.2"]);
+    let first = fs::read(Path::new(&place.path("out")).join("model.safetensors")).unwrap();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let (code, _, stderr) = run(&["prune", &place.model, "--calibration", &text, "--output", &output, "--device", "cpu"]);
+    assert!(code == 1 && stderr.contains("--force"), "{stderr}");
+    assert_eq!(first, fs::read(Path::new(&output).join("model.safetensors")).unwrap());
+    place.prune(&place.model, "out", &["--ratio", "0.5", "--force"]);
+    assert!(fs::metadata(Path::new(&output).join("model.safetensors")).unwrap().len() < first.len() as u64);
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+}
+
+/// What takes an output's place while the work goes on is somebody's, and the work is not lost either.
+#[test]
+fn output_that_appears_meanwhile_is_not_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("stats");
+    let output = OutputFile::create(&path, &[], false).unwrap();
+    fs::write(output.path(), "finished").unwrap();
+    fs::write(&path, "precious").unwrap();
+    let message = output.commit().unwrap_err().to_string();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    let kept = message.rsplit_once(" lies in ").expect(&message).1;
+    assert_eq!(fs::read_to_string(kept).unwrap(), "finished");
+
+    let path = place.path().join("model");
+    let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
+    fs::write(output.path().join("finished"), "").unwrap();
+    fs::create_dir(&path).unwrap();
+    let message = output.commit().unwrap_err().to_string();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert!(Path::new(message.rsplit_once(" lies in ").expect(&message).1).join("finished").is_file());
+    // Inputs stay what they are, with --force too.
+    let input = place.path().join("text");
+    fs::write(&input, "text").unwrap();
+    assert!(OutputFile::create(&input, &[&input], true).is_err());
+}
+
+/// Both forms of output, and reading them back.
+#[test]
+fn a_pruned_gguf_file_is_a_model_too() {
+    let place = Place::new();
+    let report = place.prune(&place.model, "both", &["--ratio", "0.3", "--format", "hf", "--format", "gguf", "--gguf-type", "f32"]);
+    let file = report["gguf"][0].as_str().unwrap().to_string();
+    assert_eq!(Path::new(&file), Path::new(&place.path("both")).join("both-F32.gguf"));
+    let (folder, gguf) = (place.perplexity(&place.path("both")), place.perplexity(&file));
+    // The same weights, f16 in the folder and widened in the file; sums in the same order.
+    assert!((folder / gguf - 1.0).abs() < 1e-6, "{folder} {gguf}");
+    let shown = run_json(&["inspect", &file]);
+    assert_eq!((&shown["kind"], &shown["parameters"]), (&Value::from("model"), &report["parameters_after"]));
+    // A folder converted later gives the same file as one written with it, but for what it says of its source.
+    let later = place.path("later.gguf");
+    run_json(&["convert", &place.path("both"), "--output", &later, "--gguf-type", "f32"]);
+    let entries = |path: &str| {
+        let model = Model::open(Path::new(path)).unwrap();
+        model.tensors.entries().iter().map(|e| (e.name.clone(), e.bytes.as_ref().to_vec())).collect::<Vec<_>>()
+    };
+    assert!(entries(&file) == entries(&later));
+    let (code, _, message) = run(&["convert", &place.path("both"), "--output", &later]);
+    assert!(code == 1 && message.contains("--force"), "{message}");
+    // A GGUF file alone makes no model folder, and cannot be pruned.
+    let alone = place.prune(&place.model, "alone", &["--format", "gguf"]);
+    assert!(alone["gguf"][0].as_str().unwrap().ends_with("alone-F16.gguf"));
+    assert!(!Path::new(&place.path("alone")).join("config.json").exists());
+    let (code, _, message) = run(&["plan", &file, "--statistics", "none", "--output", &place.path("p.json")]);
+    assert!(code == 1 && message.contains("not a folder"), "{message}");
+}
+
+#[test]
+fn a_client_gets_what_it_loads() {
+    let place = Place::new();
+    let sizes = |report: &Value, key: &str| -> Vec<u64> {
+        report["layers"].as_array().unwrap().iter().map(|layer| layer[key].as_u64().unwrap()).collect()
+    };
+    let llama = place.prune(&place.model, "llama", &["--for", "llama.cpp", "--ratio", "0.4"]);
+    assert_eq!(llama["gguf"].as_array().unwrap().len(), 1);
+    // The folder that holds it is the model.
+    assert_eq!(run_json(&["inspect", &place.path("llama")])["parameters"], llama["parameters_after"]);
+    // 256 neurons allow blocks of 32, not of 256.
+    assert!(sizes(&llama, "neurons").iter().all(|n| n % 32 == 0), "{llama}");
+    let vllm = place.prune(&place.model, "vllm", &["--for", "vllm", "--ratio", "0.4"]);
+    for key in ["heads", "neurons"] {
+        assert!(sizes(&vllm, key).windows(2).all(|pair| pair[0] == pair[1]), "{vllm}");
+    }
+    let config: Value = serde_json::from_str(&fs::read_to_string(Path::new(&place.path("vllm")).join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["architectures"][0], config.get("auto_map")), (&Value::from("LlamaForCausalLM"), None));
+    assert_eq!(config["mlp_bias"], true);
+    assert_eq!(config["attention_bias"], true);
+    // The zero biases that its class asks for count as well.
+    assert_eq!(run_json(&["inspect", &place.path("vllm")])["parameters"], vllm["parameters_after"]);
+    // What no client's file can hold is refused before anything is measured.
+    let qwen3 = data("golden/qwen3-bf16");
+    let (code, _, message) =
+        run(&["prune", qwen3.to_str().unwrap(), "--output", &place.path("q"), "--calibration", "none.txt", "--format", "gguf"]);
+    assert!(code == 1 && message.contains("--for llama.cpp"), "{message}");
+    // Nor do recipes give it biases that its class does not load.
+    for (client, recipe) in [("vllm", "sequential"), ("vllm", "least-squares"), ("llama.cpp", "search")] {
+        let (code, _, message) = run(&[
+            "prune",
+            qwen3.to_str().unwrap(),
+            "--output",
+            &place.path("q"),
+            "--calibration",
+            "none.txt",
+            "--for",
+            client,
+            "--recipe",
+            recipe,
+        ]);
+        assert!(code == 1 && message.contains(recipe) && message.contains("--recipe flap"), "{client}: {message}");
+    }
+    // What is said explicitly stays.
+    let explicit =
+        place.prune(&place.model, "explicit", &["--for", "llama.cpp", "--format", "hf", "--round-neurons", "8", "--ratio", "0.4"]);
+    assert_eq!(explicit["gguf"].as_array().unwrap().len(), 0);
+    assert!(sizes(&explicit, "neurons").iter().any(|n| n % 32 != 0), "{explicit}");
+}

@@ -1,0 +1,142 @@
+//! Arguments, exit codes, what is printed where, and the commands beside pruning.
+
+use super::Place;
+use crate::support::{data, demo_model, normalised_squared_error, run, run_json};
+use flap_gpu::checkpoint::TensorFile;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn forward_saves_logits_and_site_inputs() {
+    let place = Place::new();
+    let golden = data("golden/llama-biased-f32");
+    let (tokens, output) = (golden.join("golden.safetensors"), place.path("out.safetensors"));
+    let report = run_json(&[
+        "forward",
+        golden.to_str().unwrap(),
+        "--tokens",
+        tokens.to_str().unwrap(),
+        "--output",
+        &output,
+        "--taps",
+        "--device",
+        "cpu",
+    ]);
+    let (theirs, ours) = (TensorFile::open(&tokens).unwrap(), TensorFile::open(Path::new(&output)).unwrap());
+    assert_eq!(report["tensors"].as_u64().unwrap() as usize, ours.names().len());
+    for name in ours.names() {
+        let values = |file: &TensorFile| bytemuck::pod_collect_to_vec::<u8, f32>(file.bytes(name).unwrap().as_ref());
+        assert_eq!(ours.info(name).unwrap().shape, theirs.info(name).unwrap().shape, "{name}");
+        assert!(normalised_squared_error(&values(&ours), &values(&theirs)) < 1e-8, "{name}");
+    }
+}
+
+/// Models whose reference activations come from a model object cast to 16 bits need the cast of its rotary frequencies too.
+#[test]
+fn forward_can_cast_rotary_frequencies() {
+    let place = Place::new();
+    let golden = data("golden/qwen2-bf16");
+    let tokens = golden.join("golden.safetensors");
+    let error = |name: &str, more: &[&str]| {
+        let output = place.path(name);
+        run_json(
+            &[&["forward", golden.to_str().unwrap(), "--tokens", tokens.to_str().unwrap(), "--output", &output, "--device", "cpu"], more]
+                .concat(),
+        );
+        let values =
+            |path: &Path| bytemuck::pod_collect_to_vec::<u8, f32>(TensorFile::open(path).unwrap().bytes("logits").unwrap().as_ref());
+        normalised_squared_error(&values(Path::new(&output)), &values(&tokens))
+    };
+    assert!(error("cast", &["--cast-rope"]) < 1e-8);
+    assert!(error("exact", &[]) > 1e-8);
+}
+
+#[test]
+fn the_demo_tells_what_it_did() {
+    let report = run_json(&["demo", "--device", "cpu"]);
+    let models = report["models"].as_array().unwrap();
+    let perplexity = |i: usize| models[i]["perplexity"].as_f64().unwrap();
+    assert_eq!(models.len(), 5);
+    assert!((perplexity(0) - 1.82).abs() < 0.01, "the dense model's perplexity is {}", perplexity(0));
+    // FLAP and the sequential recipe at 20 and at 50 %.
+    assert!(perplexity(0) < perplexity(1) && perplexity(1) < perplexity(3));
+    assert!(perplexity(2) < perplexity(1) && perplexity(4) < perplexity(3));
+    let (code, stdout, _) = run(&["demo", "--device", "cpu"]);
+    assert_eq!(code, 0);
+    for part in ["dense", "20 % pruned, flap", "50 % pruned, sequential", "perplexity", "flap-gpu prune"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["prune"][..],
+        &["nonsense"],
+        &["prune", "a", "--output", "b", "--ratio", "much"],
+        &["calibrate", "a", "--output", "b", "--shard", "3/2"],
+        &["eval", "a"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("error:"), "{stderr}");
+    }
+    assert_eq!(run(&["--help"]).0, 0);
+    assert_eq!(run(&["--version"]).1, format!("flap-gpu {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn quiet_is_quiet_and_completions_exist() {
+    let place = Place::new();
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let (code, _, stderr) =
+        run(&["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "8", "--device", "cpu", "--quiet"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (code, stdout, _) = run(&["completions", shell]);
+        assert!(code == 0 && stdout.contains("flap-gpu") && stdout.contains("round-neurons"), "{shell}");
+    }
+}
+
+#[test]
+fn devices_are_listed() {
+    let report = run_json(&["devices"]);
+    assert_eq!(report["cpu"]["kind"], "cpu");
+    for adapter in report["adapters"].as_array().unwrap() {
+        assert!(adapter["name"].is_string() && adapter["max_buffer_size"].as_u64().unwrap() > 0, "{adapter}");
+    }
+}
+
+/// A reader that goes away early, such as `| head -1`, is not an error.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_error() {
+    for arguments in [&["completions", "bash"][..], &["inspect", demo_model().to_str().unwrap()]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu"))
+            .args(arguments)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let finished = child.wait_with_output().unwrap();
+        assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    }
+}
+
+#[test]
+fn bench_reports_rates_and_compares_them() {
+    let place = Place::new();
+    let report = place.path("bench.json");
+    let (code, stdout, stderr) = run(&["bench", "--device", "cpu", "--output", &report, "--quiet"]);
+    assert_eq!(code, 0, "{stderr}");
+    for part in ["product f32", "7B", "decoder layer", "rms_norm", "moments", "GFLOP/s", "GB/s", "tokens/s"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
+    let written: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    let measurements = written["devices"][0]["measurements"].as_array().unwrap();
+    assert!(measurements.len() > 10 && measurements.iter().all(|m| m["value"].as_f64().unwrap() > 0.0));
+    let (code, _, stderr) = run(&["bench", "--device", "cpu", "--compare", &place.path("test.txt")]);
+    assert!(code == 1 && stderr.contains("test.txt"), "{stderr}");
+}

@@ -1,0 +1,104 @@
+//! Damaged model folders.
+
+use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
+use crate::support::{noise, run};
+use serde_json::{Value, json};
+use std::fs;
+
+#[test]
+fn missing_and_damaged_files() {
+    let folder = Folder::new();
+    let nowhere = folder.path("nowhere");
+    fails(run(&["inspect", text_of(&nowhere)]), &["nowhere"]);
+    fails(run(&["eval", text_of(&nowhere), "--text", text_of(&nowhere)]), &["nowhere", "folder"]);
+    let weights = fs::read(folder.weights()).unwrap();
+    for keep in [0, 7, 8, 1000, weights.len() / 2, weights.len() - 1] {
+        fs::write(folder.weights(), &weights[..keep]).unwrap();
+        folder.prune_fails(&[], &["model.safetensors", "complete"]);
+    }
+    fs::remove_file(folder.weights()).unwrap();
+    folder.prune_fails(&[], &["model.safetensors"]);
+    fs::write(folder.weights(), &weights).unwrap();
+    fs::write(folder.path("model/config.json"), "{\"architectures\": [").unwrap();
+    folder.prune_fails(&[], &["config.json", "JSON"]);
+    fs::remove_file(folder.path("model/config.json")).unwrap();
+    folder.prune_fails(&[], &["config.json"]);
+}
+
+#[test]
+fn headers_that_lie() {
+    let change = |change: &dyn Fn(&mut Value, &mut Vec<u8>)| {
+        let folder = Folder::new();
+        folder.edit(change);
+        folder.prune_fails(&[], &["model.safetensors"]);
+    };
+    change(&|header, _| header[Q_PROJ]["data_offsets"] = json!([0, 1u64 << 40]));
+    change(&|header, _| header[Q_PROJ]["data_offsets"] = json!([u64::MAX - 1, u64::MAX]));
+    change(&|header, _| header[Q_PROJ]["data_offsets"][0] = json!(0));
+    change(&|header, _| header[Q_PROJ]["shape"] = json!([u64::MAX, u64::MAX]));
+    change(&|header, _| header[Q_PROJ]["data_offsets"] = header["model.layers.2.self_attn.q_proj.weight"]["data_offsets"].clone());
+    change(&|_, content| content.push(0));
+    for header in [b"\xff\xfe not text".as_slice(), b"[]", b"{\"a\": 3}"] {
+        let folder = Folder::new();
+        fs::write(folder.weights(), file_bytes(header, b"")).unwrap();
+        folder.prune_fails(&[], &["model.safetensors"]);
+    }
+    let folder = Folder::new();
+    fs::write(folder.weights(), [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat()).unwrap();
+    folder.prune_fails(&[], &["model.safetensors"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_configuration() {
+    let folder = Folder::new();
+    folder.set_config("intermediate_size", json!(999));
+    folder.prune_fails(&[], &["model.safetensors", "mlp.", "shape", "999"]);
+    let folder = Folder::new();
+    folder.set_config("num_hidden_layers", json!(5));
+    folder.prune_fails(&[], &["model.layers.4", "missing"]);
+    let folder = Folder::new();
+    folder.set_config("num_hidden_layers", json!(3));
+    folder.prune_fails(&[], &["model.layers.3", "not part of"]);
+    let folder = Folder::new();
+    folder.edit(|header, _| header[Q_PROJ]["dtype"] = json!("I16"));
+    folder.prune_fails(&[], &[Q_PROJ, "I16", "BF16"]);
+    let folder = Folder::new();
+    folder.set_config("architectures", json!(["GPT2LMHeadModel"]));
+    folder.prune_fails(&[], &["GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"]);
+    folder.set_config("architectures", json!(["LlamaForCausalLM"]));
+    folder.set_config("hidden_act", json!("gelu"));
+    folder.prune_fails(&[], &["gelu", "silu"]);
+    folder.set_config("hidden_act", json!("silu"));
+    folder.set_config("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 10000.0}));
+    folder.prune_fails(&[], &["yarn", "llama3"]);
+}
+
+#[test]
+fn numbers_that_are_not_finite() {
+    let folder = Folder::new();
+    folder.poison(Q_PROJ, &[f32::NAN]);
+    folder.prune_fails(&[], &[Q_PROJ, "NaN", "layer 1"]);
+    let folder = Folder::new();
+    folder.poison("model.embed_tokens.weight", &vec![f32::INFINITY; 512 * 96]);
+    folder.prune_fails(&[], &["model.embed_tokens.weight", "infinity"]);
+    // No window need meet them: found when they are copied.
+    for (name, count) in [("model.norm.weight", 1), ("model.embed_tokens.weight", 1)] {
+        let folder = Folder::new();
+        folder.poison(name, &vec![f32::NAN; count]);
+        folder.prune_fails(&["--recipe", "flap"], &[name, "NaN"]);
+    }
+    // Finite weights whose product overflows f32 in layer 2.
+    let folder = Folder::new();
+    folder.poison("model.layers.2.mlp.up_proj.weight", &noise(1, 256 * 96).iter().map(|n| n * 3e38).collect::<Vec<_>>());
+    folder.prune_fails(&[], &["layer 2", "NaN or infinity"]);
+}
+
+#[test]
+fn shards_outside_the_folder() {
+    for name in ["../stolen.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""] {
+        let folder = Folder::new();
+        fs::rename(folder.weights(), folder.path("stolen.safetensors")).unwrap();
+        fs::write(folder.path("model/model.safetensors.index.json"), json!({"weight_map": {"a": name}}).to_string()).unwrap();
+        folder.prune_fails(&[], &["index.json", "plain file name"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! Every operation on both engines against a plain computation in f64.
+
+mod cases;
+mod definitions;
+mod sixteen_bits;
+
+use crate::support::{gpu, gpu_with, noise, normalised_squared_error, on_both_engines};
+use Case::*;
+
+use cases::{CASES, Case};
+use definitions::matrix;
+use flap_gpu::engine::Dtype::F16;
+use flap_gpu::engine::{Engine, Precision};
+
+fn check<E: Engine>(engine: &E, case: Case, tolerance: f64) {
+    let reference: Vec<f32> = case.reference().into_iter().map(|v| v as f32).collect();
+    let error = normalised_squared_error(&case.run(engine), &reference);
+    assert!(error <= tolerance, "{case:?} on {}: normalised squared error {error:e}, bound {tolerance:e}", engine.info().label());
+}
+
+fn products() -> impl Iterator<Item = Case> {
+    CASES.into_iter().filter(|case| matches!(case, Linear { .. }))
+}
+
+#[test]
+fn every_operation_agrees_with_its_definition() {
+    on_both_engines!(engine => { CASES.into_iter().for_each(|case| check(engine, case, case.tolerance())); });
+}
+
+/// silu, and with it the exponential, over all of its range; what is not a number stays so.
+#[test]
+fn silu_is_right_everywhere() {
+    let gates: Vec<f32> = (-110_000..110_000).map(|i| i as f32 * 1e-3).collect();
+    on_both_engines!(engine => {
+        let ones = engine.upload(&vec![1.0; gates.len()], 1).unwrap();
+        let mut found = engine.upload(&gates, 1).unwrap();
+        engine.swiglu(&mut found, &ones).unwrap();
+        for (&gate, found) in gates.iter().zip(engine.download(&found).unwrap()) {
+            let gate = f64::from(gate);
+            let expected = gate / (1.0 + (-gate).exp());
+            // A GPU's exponential may be off by 3 + 2 |x| units in the last place. Beyond -87 all that is left is below f32's normal numbers.
+            let tolerance = 6e-8 * (6.0 + 2.0 * gate.abs()) * expected.abs() + 1e-36;
+            assert!((f64::from(found) - expected).abs() <= tolerance, "silu({gate}) is {found}, not {expected}");
+        }
+        // The second with digits behind it, as a damaged file may have.
+        let odd = [f32::NAN, f32::from_bits(0x7fc0_0001), f32::INFINITY];
+        let ones = engine.upload(&[1.0; 3], 1).unwrap();
+        let mut found = engine.upload(&odd, 1).unwrap();
+        engine.swiglu(&mut found, &ones).unwrap();
+        assert!(engine.download(&found).unwrap().iter().all(|value| !value.is_finite()));
+    });
+}
+
+/// An adapter with small bindings gets its matrices in row panels.
+#[test]
+fn matrices_split_by_rows_give_the_same() {
+    let Some(engine) = gpu().map(|gpu| gpu.with_binding_limit(1000)) else { return };
+    for case in CASES.into_iter().filter(|case| matches!(case, Linear { .. } | ColumnNorms { .. })) {
+        check(&engine, case, case.tolerance());
+    }
+}
+
+/// The chains that `bench` measures peaks with run, in both kinds of arithmetic.
+#[test]
+fn peaks_can_be_measured() {
+    for engine in [Precision::F32, Precision::F16].into_iter().filter_map(gpu_with) {
+        let once = engine.multiply_adds(1).unwrap();
+        assert!(once > 1 << 20, "{once} multiply-adds on {}", engine.info().label());
+        assert_eq!(engine.multiply_adds(3).unwrap(), 3 * once);
+    }
+}
+
+/// Slow devices get their work in small pieces, and those with few registers the narrow tile: the numbers are the same.
+#[test]
+fn results_do_not_depend_on_the_pace() {
+    for precision in [Precision::F32, Precision::F16] {
+        let engine = |wide, short_work| Some(gpu_with(precision)?.with_pace(wide, short_work));
+        let Some(whole) = engine(true, u64::MAX) else { return };
+        let (in_pieces, narrow) = (engine(true, 1).expect("opened before"), engine(false, u64::MAX).expect("opened before"));
+        for case in CASES.into_iter().filter(|case| matches!(case, Linear { .. } | Attention { .. } | Cross { .. })) {
+            let expected = case.run(&whole);
+            assert_eq!(case.run(&in_pieces), expected, "{case:?} in pieces, {precision:?}");
+            if precision == Precision::F32 {
+                assert_eq!(case.run(&narrow), expected, "{case:?} in narrow tiles");
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_found() {
+    on_both_engines!(engine => {
+        for count in [1, 255, 4097, 100_003] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let clean = engine.upload(&noise(1, count), 1).unwrap();
+                assert!(engine.all_finite(&[&clean]).unwrap(), "{count} finite numbers");
+                let mut values = noise(1, count);
+                values[count - 1] = bad;
+                let dirty = engine.upload(&values, 1).unwrap();
+                assert!(!engine.all_finite(&[&clean, &dirty]).unwrap(), "{bad} as the last of {count} numbers");
+            }
+        }
+    });
+}
+
+/// A row of a result must not depend on the batch it is in: calibration is cut into batches and shards.
+#[test]
+fn rows_do_not_depend_on_their_batch() {
+    on_both_engines!(engine => {
+        let (tokens, inputs, outputs) = (96, 70, 50);
+        let x = noise(1, tokens * inputs);
+        let weight = engine.upload_matrix(&matrix(2, outputs, inputs, F16)).unwrap();
+        let run = |x: &[f32]| engine.download(&engine.linear(&engine.upload(x, inputs).unwrap(), &weight, None).unwrap()).unwrap();
+        let whole = run(&x);
+        let parts: Vec<f32> = x.chunks(32 * inputs).flat_map(run).collect();
+        assert_eq!(whole, parts, "on {}", engine.info().label());
+    });
+}

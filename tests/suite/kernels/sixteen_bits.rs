@@ -1,0 +1,113 @@
+//! Products whose operands are f16 or bf16.
+
+use super::cases::Case::*;
+use super::definitions::{linear_reference, matrix, values_of};
+use super::{check, products};
+use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
+use flap_gpu::engine::Dtype::{Bf16, F16};
+use flap_gpu::engine::cpu::{CpuEngine, has_dot_products};
+use flap_gpu::engine::gpu::{Products, Tensor};
+use flap_gpu::engine::{Engine, HostTensor, Precision};
+
+/// Operands round to f16 by up to 2^-11 of their size, 2^-12 or so on average and in the root mean square; two of them in every term.
+const F16_TOLERANCE: f64 = 1e-6;
+
+#[test]
+fn products_of_f16_agree_too() {
+    let Some(engine) = gpu_with(Precision::F16) else { return };
+    assert_ne!(engine.products(), Products::F32);
+    if std::env::var_os("FLAP_GPU_REQUIRE_MATRIX_UNITS").is_some() {
+        assert!(matches!(engine.products(), Products::Cooperative { .. }), "matrix units are required, this is {:?}", engine.products());
+    }
+    for case in products() {
+        check(&engine, case, F16_TOLERANCE);
+    }
+}
+
+/// On the CPU: operands rounded to bf16, to nearest even, and nothing else lost but what f32 sums lose.
+#[test]
+fn products_of_bf16_are_of_rounded_operands() {
+    let engine = CpuEngine::with_bf16_products();
+    if !has_dot_products() {
+        say_loudly("this processor has no bf16 dot products (AVX-512 BF16): only the portable form of the kernel is tested");
+    }
+    let rounded = |numbers: &[f32]| numbers.iter().map(|&v| f64::from(Bf16.round(v))).collect::<Vec<_>>();
+    for case in products() {
+        let Linear { tokens, inputs, outputs, dtype, bias } = case else { unreachable!("only products") };
+        let (x, weight) = (rounded(&noise(1, tokens * inputs)), rounded(&matrix(2, outputs, inputs, dtype).to_f32()));
+        let reference: Vec<f32> = linear_reference(&x, &weight, inputs, bias).into_iter().map(|v| v as f32).collect();
+        let error = normalised_squared_error(&case.run(&engine), &reference);
+        assert!(error <= case.tolerance(), "{case:?}: normalised squared error {error:e}, bound {:e}", case.tolerance());
+    }
+    let bad = engine.upload(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2).unwrap();
+    let y = engine.linear(&bad, &engine.upload_matrix(&HostTensor::from_f32(&[1.0, 0.0], 2)).unwrap(), None).unwrap();
+    assert!(engine.download(&y).unwrap().iter().all(|y| y.is_nan()), "NaN, and infinity times zero, stay visible");
+}
+
+/// `x [tokens, inputs]` by a weight, there and back.
+fn product<E: Engine>(engine: &E, x: &[f32], weight: &HostTensor) -> Vec<f32> {
+    let x = engine.upload(x, weight.columns).unwrap();
+    engine.download(&engine.linear(&x, &engine.upload_matrix(weight).unwrap(), None).unwrap()).unwrap()
+}
+
+/// Numbers that f16 does not hold: such weights go through the f32 tier, activations are scaled token by token.
+#[test]
+fn f16_never_clips() {
+    let Some(engine) = gpu_with(Precision::F16) else { return };
+    let (tokens, size) = (70, 72);
+    let x = noise(1, tokens * size);
+    let values: Vec<f32> = noise(2, size * size).iter().map(|v| v * 1e6).collect();
+    let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let expected: Vec<f32> = linear_reference(&wide(&x), &wide(&values), size, false).into_iter().map(|v| v as f32).collect();
+    assert!(normalised_squared_error(&product(&engine, &x, &HostTensor::from_f32(&values, size)), &expected) < 1e-11);
+
+    // From 2^-100 to 2^109, token by token; the results, brought back to one size, must all be right.
+    let scale = |token: usize| 2.0f32.powi(-100 + 209 * token as i32 / (tokens as i32 - 1));
+    let scaled: Vec<f32> = x.iter().enumerate().map(|(place, v)| v * scale(place / size)).collect();
+    let weight = matrix(2, size, size, Bf16);
+    let mut found = product(&engine, &scaled, &weight);
+    found.iter_mut().enumerate().for_each(|(place, v)| *v /= scale(place / size));
+    let exact: Vec<f64> = scaled.iter().enumerate().map(|(place, &v)| f64::from(v) / f64::from(scale(place / size))).collect();
+    let expected: Vec<f32> = linear_reference(&exact, &values_of(&weight), size, false).into_iter().map(|v| v as f32).collect();
+    for (token, (found, expected)) in found.chunks_exact(size).zip(expected.chunks_exact(size)).enumerate() {
+        let error = normalised_squared_error(found, expected);
+        assert!(error < F16_TOLERANCE, "token {token}, scaled by {:e}: normalised squared error {error:e}", scale(token));
+    }
+    // Zeros stay zeros, and what is not finite is not hidden by the scale of its row.
+    let mut odd = vec![0.0; tokens * size];
+    (odd[0], odd[size]) = (f32::NAN, f32::INFINITY);
+    let found = product(&engine, &odd, &HostTensor::from_f32(&vec![1.0; size * size], size));
+    assert!(found[..2 * size].iter().all(|v| !v.is_finite()));
+    assert!(found[2 * size..].iter().all(|&v| v == 0.0));
+}
+
+type Change<'a> = &'a dyn Fn(&mut Tensor);
+
+/// Products of one activation share its f16 form; once it changes they must not.
+#[test]
+fn a_changed_activation_is_multiplied_anew() {
+    let Some(engine) = gpu_with(Precision::F16) else { return };
+    let (tokens, size) = (70, 72);
+    let weight = engine.upload_matrix(&matrix(2, size, size, F16)).unwrap();
+    let times = |x: &_| engine.download(&engine.linear(x, &weight, None).unwrap()).unwrap();
+    let fresh = |x: &_| times(&engine.upload(&engine.download(x).unwrap(), size).unwrap());
+    let row = engine.upload(&noise(3, size), size).unwrap();
+    let table = engine.upload(&noise(4, tokens * size), size).unwrap();
+    let other = engine.upload(&noise(5, tokens * size), size).unwrap();
+    let mut x = engine.upload(&noise(1, tokens * size), size).unwrap();
+    let mut last = times(&x);
+    let changes: [(&str, Change<'_>); 5] = [
+        ("add_scaled", &|x| engine.add_scaled(x, &other, 0.5).unwrap()),
+        ("rope", &|x| engine.rope(x, &table, tokens).unwrap()),
+        ("swiglu", &|x| engine.swiglu(x, &other).unwrap()),
+        ("scale_columns", &|x| engine.scale_columns(x, &row).unwrap()),
+        ("add_cross", &|x| engine.add_cross(x, &other, 0..tokens, &other, false).unwrap()),
+    ];
+    for (name, change) in changes {
+        change(&mut x);
+        let found = times(&x);
+        assert_ne!(found, last, "{name} changes the product");
+        assert_eq!(found, fresh(&x), "after {name}");
+        last = found;
+    }
+}

@@ -1,0 +1,116 @@
+//! Removal, systems and eliminations, on the host and on the device.
+
+use crate::support::on_both_engines;
+use faer::Mat;
+use flap_gpu::recipe::{Elimination, OnDevice, Symmetric, System, remove_greedily};
+
+/// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and the errors are those of the ridged problem.
+#[test]
+fn removal_copes_with_rank_deficiency() {
+    let (channels, outputs) = (24, 5);
+    let noise = crate::support::noise(1, channels * 6);
+    // Six tokens; channel 3 is dead, channel 5 is a copy of channel 4.
+    let value = |token: usize, channel: usize| match channel {
+        3 => 0.0,
+        5 => f64::from(noise[token * channels + 4]),
+        _ => f64::from(noise[token * channels + channel]),
+    };
+    let z = Mat::from_fn(6, channels, value);
+    let covariance = z.transpose() * &z;
+    let weight = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    let inverse_of = |covariance: &Mat<f64>| {
+        let upper = Symmetric::from_fn(covariance.nrows(), |i, j| covariance[(i, j)]);
+        let mut system = System::ridged(upper, 0.01);
+        system.invert("a test").unwrap();
+        system
+    };
+    let ridge = 0.01 * (0..channels).map(|i| covariance[(i, i)]).sum::<f64>() / channels as f64;
+    let ridged = &covariance + Mat::<f64>::identity(channels, channels) * faer::Scale(ridge);
+    for per_unit in [1, 4] {
+        let mut system = inverse_of(&covariance);
+        system.rows = weight.clone();
+        let removal = remove_greedily(&mut system, per_unit, channels / per_unit, "a test").unwrap();
+        let mut units = removal.order.clone();
+        units.sort_unstable();
+        assert_eq!(units, (0..channels / per_unit).collect::<Vec<_>>());
+        assert!(removal.curve.windows(2).all(|pair| pair[1] >= pair[0]), "{:?}", removal.curve);
+        // All removed: the whole (ridged) output is lost.
+        let all = (&weight * &ridged * weight.transpose()).diagonal().column_vector().iter().sum::<f64>();
+        let last = removal.curve[removal.curve.len() - 1];
+        assert!((last / all - 1.0).abs() < 1e-9, "{last} against {all}");
+    }
+    // Nothing but constant channels.
+    let mut system = inverse_of(&Mat::zeros(4, 4));
+    system.rows = Mat::zeros(2, 4);
+    remove_greedily(&mut system, 1, 4, "a test").unwrap();
+}
+
+/// Elimination by panels of many columns, against a dense solve.
+#[test]
+fn systems_larger_than_a_panel_are_solved() {
+    let (channels, outputs, tokens) = (600, 7, 900);
+    let noise = crate::support::noise(1, tokens * channels);
+    let z = Mat::from_fn(tokens, channels, |t, c| f64::from(noise[t * channels + c]));
+    let matrix = z.transpose() * &z;
+    let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    let mut system = System { matrix: Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), rows: rows.clone() };
+    system.invert("a test").unwrap();
+    let difference = |found: &Mat<f64>, expected: &Mat<f64>| (found - expected).norm_l2() / expected.norm_l2();
+    assert!(difference(&(&system.rows * &matrix), &rows) < 1e-9);
+    let inverse = Mat::from_fn(channels, channels, |i, j| system.matrix.get(i, j));
+    assert!(difference(&(&inverse * &matrix), &Mat::identity(channels, channels)) < 1e-9);
+    // Without some channels, the rows are what the rest alone would have been solved to.
+    let gone: Vec<usize> = (0..channels).filter(|i| i % 3 == 1 || (250..300).contains(i)).rev().collect();
+    let stays: Vec<usize> = (0..channels).filter(|i| !gone.contains(i)).collect();
+    system.remove(&gone, "a test").unwrap();
+    let kept = |m: &Mat<f64>| Mat::from_fn(stays.len(), stays.len(), |i, j| m[(stays[i], stays[j])]);
+    let right = Mat::from_fn(outputs, stays.len(), |i, j| rows[(i, stays[j])]);
+    assert!(difference(&(&system.rows * kept(&matrix)), &right) < 1e-9);
+    let inverse = Mat::from_fn(stays.len(), stays.len(), |i, j| system.matrix.get(i, j));
+    assert!(difference(&(inverse * kept(&matrix)), &Mat::identity(stays.len(), stays.len())) < 1e-9);
+}
+
+/// f32 products on the device against f64 on the host: relative to the norm, a condition of a few hundred times the rounding of f32.
+const DEVICE_TOLERANCE: f64 = 2e-5;
+
+/// On the device the same units go, for the same price, and the same rows stay.
+#[test]
+fn eliminations_on_the_device_agree() {
+    let (outputs, tokens) = (9, 700);
+    on_both_engines!(engine => {
+        for channels in [1, 40, 256, 600] {
+            let noise = crate::support::noise(1, tokens * channels);
+            // Channels of different sizes, each like its neighbour.
+            let value = |t: usize, c: usize| noise[t * channels + c] + 0.7 * noise[t * channels + (c + 1) % channels];
+            let z = Mat::from_fn(tokens, channels, |t, c| f64::from(value(t, c)) * (1.0 + (c % 7) as f64));
+            let matrix = z.transpose() * &z;
+            let noise = crate::support::noise(2, outputs * channels);
+            let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(noise[i * channels + j]));
+            let system = || {
+                let mut system = System::ridged(Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), 0.01);
+                system.rows = rows.clone();
+                system
+            };
+            let mut host: Box<dyn Elimination> = Box::new(system());
+            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.clone()).unwrap());
+            let close = |found: &[f64], expected: &[f64], what: &str| {
+                let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+                let size = norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
+                let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / size;
+                assert_eq!(found.len(), expected.len(), "{channels} channels, {what}");
+                assert!(error < DEVICE_TOLERANCE, "{channels} channels, {what}: {error:e}");
+            };
+            for system in [&mut host, &mut device] {
+                system.invert("a test").unwrap();
+            }
+            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs");
+            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, 1, channels.div_ceil(2), "a test").unwrap());
+            assert_eq!(removals[0].order, removals[1].order, "{channels} channels");
+            close(&removals[1].curve[1..], &removals[0].curve[1..], "curve");
+            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs after the removal");
+            let [host, device] = [host, device].map(|system| system.rows().unwrap());
+            let values = |rows: &Mat<f64>| rows.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect::<Vec<_>>();
+            close(&values(&device), &values(&host), "rows");
+        }
+    });
+}

@@ -1,0 +1,195 @@
+//! Whole runs: divergence, threads, interrupts.
+
+use super::options;
+use super::reference::{Reference, widened};
+use crate::support::{demo_model, on_both_engines};
+use flap_gpu::architecture::Part;
+use flap_gpu::calibration::CalibrationOptions;
+use flap_gpu::checkpoint::TensorFile;
+use flap_gpu::engine::Engine;
+use flap_gpu::engine::cpu::CpuEngine;
+use flap_gpu::evaluation::{Predictions, Teacher};
+use flap_gpu::forward::{LayerWeights, Unobserved};
+use flap_gpu::model::Model;
+use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
+use flap_gpu::plan::Recipe;
+use flap_gpu::progress::{Progress, Silent};
+use flap_gpu::recipe::{self, RecipeOptions};
+use flap_gpu::resume::ResumeState;
+use flap_gpu::statistics::Mode;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Sends the windows through and keeps nothing.
+struct Through;
+
+impl<E: Engine> Visitor<E> for Through {
+    fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> flap_gpu::error::Result<()> {
+        batches.iter_mut().try_for_each(|batch| pass.layer(weights, batch, &mut Unobserved))
+    }
+
+    fn finish(&mut self, _: &Pass<'_, E>, _: usize, _: &LayerWeights<E>, _: &[Batch<E>]) -> flap_gpu::error::Result<()> {
+        Ok(())
+    }
+}
+
+/// The divergence by normalisers and expected rows is that of all logits.
+#[test]
+fn a_teacher_measures_the_divergence() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = "llama3-gqa-rope-scaled-tied-bf16";
+    let dense = widened(name, one.path());
+    let set = Reference::open(name).set(&dense);
+    // Another model with the same head: the last layer's output projections are halved.
+    let other = widened(name, two.path());
+    let path = two.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let part = Part::DownProjection.name(other.architecture.layers.len() - 1);
+    let file = TensorFile::open(&path).unwrap();
+    let tensor = file.bytes(&part).unwrap().as_ref().to_vec();
+    let place = bytes.windows(tensor.len()).position(|window| window == tensor).unwrap();
+    let halved: Vec<u8> = bytemuck::pod_collect_to_vec::<u8, f32>(&tensor).iter().flat_map(|v| (v * 0.5).to_le_bytes()).collect();
+    bytes[place..place + tensor.len()].copy_from_slice(&halved);
+    drop((file, other));
+    std::fs::write(&path, bytes).unwrap();
+    let other = Model::open(two.path()).unwrap();
+    on_both_engines!(engine => {
+        let options = PassOptions { batch_tokens: Some(5 * 48), ..PassOptions::default() };
+        let predictions = |model: &Model| Predictions::of(engine, model, &set.ids, 48, options, &Silent).unwrap();
+        let expected = predictions(&dense).divergence(engine, &predictions(&other)).unwrap();
+        let pass = |model| Pass::new(engine, model, set.windows(), 48, options, &Silent).unwrap();
+        let (of_dense, of_other) = (pass(&dense), pass(&other));
+        let teacher = Teacher::of(&of_dense, &set.ids).unwrap();
+        let states = |pass: &Pass<'_, _>| {
+            let mut batches = pass.embed(&set.ids).unwrap();
+            pass.layers(0, &mut batches, &mut Through).unwrap();
+            batches
+        };
+        let found = teacher.divergences(&of_dense, vec![states(&of_dense), states(&of_other)]).unwrap();
+        // Sums of a few hundred numbers of size 1 in f32.
+        assert!(found[0].abs() < 1e-5, "{found:?}");
+        assert!(expected > 1e-3 && (found[1] - expected).abs() < 1e-5, "{found:?} against {expected}");
+    });
+}
+
+/// On the CPU a result is the same, bit by bit, however many threads make it.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let model = Model::open(&demo_model()).unwrap();
+    let text: Vec<u32> = (0..4000).map(|i| i * 7919 % 500).collect();
+    let set = CalibrationOptions { samples: 24, sequence_length: 48, seed: 0, mode: Mode::Exact, shard: None }.draw(&model, &text).unwrap();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let outcome =
+            pool.install(|| recipe::run(&CpuEngine::default(), &model, &set, &options(Recipe::Sequential, 0.3), None, &Silent).unwrap());
+        let mut replaced: Vec<_> = outcome.changes.replaced.iter().map(|(place, host)| (*place, host.bytes.as_ref().to_vec())).collect();
+        replaced.sort_by_key(|((layer, part), _)| part.name(*layer));
+        (outcome.plan.layers, replaced)
+    };
+    let (plan, weights) = run(1);
+    for threads in [2, 7] {
+        let (other_plan, other_weights) = run(threads);
+        assert_eq!(other_plan, plan, "{threads} threads");
+        assert!(other_weights == weights, "{threads} threads make other weights");
+    }
+}
+
+/// Ends a run as a crash would, after so many batches of a kind of work.
+struct Crash {
+    work: &'static str,
+    batches: Cell<usize>,
+    now: RefCell<String>,
+    /// Work that was begun, and how much of it was to be done.
+    begun: RefCell<Vec<(String, u64)>>,
+}
+
+impl Progress for Crash {
+    fn note(&self, _: &str) {}
+    fn start(&self, what: &str, _: &str, total: u64) {
+        *self.now.borrow_mut() = what.to_string();
+        self.begun.borrow_mut().push((what.to_string(), total));
+    }
+    fn advance(&self, _: u64) {
+        if self.now.borrow().starts_with(self.work) {
+            self.batches.set(self.batches.get().checked_sub(1).expect("the crash that this test wants"));
+        }
+    }
+    fn finish(&self) {}
+}
+
+/// Makes the pointer tell the size that a damaged file has, so that its content is what gives it away.
+fn repair_sizes(pointer: &Path, damaged: &Path, size: usize) {
+    let mut value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(pointer).unwrap()).unwrap();
+    let name = damaged.file_name().unwrap().to_str().unwrap();
+    if let Some(known) = value["files"].get_mut(name) {
+        *known = size.into();
+    }
+    std::fs::write(pointer, value.to_string()).unwrap();
+}
+
+/// Killed in every layer, and begun again: the result is that of one run, bit by bit.
+#[test]
+fn an_interrupted_recipe_goes_on() {
+    let engine = CpuEngine::default();
+    let model = Model::open(&demo_model()).unwrap();
+    let layers = model.architecture.layers.len();
+    let set = CalibrationOptions { samples: 10, sequence_length: 48, seed: 1, mode: Mode::Exact, shard: None };
+    let set = set.draw(&model, &(0..4000).map(|i| i * 7 % 251).collect::<Vec<u32>>()).unwrap();
+    for (recipe, work) in [(Recipe::Sequential, ""), (Recipe::Search, "fitting")] {
+        let options = options(recipe, 0.3);
+        let whole = recipe::run(&engine, &model, &set, &options, None, &Silent).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO);
+        let (mut begun, mut runs) = (Vec::new(), 0);
+        let outcome = loop {
+            runs += 1;
+            assert!(runs <= 2 * layers + 1, "no run gets further than the one before");
+            // As a crash within a save would leave them.
+            std::fs::create_dir_all(folder.path().join("pruned.resume")).unwrap();
+            let missing = (0..layers).map(|layer| state.of_layer(layer)).filter(|path| !path.exists());
+            missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
+            // Two batches are a layer.
+            let crash = Crash { work, batches: Cell::new(3), now: RefCell::default(), begun: RefCell::default() };
+            let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            begun.append(&mut crash.begun.borrow_mut());
+            if let Ok(outcome) = result {
+                break outcome.unwrap();
+            }
+        };
+        let tokens = (10 * 48) as u64;
+        for left in 1..layers as u64 {
+            assert!(begun.contains(&("fitting layers".into(), left * tokens)), "{left} layers were left to fit once, {begun:?}");
+            let measured = begun.contains(&("measuring the dense model".into(), left * tokens));
+            assert!(measured == (recipe == Recipe::Sequential), "the first pass of {recipe:?}, {begun:?}");
+        }
+        assert_eq!(outcome.plan, whole.plan);
+        assert!(outcome.changes.replaced == whole.changes.replaced, "the same weights");
+        assert_eq!(outcome.statistics, whole.statistics);
+        let mut damaged: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let step = folder.path().join(format!("pruned.resume/step-{}", 2 * layers));
+        for path in std::fs::read_dir(&step).unwrap().map(|entry| entry.unwrap().path()).chain([state.of_layer(1)]) {
+            let mut content = std::fs::read(&path).unwrap();
+            content.pop();
+            damaged.push((path, content));
+        }
+        let record = std::fs::read_to_string(step.join("recipe.json")).unwrap();
+        for (found, wrong) in [("\"removed\":[", "\"removed\":[7"), ("\"kept\":[[", "\"kept\":[[],["), ("\"order\":[", "\"order\":[0,")] {
+            damaged.push((step.join("recipe.json"), record.replacen(found, wrong, 1).into_bytes()));
+        }
+        for (path, content) in damaged {
+            std::fs::write(&path, &content).unwrap();
+            repair_sizes(&folder.path().join("pruned.resume/state.json"), &path, content.len());
+            let again = recipe::run(&engine, &model, &set, &options, Some(&state), &Silent);
+            assert!(again.unwrap().changes.replaced == whole.changes.replaced, "begun anew, as {} is damaged", path.display());
+        }
+        let other = RecipeOptions { refit: false, ..options };
+        let all = Crash { work: "nothing", batches: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
+        recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();
+        assert_eq!(all.begun.borrow().last().unwrap().1, layers as u64 * tokens, "another run's state is not used");
+        drop(outcome);
+        state.remove();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
