@@ -5,6 +5,7 @@
 mod common;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -88,12 +89,26 @@ pub struct Architecture {
 type Describe = fn(&Config) -> Result<Architecture>;
 
 /// Families and their files. A new one is a file and a line here.
-const FAMILIES: [(&str, Describe); 4] = [
+const FAMILIES: [(&str, Describe); 5] = [
     (llama::FAMILY, llama::describe),
     (mistral::FAMILY, mistral::describe),
     (qwen2::FAMILY, qwen2::describe),
     (qwen3::FAMILY, qwen3::describe),
+    (phi3::FAMILY, phi3::describe),
 ];
+
+/// The family that a configuration names.
+fn family(config: &Config) -> Option<&str> {
+    let own = || config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+    let pruned = config.get(PRUNED_KEY).and_then(|pruned| pruned.get("architecture")).and_then(|name| name.as_str());
+    pruned.or_else(own)
+}
+
+/// Whether a checkpoint with this configuration stores the rows of several projections in one matrix, as Phi-3 does.
+#[must_use]
+pub fn is_fused(config: &Config) -> bool {
+    family(config) == Some(phi3::FAMILY)
+}
 
 impl Architecture {
     /// Reads the structure from a configuration.
@@ -102,10 +117,7 @@ impl Architecture {
     /// If the family is not supported (the message lists those that are) or a value is missing or out of range.
     pub fn describe(config: &Config) -> Result<Self> {
         let supported = || FAMILIES.map(|f| f.0).join(", ");
-        let own = || config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
-        let pruned = config.get(PRUNED_KEY).and_then(|pruned| pruned.get("architecture")).and_then(|name| name.as_str());
-        let name = pruned.or_else(own);
-        let Some(name) = name else {
+        let Some(name) = family(config) else {
             return Err(config.error(format_args!("`architectures` is missing; supported are {}", supported())));
         };
         let Some((_, describe)) = FAMILIES.iter().find(|f| f.0 == name) else {

@@ -57,6 +57,11 @@ impl Rope {
             Some(theta) => theta,
             None => config.optional_number("rope_theta")?.unwrap_or(10_000.0),
         };
+        let of_model = config.optional_number("partial_rotary_factor")?;
+        let partial = parameters.as_ref().map(|p| p.optional_number("partial_rotary_factor")).transpose()?.flatten().or(of_model);
+        if partial.is_some_and(|part| part != 1.0) {
+            return Err(config.error("`partial_rotary_factor`: rotary embedding of some channels of a head only is not supported"));
+        }
         let scaling = parameters.map_or(Ok(Scaling::None), |parameters| Self::read_scaling(config, &parameters))?;
         Ok(Self { theta, frequencies: plain(theta, head_dim).map(|frequency| scaling.apply(frequency)).collect() })
     }

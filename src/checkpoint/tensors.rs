@@ -178,6 +178,29 @@ impl Tensors {
         Ok(Self { entries, places, file_bytes, source: source.to_owned() })
     }
 
+    /// Takes matrices apart that hold the rows of several: `parts` gives, by a matrix' name, the names of what it holds and their rows.
+    pub fn split(self, mut parts: impl FnMut(&str) -> Option<Vec<(String, usize)>>) -> Result<Self> {
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for entry in self.entries {
+            let Some(parts) = parts(&entry.name) else {
+                entries.push(entry);
+                continue;
+            };
+            let rows = parts.iter().map(|part| part.1).sum::<usize>();
+            if entry.shape.len() != 2 || entry.rows() != rows {
+                return Err(entry.error(format_args!("has shape {:?}; config.json asks for {rows} rows", entry.shape)));
+            }
+            let row_bytes = entry.bytes.as_ref().len() / rows;
+            let mut start = 0;
+            for (name, rows) in parts {
+                let bytes = entry.bytes.slice(start * row_bytes..(start + rows) * row_bytes);
+                entries.push(StoredTensor { name, shape: vec![rows, entry.columns()], bytes, ..entry.clone() });
+                start += rows;
+            }
+        }
+        Self::new(&self.source, entries, self.file_bytes)
+    }
+
     /// All tensors, in the order of their data.
     #[must_use]
     pub fn entries(&self) -> &[StoredTensor] {

@@ -1,8 +1,9 @@
 //! A model as the engines see it: the tensors of a folder or a GGUF file in the parts that the architecture gives them.
 
 mod gguf;
+mod phi3;
 
-use crate::architecture::{Architecture, LayerTensor, Part};
+use crate::architecture::{Architecture, LayerTensor, Part, is_fused};
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
 use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ impl Model {
         let config = Config::read(path)?;
         let architecture = Architecture::describe(&config)?;
         let tensors = Tensors::open(path)?;
+        let tensors = if is_fused(&config) { phi3::split(tensors, &architecture)? } else { tensors };
         Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None }.checked()
     }
 

@@ -118,6 +118,13 @@ MODELS = {
     "mistral, sliding window": ("Mistral", dict(num_key_value_heads=3, sliding_window=64), "pieces"),
     "qwen2": ("Qwen2", dict(num_key_value_heads=3, head_dim=None, hidden_size=192), "qwen2"),
     "qwen3": ("Qwen3", dict(num_key_value_heads=3), "qwen2"),
+    # The width is that of its heads, and the padding token of its defaults lies beyond this vocabulary.
+    "phi3": ("Phi3", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None), "llama-bpe"),
+    "phi3, sliding window": (
+        "Phi3",
+        dict(num_key_value_heads=6, head_dim=None, hidden_size=192, pad_token_id=None, sliding_window=64),
+        "pieces",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 //! Every family and number format against the activations that Hugging Face transformers computes in f32.
 
-use crate::support::{data, normalised_squared_error, on_both_engines};
+use crate::support::{GOLDEN, data, normalised_squared_error, on_both_engines};
 use flap_gpu::checkpoint::TensorFile;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::model::Model;
@@ -10,9 +10,6 @@ use flap_gpu::progress::Silent;
 /// Both sides compute in f32, in different orders: squared relative rounding of some hundred sums is far below this.
 const TOLERANCE: f64 = 1e-8;
 
-const MODELS: [&str; 6] =
-    ["llama-biased-f32", "llama-mha-f16", "llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16"];
-
 fn f32_values(file: &TensorFile, name: &str) -> Vec<f32> {
     bytemuck::pod_collect_to_vec(file.bytes(name).expect("the tensor exists").as_ref())
 }
@@ -20,7 +17,7 @@ fn f32_values(file: &TensorFile, name: &str) -> Vec<f32> {
 #[test]
 fn logits_and_site_inputs_agree() {
     on_both_engines!(engine => {
-        for name in MODELS {
+        for name in GOLDEN {
             let folder = data("golden").join(name);
             let golden = TensorFile::open(&folder.join("golden.safetensors")).unwrap();
             let shape = golden.info("input_ids").unwrap().shape.clone();

@@ -1,0 +1,12 @@
+//! Phi-3 and Phi-4: a LLaMA, or with a sliding window a Mistral, but for matrices that hold the rows of several projections. It is
+//! opened as that LLaMA or Mistral, and written as one.
+
+use super::{Architecture, llama, mistral};
+use crate::checkpoint::Config;
+use crate::error::Result;
+
+pub const FAMILY: &str = "Phi3ForCausalLM";
+
+pub fn describe(config: &Config) -> Result<Architecture> {
+    if config.optional_size("sliding_window")?.is_some() { mistral::describe(config) } else { llama::describe(config) }
+}
