@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::export::{ExportOptions, export};
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::Recipe;
+use crate::plan::{PlanOptions, Recipe};
 use crate::progress::Progress;
-use crate::pruning::{self, PlanOptions};
+use crate::pruning;
 use crate::statistics::Statistics;
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! The pruning plan: which query heads, key-value heads and neurons of each layer stay, and how that was decided. A JSON file.
 
+mod options;
 mod settings;
 
 use crate::architecture::Architecture;
@@ -9,6 +10,7 @@ use crate::search::Kept;
 use crate::statistics::Header;
 use std::path::Path;
 
+pub use options::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
 pub use settings::{Compensation, Method, Recipe, Settings};
 
 const FORMAT: &str = "flap-gpu-plan";

@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Plan, PlannedLayer};
+use crate::plan::{Plan, PlanOptions, PlannedLayer};
 use crate::progress::Progress;
-use crate::pruning::{PlanOptions, check_statistics};
+use crate::pruning::check_statistics;
 use crate::statistics::{SiteCovariance, Statistics, TokenWeights};
 
 /// The statistics of a calibration with the covariances of all sites, which stay in a temporary file.

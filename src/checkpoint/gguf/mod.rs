@@ -12,7 +12,7 @@ pub use value::{Metadata, Value};
 pub use writer::{GgufHeader, GgufWriter};
 
 use super::files;
-use super::tensors::Storage;
+use super::stored::Storage;
 use crate::engine::Dtype;
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 use super::value::{ARRAY, Value};
 use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, STORAGES, VERSION, stored_bytes};
 use crate::checkpoint::files;
-use crate::checkpoint::tensors::Storage;
+use crate::checkpoint::stored::Storage;
 use crate::engine::SharedBytes;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! One safetensors file, by memory map.
 
 use crate::checkpoint::files;
-use crate::checkpoint::tensors::{Storage, StoredTensor};
+use crate::checkpoint::stored::{Storage, StoredTensor};
 use crate::engine::{Dtype, SharedBytes};
 use crate::error::{Error, Result};
 use ::safetensors::{SafeTensors, tensor::TensorInfo};

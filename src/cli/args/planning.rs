@@ -3,8 +3,7 @@
 use crate::architecture::Architecture;
 use crate::export::{Choice, Client};
 use crate::importance::Metric;
-use crate::plan::{Compensation, Method, Recipe};
-use crate::pruning::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
+use crate::plan::{Compensation, DEFAULT_REMOVE_HEADS, Method, PlanOptions, Recipe, Uniform};
 use crate::search::Structure;
 use crate::statistics::TokenWeights;
 use clap::Args;

@@ -6,8 +6,7 @@ mod reference;
 mod runs;
 
 use flap_gpu::pass::PassOptions;
-use flap_gpu::plan::Recipe;
-use flap_gpu::pruning::PlanOptions;
+use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::recipe::RecipeOptions;
 
 fn options(recipe: Recipe, ratio: f64) -> RecipeOptions {

@@ -1,0 +1,135 @@
+//! A tensor still in its file, and how its numbers are read: in a checkpoint's number formats or in the forms that GGUF files have.
+
+use super::gguf::q8_0;
+use crate::engine::{Dtype, HostTensor, SharedBytes};
+use crate::error::{Error, Result};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a tensor's numbers are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// One by one.
+    Plain(Dtype),
+    /// In blocks of 32, each an f16 scale and 32 signed bytes.
+    Q8_0,
+    /// In a way that is not computed with, by its name.
+    Other(String),
+}
+
+impl Storage {
+    /// The name as file headers write it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Plain(dtype) => dtype.safetensors_name(),
+            Self::Q8_0 => "Q8_0",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// A tensor still in its file.
+#[derive(Clone)]
+pub struct StoredTensor {
+    /// Its name in a checkpoint.
+    pub name: String,
+    /// How its numbers are stored.
+    pub storage: Storage,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its bytes in the map.
+    pub bytes: SharedBytes,
+    /// Channels of a head, if the rows of each head are stored as pairs of rotary embedding, first and second half in turns, instead of
+    /// one half after the other.
+    pub interleaved: Option<usize>,
+    /// Its file.
+    pub file: Arc<Path>,
+}
+
+impl StoredTensor {
+    /// Numbers it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of a matrix; 1 for a vector.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        if self.shape.len() == 1 { 1 } else { self.shape[0] }
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// An error about this tensor.
+    pub fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::file(&self.file, format!("tensor `{}` {message}", self.name))
+    }
+
+    /// Its numbers in a checkpoint's format and order: the map's own bytes where they are stored so, else a copy.
+    ///
+    /// # Errors
+    /// If its numbers are stored in a way that is not computed with.
+    pub fn read(&self) -> Result<HostTensor> {
+        let stored = self.read_rows(0..self.rows())?;
+        let Some(head_dim) = self.interleaved else { return Ok(stored) };
+        // A bias is a row of heads: its channels are moved as a matrix' rows are.
+        let row_bytes = if self.shape.len() == 1 { stored.dtype.size() } else { stored.row_bytes() };
+        let bytes = deinterleave(stored.bytes.as_ref(), head_dim, row_bytes);
+        Ok(HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns))
+    }
+
+    /// Fails if one of its numbers is NaN or infinite. Of quantised blocks nothing is said.
+    pub fn check_finite(&self) -> Result<()> {
+        if !matches!(self.storage, Storage::Plain(_)) || self.read_rows(0..self.rows())?.is_finite() {
+            return Ok(());
+        }
+        Err(Error::NotFinite(format!(
+            "tensor `{}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged",
+            self.name
+        )))
+    }
+
+    /// Some of its rows, which must not be interleaved.
+    pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
+        let columns = self.columns();
+        match &self.storage {
+            Storage::Plain(dtype) => {
+                let row_bytes = columns * dtype.size();
+                Ok(HostTensor::new(self.bytes.slice(rows.start * row_bytes..rows.end * row_bytes), *dtype, rows.len(), columns))
+            }
+            Storage::Q8_0 => {
+                let row_bytes = q8_0::bytes(columns);
+                let mut values = vec![0.0f32; rows.len() * columns];
+                q8_0::decode(&self.bytes.as_ref()[rows.start * row_bytes..rows.end * row_bytes], &mut values);
+                Ok(HostTensor::from_f32(&values, columns))
+            }
+            Storage::Other(name) => {
+                Err(self.error(format_args!("is {name}; supported are F32, F16 and BF16 (other quantised models cannot be pruned)")))
+            }
+        }
+    }
+}
+
+/// Rows `2i` and `2i + 1` of each head back to rows `i` and `head_dim / 2 + i`.
+fn deinterleave(stored: &[u8], head_dim: usize, row_bytes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(stored.len());
+    for head in stored.chunks_exact(head_dim * row_bytes) {
+        for half in 0..2 {
+            head.chunks_exact(row_bytes).skip(half).step_by(2).for_each(|row| bytes.extend_from_slice(row));
+        }
+    }
+    bytes
+}
