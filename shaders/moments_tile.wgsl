@@ -31,24 +31,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let pivot = x[start];
     var mean = 0.0;
     var m2 = 0.0;
-    var values: array<f32, ROWS>;
     for (var row = 0u; row < tokens; row += ROWS) {
-        let rows = min(ROWS, tokens - row);
-        var total = 0.0;
-        for (var i = 0u; i < rows; i++) {
-            values[i] = x[start + (row + i) * params.channels] - pivot;
-            total += values[i];
-        }
-        let rows_mean = total / f32(rows);
-        var rows_m2 = 0.0;
-        for (var i = 0u; i < rows; i++) {
-            let deviation = values[i] - rows_mean;
-            rows_m2 += deviation * deviation;
-        }
+        // Vectors and not an array: what a loop indexes would live in memory. Rows beyond the last one count nothing.
+        let first = row + vec4(0u, 1u, 2u, 3u);
+        let second = first + 4u;
+        let is_first = vec4<f32>(first < vec4(tokens));
+        let is_second = vec4<f32>(second < vec4(tokens));
+        let first_values = four_rows(start, min(first, vec4(tokens - 1u))) - pivot;
+        let second_values = four_rows(start, min(second, vec4(tokens - 1u))) - pivot;
+        let rows = f32(min(ROWS, tokens - row));
+        let rows_mean = (dot(first_values, is_first) + dot(second_values, is_second)) / rows;
+        let first_deviations = (first_values - rows_mean) * is_first;
+        let second_deviations = (second_values - rows_mean) * is_second;
+        let rows_m2 = dot(first_deviations, first_deviations) + dot(second_deviations, second_deviations);
         let delta = rows_mean - mean;
-        let share = f32(rows) / f32(row + rows);
+        let share = rows / (f32(row) + rows);
         mean += delta * share;
         m2 += rows_m2 + delta * delta * f32(row) * share;
     }
     tile_moments[tile * params.channels + channel] = vec2<f32>(pivot + mean, m2);
+}
+
+fn four_rows(start: u32, rows: vec4<u32>) -> vec4<f32> {
+    let at = start + rows * params.channels;
+    return vec4(x[at.x], x[at.y], x[at.z], x[at.w]);
 }

@@ -4,6 +4,8 @@
 use flap_gpu::engine::gpu::Kernel;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use std::ffi::OsStr;
+use std::process::Command;
 
 /// Workgroup memory that Metal and DX12 give every kernel.
 const WORKGROUP_BYTES: u32 = 32 << 10;
@@ -65,13 +67,33 @@ fn kernels_can_be_written_for_every_backend() {
                 continue;
             }
             let mut text = String::new();
-            let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
+            // As the engine has them written: without run-time checks.
+            let options = hlsl::Options {
+                shader_model: hlsl::ShaderModel::V6_2,
+                restrict_indexing: false,
+                force_loop_bounding: false,
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            };
             hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
                 .write(module, info, None)
                 .unwrap_or_else(|e| panic!("{name}, HLSL: {e}"));
             assert!(text.contains("numthreads"), "{name}: HLSL without a compute entry");
+            if let Some(compiler) = std::env::var_os("FLAP_GPU_DXC") {
+                compile_hlsl(&compiler, name, &text);
+            }
         }
     }
+}
+
+/// Compiles a kernel as DX12 does, by the program that the environment variable names.
+fn compile_hlsl(compiler: &OsStr, name: &str, text: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(format!("{name}.hlsl"));
+    std::fs::write(&file, text).unwrap();
+    let arguments = ["-T", "cs_6_2", "-E", "main", "-HV", "2018", "-enable-16bit-types"];
+    let output = Command::new(compiler).args(arguments).arg(&file).output().expect("the program that FLAP_GPU_DXC names starts");
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn check_limits(name: &str, module: &naga::Module) {
