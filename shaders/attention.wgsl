@@ -42,43 +42,22 @@ var<workgroup> staged: array<vec4<f32>, 512>;
 // Largest scores, then probabilities, then their sums: [keys or columns of threads, quads of queries].
 var<workgroup> scores: array<vec4<f32>, 512>;
 
-// One channel of four consecutive tokens' queries or keys; what does not exist is zero. `start` is where token 0 begins.
-fn channel_quad(of_keys: bool, start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
-    return vec4<f32>(
-        channel_of(of_keys, start, stride, token, channel),
-        channel_of(of_keys, start, stride, token + 1u, channel),
-        channel_of(of_keys, start, stride, token + 2u, channel),
-        channel_of(of_keys, start, stride, token + 3u, channel),
-    );
-}
-
-fn channel_of(of_keys: bool, start: u32, stride: u32, token: u32, channel: u32) -> f32 {
-    if (channel >= HEAD_DIM || token >= params.window_tokens) {
-        return 0.0;
-    }
-    let index = start + token * stride + channel;
-    if (of_keys) {
-        return k[index];
-    }
-    return q[index];
+// Where one channel of four consecutive tokens lies. Beyond the edges it is that of the last token, or the last channel: what is read in a
+// branch is waited for where the branch ends. Its scores are masked or not written.
+fn channel_places(start: u32, stride: u32, token: u32, channel: u32) -> vec4<u32> {
+    let tokens = min(token + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.window_tokens - 1u));
+    return start + tokens * stride + min(channel, HEAD_DIM - 1u);
 }
 
 // Four consecutive channels of a token's values.
 fn value_quad(start: u32, stride: u32, token: u32, channel: u32) -> vec4<f32> {
-    let first = start + token * stride;
-    return vec4<f32>(
-        value_of(first, token, channel),
-        value_of(first, token, channel + 1u),
-        value_of(first, token, channel + 2u),
-        value_of(first, token, channel + 3u),
-    );
-}
-
-fn value_of(first: u32, token: u32, channel: u32) -> f32 {
-    if (channel >= HEAD_DIM || token >= params.window_tokens) {
-        return 0.0;
+    let first = start + min(token, params.window_tokens - 1u) * stride;
+    if (HEAD_DIM % 4u == 0u) {
+        let at = first + min(channel, HEAD_DIM - 4u);
+        return vec4<f32>(v[at], v[at + 1u], v[at + 2u], v[at + 3u]);
     }
-    return v[first + channel];
+    let at = first + min(channel + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
+    return vec4<f32>(v[at.x], v[at.y], v[at.z], v[at.w]);
 }
 
 // Scales the sums of 4 queries by 4 channels, of the 64 from `first_channel` on, and adds the values of 32 keys as the probabilities
@@ -94,8 +73,10 @@ fn weigh(
     column: u32,
 ) {
     let channel = first_channel + column * 4u;
-    staged[line * 16u + column] = value_quad(start, stride, first_key + line, channel);
-    staged[(line + 16u) * 16u + column] = value_quad(start, stride, first_key + line + 16u, channel);
+    let near = value_quad(start, stride, first_key + line, channel);
+    let far = value_quad(start, stride, first_key + line + 16u, channel);
+    staged[line * 16u + column] = near;
+    staged[(line + 16u) * 16u + column] = far;
     workgroupBarrier();
     if (channel < HEAD_DIM) {
         let before = *sums;
@@ -167,9 +148,13 @@ fn main(
         for (var depth = 0u; depth < HEAD_DIM; depth += DEPTH) {
             let channel = depth + thread % DEPTH;
             let quad = thread / DEPTH;
-            staged[thread % DEPTH * QUERY_LINE + quad] = channel_quad(false, q_start, q_stride, first_query + quad * 4u, channel);
+            let q_at = channel_places(q_start, q_stride, first_query + quad * 4u, channel);
+            let k_at = channel_places(kv_start, kv_stride, first_key + quad % (KEYS / 4u) * 4u, channel);
+            let queries = vec4<f32>(q[q_at.x], q[q_at.y], q[q_at.z], q[q_at.w]);
+            let keys = vec4<f32>(k[k_at.x], k[k_at.y], k[k_at.z], k[k_at.w]);
+            staged[thread % DEPTH * QUERY_LINE + quad] = queries;
             if (quad * 4u < KEYS) {
-                staged[KEY_TILE + thread % DEPTH * KEY_LINE + quad] = channel_quad(true, kv_start, kv_stride, first_key + quad * 4u, channel);
+                staged[KEY_TILE + thread % DEPTH * KEY_LINE + quad] = keys;
             }
             workgroupBarrier();
             let deep = min(DEPTH, HEAD_DIM - depth);

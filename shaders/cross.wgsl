@@ -29,27 +29,58 @@ const LINE = 32u;
 var<workgroup> a_tile: array<vec4<f32>, 512>; // DEPTH * LINE
 var<workgroup> b_tile: array<vec4<f32>, 512>;
 
-// Four consecutive columns of a token; what does not exist is zero.
-fn a_quad(token: u32, column: u32) -> vec4<f32> {
-    return vec4<f32>(a_at(token, column), a_at(token, column + 1u), a_at(token, column + 2u), a_at(token, column + 3u));
+// Four columns of two tokens from each side.
+struct Ahead {
+    a: vec4<f32>,
+    later_a: vec4<f32>,
+    b: vec4<f32>,
+    later_b: vec4<f32>,
 }
 
-fn a_at(token: u32, column: u32) -> f32 {
-    if (token >= params.tokens || column >= params.columns) {
-        return 0.0;
-    }
-    return a[token * params.a_columns + params.first_column + column];
+// Beyond the edges it is the last column or token again: what is read in a branch is waited for where the branch ends, and would not be
+// read ahead. Sums of such columns are not written, and tokens that do not exist are zeroed when they are staged.
+fn read_ahead(a_columns: vec4<u32>, b_columns: vec4<u32>, token: u32) -> Ahead {
+    let first = min(token, params.tokens - 1u);
+    let second = min(token + 8u, params.tokens - 1u);
+    return Ahead(
+        a_quad(first * params.a_columns + a_columns),
+        a_quad(second * params.a_columns + a_columns),
+        b_quad(first * params.b_columns + b_columns),
+        b_quad(second * params.b_columns + b_columns),
+    );
 }
 
-fn b_quad(token: u32, column: u32) -> vec4<f32> {
-    return vec4<f32>(b_at(token, column), b_at(token, column + 1u), b_at(token, column + 2u), b_at(token, column + 3u));
+fn a_quad(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
 }
 
-fn b_at(token: u32, column: u32) -> f32 {
-    if (token >= params.tokens || column >= params.width) {
-        return 0.0;
-    }
-    return b[token * params.b_columns + column];
+fn b_quad(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+}
+
+// Four consecutive columns of those that there are.
+fn columns_from(first: u32, columns: u32) -> vec4<u32> {
+    return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(columns - 1u));
+}
+
+// Sums of the low and high four columns of a by the low and high four of b.
+struct Sums {
+    low_low: mat4x4<f32>,
+    low_high: mat4x4<f32>,
+    high_low: mat4x4<f32>,
+    high_high: mat4x4<f32>,
+}
+
+// Adds the products of one token.
+fn add_products(sums: ptr<function, Sums>, k: u32, line: u32, column: u32) {
+    let a_low = a_tile[k * LINE + line];
+    let a_high = a_tile[k * LINE + 16u + line];
+    let b_low = b_tile[k * LINE + column];
+    let b_high = b_tile[k * LINE + 16u + column];
+    (*sums).low_low += outer(a_low, b_low);
+    (*sums).low_high += outer(a_low, b_high);
+    (*sums).high_low += outer(a_high, b_low);
+    (*sums).high_high += outer(a_high, b_high);
 }
 
 @compute @workgroup_size(16, 16)
@@ -65,46 +96,43 @@ fn main(
     }
     // Each thread stages four neighbouring columns of two tokens from each side.
     let staged_token = thread / LINE;
-    let staged_a = first_a + thread % LINE * 4u;
-    let staged_b = first_b + thread % LINE * 4u;
-    var next_a = a_quad(staged_token, staged_a);
-    var later_a = a_quad(staged_token + 8u, staged_a);
-    var next_b = b_quad(staged_token, staged_b);
-    var later_b = b_quad(staged_token + 8u, staged_b);
-    // Of the low and high four columns of a by the low and high four of b.
-    var low_low: mat4x4<f32>;
-    var low_high: mat4x4<f32>;
-    var high_low: mat4x4<f32>;
-    var high_high: mat4x4<f32>;
+    let a_columns = params.first_column + columns_from(first_a + thread % LINE * 4u, params.columns);
+    let b_columns = columns_from(first_b + thread % LINE * 4u, params.width);
+    var next = read_ahead(a_columns, b_columns, staged_token);
+    var sums: Sums;
     for (var token = 0u; token < params.tokens; token += DEPTH) {
-        a_tile[thread] = next_a;
-        a_tile[thread + 256u] = later_a;
-        b_tile[thread] = next_b;
-        b_tile[thread + 256u] = later_b;
+        // Zero in one of the operands is enough.
+        a_tile[thread] = select(vec4<f32>(), next.a, token + staged_token < params.tokens);
+        a_tile[thread + 256u] = select(vec4<f32>(), next.later_a, token + staged_token + 8u < params.tokens);
+        b_tile[thread] = next.b;
+        b_tile[thread + 256u] = next.later_b;
         workgroupBarrier();
-        let ahead = token + DEPTH + staged_token;
-        next_a = a_quad(ahead, staged_a);
-        later_a = a_quad(ahead + 8u, staged_a);
-        next_b = b_quad(ahead, staged_b);
-        later_b = b_quad(ahead + 8u, staged_b);
-        for (var k = 0u; k < DEPTH; k++) {
-            let a_low = a_tile[k * LINE + local.y];
-            let a_high = a_tile[k * LINE + 16u + local.y];
-            let b_low = b_tile[k * LINE + local.x];
-            let b_high = b_tile[k * LINE + 16u + local.x];
-            low_low += outer(a_low, b_low);
-            low_high += outer(a_low, b_high);
-            high_low += outer(a_high, b_low);
-            high_high += outer(a_high, b_high);
-        }
+        next = read_ahead(a_columns, b_columns, token + DEPTH + staged_token);
+        // Step by step and not in a loop: compilers move what is read ahead behind a loop, where it is waited for at once.
+        add_products(&sums, 0u, local.y, local.x);
+        add_products(&sums, 1u, local.y, local.x);
+        add_products(&sums, 2u, local.y, local.x);
+        add_products(&sums, 3u, local.y, local.x);
+        add_products(&sums, 4u, local.y, local.x);
+        add_products(&sums, 5u, local.y, local.x);
+        add_products(&sums, 6u, local.y, local.x);
+        add_products(&sums, 7u, local.y, local.x);
+        add_products(&sums, 8u, local.y, local.x);
+        add_products(&sums, 9u, local.y, local.x);
+        add_products(&sums, 10u, local.y, local.x);
+        add_products(&sums, 11u, local.y, local.x);
+        add_products(&sums, 12u, local.y, local.x);
+        add_products(&sums, 13u, local.y, local.x);
+        add_products(&sums, 14u, local.y, local.x);
+        add_products(&sums, 15u, local.y, local.x);
         workgroupBarrier();
     }
     let row = first_a + local.y * 4u;
     let column = first_b + local.x * 4u;
-    add_square(row, column, low_low);
-    add_square(row, column + 64u, low_high);
-    add_square(row + 64u, column, high_low);
-    add_square(row + 64u, column + 64u, high_high);
+    add_square(row, column, sums.low_low);
+    add_square(row, column + 64u, sums.low_high);
+    add_square(row + 64u, column, sums.high_low);
+    add_square(row + 64u, column + 64u, sums.high_high);
 }
 
 fn add_square(row: u32, column: u32, sums: mat4x4<f32>) {
@@ -116,15 +144,17 @@ fn add_square(row: u32, column: u32, sums: mat4x4<f32>) {
 
 fn add_quad(row: u32, column: u32, sums: vec4<f32>) {
     if (row < params.columns) {
-        add(row, column, sums.x);
-        add(row, column + 1u, sums.y);
-        add(row, column + 2u, sums.z);
-        add(row, column + 3u, sums.w);
+        let at = row * params.width + columns_from(column, params.width);
+        let values = sums + vec4<f32>(sum[at.x], sum[at.y], sum[at.z], sum[at.w]);
+        store(at.x, column, values.x);
+        store(at.y, column + 1u, values.y);
+        store(at.z, column + 2u, values.z);
+        store(at.w, column + 3u, values.w);
     }
 }
 
-fn add(row: u32, column: u32, value: f32) {
+fn store(at: u32, column: u32, value: f32) {
     if (column < params.width) {
-        sum[row * params.width + column] += value;
+        sum[at] = value;
     }
 }

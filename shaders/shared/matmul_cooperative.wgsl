@@ -6,7 +6,7 @@
 // tries the sizes that an adapter may have, and sees by a first product which is right.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
-override STEPS: u32 = 4u; // TILE * 4 / THREADS, at least 1
+override STEPS: u32 = 4u; // TILE * 4 / THREADS
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weight: array<Eight>;
@@ -24,6 +24,9 @@ var<workgroup> x_tile: array<Staged, STAGED>;
 var<workgroup> weight_tile: array<Staged, STAGED>;
 // One matrix of sums of each subgroup, on its way out.
 var<workgroup> patches: array<f32, PATCHES>;
+// Of the tile's tokens, and of its outputs.
+var<workgroup> tile_scales: array<f32, TILE>;
+var<workgroup> tile_biases: array<f32, TILE>;
 
 // Eight consecutive inputs of a token or of an output.
 struct Eight {
@@ -31,25 +34,15 @@ struct Eight {
     high: vec4<f16>,
 }
 
-struct Ahead {
-    x: Eight,
-    weight: Eight,
+// The eight that a thread reads of a line. Beyond the edges it is one that exists: what is read in a branch is waited for where the branch
+// ends, and would not be read ahead.
+fn eight_at(depth: u32, thread: u32) -> u32 {
+    return min(depth / 8u + thread % 4u, params.inputs / 8u - 1u);
 }
 
-// Reads eights number `eighth` of the tiles that begin at `depth`; what does not exist is zero.
-fn read_ahead(first_token: u32, first_row: u32, depth: u32, eighth: u32) -> Ahead {
-    var ahead: Ahead;
-    let line = eighth / 4u;
-    let input = depth + eighth % 4u * 8u;
-    if (eighth < TILE * 4u && input < params.inputs) {
-        if (first_token + line < params.tokens) {
-            ahead.x = x[((first_token + line) * params.inputs + input) / 8u];
-        }
-        if (first_row + line < params.panel_rows) {
-            ahead.weight = weight[((first_row + line) * params.inputs + input) / 8u];
-        }
-    }
-    return ahead;
+// Where a line begins. Beyond the last one it is the last, whose products nobody writes.
+fn line_at(line: u32, lines: u32) -> u32 {
+    return min(line, lines - 1u) * (params.inputs / 8u);
 }
 
 @compute @workgroup_size(THREADS)
@@ -68,23 +61,33 @@ fn main(
     let subgroup_row = subgroup % 2u * 4u * SIDE;
     // Indexed by constants only, so that every driver keeps them in registers.
     var sums: array<Sum, 16>;
-    // TILE * 4 eights of each operand, spread over the threads.
-    var ahead: array<Ahead, EIGHTHS>;
+    // TILE * 4 eights of each operand, spread over the threads: where their lines begin, and those that were read ahead.
+    var x_lines: array<u32, EIGHTHS>;
+    var weight_lines: array<u32, EIGHTHS>;
+    var x_ahead: array<Eight, EIGHTHS>;
+    var weight_ahead: array<Eight, EIGHTHS>;
     for (var i = 0u; i < STEPS; i++) {
-        ahead[i] = read_ahead(first_token, first_row, 0u, thread + i * THREADS);
+        let line = (thread + i * THREADS) / 4u;
+        x_lines[i] = line_at(first_token + line, params.tokens);
+        weight_lines[i] = line_at(first_row + line, params.panel_rows);
+        x_ahead[i] = x[x_lines[i] + eight_at(0u, thread)];
+        weight_ahead[i] = weight[weight_lines[i] + eight_at(0u, thread)];
     }
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
+        // Zero in one of the operands is enough where inputs end.
+        let exists = depth + thread % 4u * 8u < params.inputs;
         for (var i = 0u; i < STEPS; i++) {
-            let eighth = thread + i * THREADS;
-            if (eighth < TILE * 4u) {
-                let place = eighth / 4u * LINE + eighth % 4u * 8u;
-                stage_x(place, ahead[i].x);
-                stage_weight(place, ahead[i].weight);
-            }
+            let place = (thread + i * THREADS) / 4u * LINE + thread % 4u * 8u;
+            let low = select(vec4<f16>(), x_ahead[i].low, exists);
+            let high = select(vec4<f16>(), x_ahead[i].high, exists);
+            stage_x(place, Eight(low, high));
+            stage_weight(place, weight_ahead[i]);
         }
         workgroupBarrier();
+        let eight = eight_at(depth + DEPTH, thread);
         for (var i = 0u; i < STEPS; i++) {
-            ahead[i] = read_ahead(first_token, first_row, depth + DEPTH, thread + i * THREADS);
+            x_ahead[i] = x[x_lines[i] + eight];
+            weight_ahead[i] = weight[weight_lines[i] + eight];
         }
         for (var k = 0u; k < DEPTH; k += SIDE) {
             let right_0 = coopLoad<Right>(&weight_tile[(subgroup_row * LINE + k) / UNIT], LINE / UNIT);
@@ -114,57 +117,67 @@ fn main(
         }
         workgroupBarrier();
     }
+    // What does not exist is some other number, of sums that are not written. Without a bias its buffer holds one number for all.
+    let has_bias = params.has_bias != 0u;
+    for (var i = thread; i < TILE; i += THREADS) {
+        tile_scales[i] = scales[min(first_token + i, params.tokens - 1u)];
+        let output = params.first_output + min(first_row + i, params.panel_rows - 1u);
+        tile_biases[i] = select(0.0, bias[select(0u, output, has_bias)], has_bias);
+    }
     let corner = subgroup * SIDE * SIDE;
-    let token = first_token + subgroup_token;
-    let row = first_row + subgroup_row;
+    let tile = Tile(first_token, first_row);
+    let token = subgroup_token;
+    let row = subgroup_row;
     let writes = subgroups == 4u;
     coopStoreT(sums[0], &patches[corner], SIDE);
-    store(writes, token, row, corner, lane);
+    store(tile, writes, token, row, corner, lane);
     coopStoreT(sums[1], &patches[corner], SIDE);
-    store(writes, token, row + SIDE, corner, lane);
+    store(tile, writes, token, row + SIDE, corner, lane);
     coopStoreT(sums[2], &patches[corner], SIDE);
-    store(writes, token, row + 2u * SIDE, corner, lane);
+    store(tile, writes, token, row + 2u * SIDE, corner, lane);
     coopStoreT(sums[3], &patches[corner], SIDE);
-    store(writes, token, row + 3u * SIDE, corner, lane);
+    store(tile, writes, token, row + 3u * SIDE, corner, lane);
     coopStoreT(sums[4], &patches[corner], SIDE);
-    store(writes, token + SIDE, row, corner, lane);
+    store(tile, writes, token + SIDE, row, corner, lane);
     coopStoreT(sums[5], &patches[corner], SIDE);
-    store(writes, token + SIDE, row + SIDE, corner, lane);
+    store(tile, writes, token + SIDE, row + SIDE, corner, lane);
     coopStoreT(sums[6], &patches[corner], SIDE);
-    store(writes, token + SIDE, row + 2u * SIDE, corner, lane);
+    store(tile, writes, token + SIDE, row + 2u * SIDE, corner, lane);
     coopStoreT(sums[7], &patches[corner], SIDE);
-    store(writes, token + SIDE, row + 3u * SIDE, corner, lane);
+    store(tile, writes, token + SIDE, row + 3u * SIDE, corner, lane);
     coopStoreT(sums[8], &patches[corner], SIDE);
-    store(writes, token + 2u * SIDE, row, corner, lane);
+    store(tile, writes, token + 2u * SIDE, row, corner, lane);
     coopStoreT(sums[9], &patches[corner], SIDE);
-    store(writes, token + 2u * SIDE, row + SIDE, corner, lane);
+    store(tile, writes, token + 2u * SIDE, row + SIDE, corner, lane);
     coopStoreT(sums[10], &patches[corner], SIDE);
-    store(writes, token + 2u * SIDE, row + 2u * SIDE, corner, lane);
+    store(tile, writes, token + 2u * SIDE, row + 2u * SIDE, corner, lane);
     coopStoreT(sums[11], &patches[corner], SIDE);
-    store(writes, token + 2u * SIDE, row + 3u * SIDE, corner, lane);
+    store(tile, writes, token + 2u * SIDE, row + 3u * SIDE, corner, lane);
     coopStoreT(sums[12], &patches[corner], SIDE);
-    store(writes, token + 3u * SIDE, row, corner, lane);
+    store(tile, writes, token + 3u * SIDE, row, corner, lane);
     coopStoreT(sums[13], &patches[corner], SIDE);
-    store(writes, token + 3u * SIDE, row + SIDE, corner, lane);
+    store(tile, writes, token + 3u * SIDE, row + SIDE, corner, lane);
     coopStoreT(sums[14], &patches[corner], SIDE);
-    store(writes, token + 3u * SIDE, row + 2u * SIDE, corner, lane);
+    store(tile, writes, token + 3u * SIDE, row + 2u * SIDE, corner, lane);
     coopStoreT(sums[15], &patches[corner], SIDE);
-    store(writes, token + 3u * SIDE, row + 3u * SIDE, corner, lane);
+    store(tile, writes, token + 3u * SIDE, row + 3u * SIDE, corner, lane);
 }
 
-// Writes one matrix of sums.
-fn store(writes: bool, first_token: u32, first_row: u32, corner: u32, lane: u32) {
+struct Tile {
+    first_token: u32,
+    first_row: u32,
+}
+
+// Writes one matrix of sums, which begins at a token and a row of the tile.
+fn store(tile: Tile, writes: bool, first_token: u32, first_row: u32, corner: u32, lane: u32) {
     workgroupBarrier();
-    for (var n = lane; n < SIDE * SIDE; n += SUBGROUP_SIZE) {
+    for (var step = 0u; step < SIDE * SIDE / SUBGROUP_SIZE; step++) {
+        let n = (step * SUBGROUP_SIZE + lane) % (SIDE * SIDE);
         let token = first_token + n / SIDE;
         let row = first_row + n % SIDE;
-        if (writes && token < params.tokens && row < params.panel_rows) {
-            let output = params.first_output + row;
-            var value = patches[corner + n] * scales[token];
-            if (params.has_bias != 0u) {
-                value += bias[output];
-            }
-            y[token * params.outputs + output] = value;
+        let value = patches[corner + n] * tile_scales[token] + tile_biases[row];
+        if (writes && tile.first_token + token < params.tokens && tile.first_row + row < params.panel_rows) {
+            y[(tile.first_token + token) * params.outputs + params.first_output + tile.first_row + row] = value;
         }
     }
     workgroupBarrier();

@@ -1,28 +1,31 @@
 // Writes four tokens by four outputs of a product; what does not exist is left out.
 fn store_square(token: u32, row: u32, sums: mat4x4<f32>) {
-    store_quad(token, row, sums[0]);
-    store_quad(token + 1u, row, sums[1]);
-    store_quad(token + 2u, row, sums[2]);
-    store_quad(token + 3u, row, sums[3]);
+    let tokens = min(token + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.tokens - 1u));
+    let rows = min(row + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.panel_rows - 1u));
+    let biases = vec4<f32>(bias_of(rows.x), bias_of(rows.y), bias_of(rows.z), bias_of(rows.w));
+    store_quad(token, row, sums[0] * scale_of(tokens.x) + biases);
+    store_quad(token + 1u, row, sums[1] * scale_of(tokens.y) + biases);
+    store_quad(token + 2u, row, sums[2] * scale_of(tokens.z) + biases);
+    store_quad(token + 3u, row, sums[3] * scale_of(tokens.w) + biases);
 }
 
-fn store_quad(token: u32, row: u32, sums: vec4<f32>) {
+// Without a bias its buffer holds some number, which does not count.
+fn bias_of(row: u32) -> f32 {
+    let has_bias = params.has_bias != 0u;
+    return select(0.0, bias[select(0u, params.first_output + row, has_bias)], has_bias);
+}
+
+fn store_quad(token: u32, row: u32, values: vec4<f32>) {
     if (token < params.tokens) {
-        let scaled = sums * scale_of(token);
-        store(token, row, scaled.x);
-        store(token, row + 1u, scaled.y);
-        store(token, row + 2u, scaled.z);
-        store(token, row + 3u, scaled.w);
+        store(token, row, values.x);
+        store(token, row + 1u, values.y);
+        store(token, row + 2u, values.z);
+        store(token, row + 3u, values.w);
     }
 }
 
-fn store(token: u32, row: u32, sum: f32) {
+fn store(token: u32, row: u32, value: f32) {
     if (row < params.panel_rows) {
-        let output = params.first_output + row;
-        var value = sum;
-        if (params.has_bias != 0u) {
-            value += bias[output];
-        }
-        y[token * params.outputs + output] = value;
+        y[token * params.outputs + params.first_output + row] = value;
     }
 }

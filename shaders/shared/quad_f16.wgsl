@@ -1,7 +1,7 @@
-// Four operands of a product, as f16: half the traffic of memory.
+// Operands of a product, two and four of them, as f16: half the traffic of memory.
 enable f16;
+alias Pair = vec2<f16>;
 alias Quad = vec4<f16>;
-alias Square = mat4x4<f16>;
 
 // The f16 form of the activations times these is what they were.
 @group(0) @binding(5) var<storage, read> scales: array<f32>;

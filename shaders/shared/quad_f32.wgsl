@@ -1,3 +1,3 @@
-// Four operands of a product, as f32.
+// Operands of a product, two and four of them, as f32.
+alias Pair = vec2<f32>;
 alias Quad = vec4<f32>;
-alias Square = mat4x4<f32>;

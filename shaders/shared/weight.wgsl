@@ -18,11 +18,25 @@ fn weight_at(index: u32) -> f32 {
     return select(pair.x, pair.y, (index & 1u) == 1u);
 }
 
+// Two consecutive weights from an even index, as they are stored: in one word or in two.
+fn weight_words(index: u32) -> vec2<u32> {
+    if (WEIGHT_FORMAT == 0u) {
+        return vec2<u32>(weight[index], weight[index + 1u]);
+    }
+    return vec2<u32>(weight[index >> 1u], 0u);
+}
+
+fn widen_words(words: vec2<u32>) -> vec2<f32> {
+    if (WEIGHT_FORMAT == 0u) {
+        return bitcast<vec2<f32>>(words);
+    }
+    return widen_pair(words.x);
+}
+
 // Four consecutive weights from an index at which all four exist.
 fn weight_quad(index: u32) -> vec4<f32> {
-    if (WEIGHT_FORMAT != 0u && (index & 1u) == 0u) {
-        let word = index >> 1u;
-        return vec4<f32>(widen_pair(weight[word]), widen_pair(weight[word + 1u]));
+    if ((index & 1u) == 0u) {
+        return vec4<f32>(widen_words(weight_words(index)), widen_words(weight_words(index + 2u)));
     }
     return vec4<f32>(weight_at(index), weight_at(index + 1u), weight_at(index + 2u), weight_at(index + 3u));
 }

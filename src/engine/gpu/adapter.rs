@@ -104,7 +104,7 @@ pub(super) struct Opened {
 }
 
 /// The products on matrix units: their side, bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
-const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_264, 8), (16, 24_576, 32)];
+const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_776, 8), (16, 25_600, 32)];
 
 /// Sides of the matrix units that multiply f16 by f16 to f32, each with the sizes of the subgroups that may share one: a driver may
 /// choose among several.
