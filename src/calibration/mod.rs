@@ -63,8 +63,12 @@ impl CalibrationSet {
     /// What the statistics say of themselves once they are measured on this engine.
     pub fn measured_on<E: Engine>(&self, engine: &E) -> Header {
         let info = engine.info();
-        let device = format!("{}, {} products", info.label(), info.operands.safetensors_name().to_lowercase());
-        Header { devices: vec![device], ..self.header.clone() }
+        let operands = info.operands.safetensors_name().to_lowercase();
+        let device = format!("{}, {operands} products", info.label());
+        // Which GPU it was is not for the next machine.
+        let device_option = (info.kind == "cpu").then_some(["--device", "cpu"]).into_iter().flatten().map(String::from);
+        let options = device_option.chain(["--precision".into(), operands]).chain(self.header.options.iter().cloned()).collect();
+        Header { devices: vec![device], options, ..self.header.clone() }
     }
 
     /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
@@ -122,6 +126,7 @@ impl CalibrationOptions {
             covariances: None,
             text_file: None,
             devices: Vec::new(),
+            options: Vec::new(),
         };
         Ok(CalibrationSet { header, ids, windows_per_slot })
     }

@@ -57,7 +57,8 @@ impl OutputFolder {
         let parent = check(output, &[source], force)?;
         if output.symlink_metadata().is_ok() {
             let replaceable = output.is_dir()
-                && (output.join("config.json").is_file() || fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()));
+                && (["config.json", "plan.json"].iter().any(|name| output.join(name).is_file())
+                    || fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()));
             if !replaceable {
                 return Err(Error::file(output, "exists and is not a model folder, so --force does not replace it; remove it yourself"));
             }
@@ -140,8 +141,11 @@ impl OutputFile {
     /// Starts an output file; the inputs, files and folders, are never written to.
     pub fn create(output: &Path, inputs: &[&Path], force: bool) -> Result<Self> {
         let parent = check(output, inputs, force)?;
-        if output.is_dir() {
-            return Err(Error::file(output, "is a folder; the output is a file"));
+        match output.metadata() {
+            Ok(found) if found.is_dir() => return Err(Error::file(output, "is a folder; the output is a file")),
+            // A device or a pipe would be replaced, not written to.
+            Ok(found) if !found.is_file() => return Err(Error::file(output, "is no ordinary file; choose another --output")),
+            _ => {}
         }
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
         Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })

@@ -97,7 +97,8 @@ impl Tensors {
             _ => false,
         };
         if !fits {
-            return Err(entry.error(format_args!("has shape {:?}; config.json asks for [{rows}, {columns}]", entry.shape)));
+            let wanted = if rows == 1 { format!("[{columns}]") } else { format!("[{rows}, {columns}]") };
+            return Err(entry.error(format_args!("has shape {:?}; config.json asks for {wanted}", entry.shape)));
         }
         entry.read_rows(0..0)?;
         Ok(entry)

@@ -2,12 +2,19 @@
 
 use super::files;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often an interrupt is looked for while a text is tokenised.
+const INTERRUPT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A tokenizer with the path it came from.
 pub struct Tokenizer {
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -23,12 +30,23 @@ impl Tokenizer {
     /// Reads the content of a `tokenizer.json` that lies in the file `path`.
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
         let inner = json.parse().map_err(|e| Error::file(path, format!("cannot be read as a tokenizer: {e}")))?;
-        Ok(Self { path: path.to_owned(), inner })
+        Ok(Self { path: path.to_owned(), inner: Arc::new(inner) })
     }
 
     /// Token ids of the whole text as one string, with the tokenizer's own special tokens.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| Error::file(&self.path, format!("cannot tokenise the text: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+    pub fn encode(&self, text: impl Into<String>) -> Result<Vec<u32>> {
+        // A long text takes the library minutes, in which it cannot be told to stop: it works apart, and is left to itself then.
+        let (sender, receiver) = mpsc::channel();
+        let (inner, text) = (self.inner.clone(), text.into());
+        std::thread::spawn(move || sender.send(inner.encode_fast(text, true).map(|encoding| encoding.get_ids().to_vec())));
+        loop {
+            interrupt::check()?;
+            let failed = |reason: &dyn std::fmt::Display| Error::file(&self.path, format!("cannot tokenise the text: {reason}"));
+            match receiver.recv_timeout(INTERRUPT_INTERVAL) {
+                Ok(encoded) => return encoded.map_err(|e| failed(&e)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(failed(&"the tokenizer gave up")),
+            }
+        }
     }
 }

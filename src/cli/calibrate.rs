@@ -33,7 +33,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     let model = Model::open_folder(&args.model)?;
     let inputs: Vec<&Path> = std::iter::once(&args.model).chain(&args.calibration.calibration).map(PathBuf::as_path).collect();
     let output = OutputFile::create(&args.output, &inputs, common.force)?;
-    let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, terminal)?;
+    let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let options = common.pass_options(args.calibration.batch_tokens);
@@ -81,6 +81,7 @@ pub fn draw(
     args: &CalibrationArguments,
     samples: usize,
     shard: Option<Shard>,
+    common: &Common,
     terminal: &Terminal,
 ) -> Result<CalibrationSet> {
     let source = args.source()?;
@@ -93,8 +94,17 @@ pub fn draw(
         ));
     }
     tracing::info!("tokenising {}", source.path.display());
-    let tokens = Tokenizer::open(&model.path)?.encode(&text)?;
+    let tokens = Tokenizer::open(&model.path)?.encode(text)?;
     let mut set = args.options(samples, shard).draw(model, &tokens)?;
+    let drawn = set.header.samples * set.header.sequence_length;
+    if tokens.len() < drawn {
+        terminal.note(&format!(
+            "the text has {} tokens, and {} are drawn from it: windows overlap; a longer text says more about the model",
+            grouped(tokens.len() as u64),
+            grouped(drawn as u64)
+        ));
+    }
+    set.header.options = common.options(args.batch_tokens);
     set.header.text_file = source.path.file_name().map(|name| name.to_string_lossy().into_owned());
     note_long(model, set.header.sequence_length, terminal)?;
     Ok(set)

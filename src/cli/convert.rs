@@ -7,6 +7,7 @@ use crate::compaction::CompactModel;
 use crate::error::Error;
 use crate::export::{self, gguf};
 use crate::model::Model;
+use crate::plan::Plan;
 use anyhow::Result;
 use serde_json::json;
 
@@ -14,7 +15,10 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let model = Model::open_folder(&args.model)?;
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
-    let source = gguf::Source { model: &model, name: &name, plan: None };
+    // A folder that was pruned says how.
+    let plan = args.model.join("plan.json");
+    let plan = plan.is_file().then(|| Plan::read(&plan)).transpose()?;
+    let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();
     output.commit()?;

@@ -53,7 +53,7 @@ pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()
 /// The token ids of a text's consecutive windows, or of the first of them.
 pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>, terminal: &Terminal) -> Result<Vec<u32>> {
     note_long(model, length, terminal)?;
-    let mut ids = model.tokenizer()?.encode(&source.read()?)?;
+    let mut ids = model.tokenizer()?.encode(source.read()?)?;
     let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get))?;
     ids.truncate(windows * length);
     Ok(ids)

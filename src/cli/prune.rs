@@ -132,7 +132,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
 }
 
 fn words(guard: &Guard) -> String {
-    format!("divergence from the dense model {:.4} nats a token, by plain FLAP {:.4}", guard.recipe, guard.flap)
+    // Rounding may leave a divergence of nothing a little below zero.
+    let [recipe, flap] = [guard.recipe, guard.flap].map(|divergence| divergence.max(0.0));
+    format!("divergence from the dense model {recipe:.4} nats a token, by plain FLAP {flap:.4}")
 }
 
 /// What perplexity is measured on.
@@ -144,7 +146,8 @@ struct Test {
 }
 
 fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Terminal) -> Result<Test> {
-    let length = EVALUATION_TOKENS.get();
+    let longest = model.config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
+    let length = EVALUATION_TOKENS.get().min(longest);
     let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
     let ids = eval::windows(model, &source, length, args.windows, terminal)?;
     let what = format!("{}, {} windows of {length} tokens", name_of(path), ids.len() / length);
@@ -171,7 +174,7 @@ fn plan<E: Engine>(
         return Ok(Planned { plan, notes, changes: Changes::default(), guarded: None, calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;
-    let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, terminal)?;
+    let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, common, terminal)?;
     let passes = common.pass_options(args.calibration.batch_tokens);
     let begin = Instant::now();
     if wanda {

@@ -41,7 +41,7 @@ impl ExportOptions {
     /// A model folder named as the output will be.
     #[must_use]
     pub fn hf(output: &Path) -> Self {
-        Self { formats: vec![Format::Hf], gguf_type: GgufType::default(), name: name_of(output) }
+        Self { formats: vec![Format::Hf], gguf_type: GgufType::default(), name: output_name(output) }
     }
 }
 
@@ -57,6 +57,13 @@ pub fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
+/// The name of a model that is written into the folder `output`.
+#[must_use]
+pub fn output_name(output: &Path) -> String {
+    let name = name_of(output);
+    name.strip_suffix(".gguf").map(ToString::to_string).unwrap_or(name)
+}
+
 /// What was written.
 #[derive(Debug, Clone)]
 pub struct Exported {
@@ -68,6 +75,8 @@ pub struct Exported {
     pub weight_bytes: u64,
     /// Names of the GGUF files in the folder.
     pub gguf_files: Vec<String>,
+    /// The options of the command line that give these forms.
+    pub options: Vec<String>,
     /// What the user should know about the result.
     pub notes: Vec<String>,
 }
@@ -83,6 +92,11 @@ pub struct Measured {
     pub on: String,
 }
 
+/// A value as the command line names it.
+fn argument(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
+}
+
 /// Writes the pruned model into `output`, without committing it.
 pub fn export(
     model: &Model,
@@ -93,8 +107,18 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<Exported> {
     let folder = output.path();
-    let mut exported =
-        Exported { parameters_before: model.parameters(), parameters_after: 0, weight_bytes: 0, gguf_files: Vec::new(), notes: Vec::new() };
+    let mut exported = Exported {
+        parameters_before: model.parameters(),
+        parameters_after: 0,
+        weight_bytes: 0,
+        gguf_files: Vec::new(),
+        options: Vec::new(),
+        notes: Vec::new(),
+    };
+    for format in &options.formats {
+        exported.options.extend(["--format".into(), argument(format)]);
+    }
+
     let compact = CompactModel::pruned(model, plan, changes)?;
     exported.parameters_after = compact.parameters();
     if options.formats.contains(&Format::Gguf) {
@@ -103,6 +127,7 @@ pub fn export(
         exported.notes.extend(gguf::write(&source, &compact, options.gguf_type, &folder.join(&file), progress)?);
         exported.weight_bytes += std::fs::metadata(folder.join(&file)).map_err(Error::io(folder, "cannot read"))?.len();
         exported.gguf_files.push(file);
+        exported.options.extend(["--gguf-type".into(), argument(&options.gguf_type)]);
     }
     if options.formats.contains(&Format::Hf) {
         let written = hf::write(model, compact, folder, progress)?;

@@ -65,7 +65,21 @@ impl Model {
         model.embedding()?;
         model.head_matrix()?;
         model.final_norm()?;
+        model.refuse_another_head()?;
         Ok(model)
+    }
+
+    /// Programs do not agree on what a tied model with a head of its own computes.
+    fn refuse_another_head(&self) -> Result<()> {
+        let head = self.tensors.entries().iter().find(|entry| entry.name == HEAD && self.architecture.tied_embeddings);
+        let Some(head) = head else { return Ok(()) };
+        if head.bytes.as_ref() == self.embedding()?.bytes.as_ref() {
+            return Ok(());
+        }
+        Err(head.error(format_args!(
+            "is another matrix than {EMBEDDING}, but config.json says `tie_word_embeddings`; say false there if the model has a head of its own, or \
+             remove the tensor"
+        )))
     }
 
     /// A tensor inside the layers that the family does not know would be ignored by the forward pass and cut by nobody.
@@ -153,7 +167,7 @@ impl Model {
             let id = id as usize;
             if id >= embedding.rows() {
                 return Err(Error::input(format!(
-                    "token id {id} is beyond the vocabulary of {} entries; do tokenizer.json and the weights of {} belong together?",
+                    "token id {id} is beyond the vocabulary of {} entries; do the tokenizer (or the given ids) and the weights of {} belong together?",
                     embedding.rows(),
                     self.path.display()
                 )));

@@ -86,9 +86,10 @@ pub fn plan(
             0 => String::new(),
             bytes => format!(" and what the recipe keeps there {bytes},"),
         };
+        let device = if info.kind == "cpu" { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
             "two layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than the budget of \
-             {whole_budget}; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length, or --device cpu"
+             {whole_budget}; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length{device}"
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

@@ -169,6 +169,7 @@ impl Plan {
                 option(flag, None);
             }
         }
+        options.extend(self.calibration.iter().flat_map(|header| header.options.iter().cloned()));
         options
     }
 }

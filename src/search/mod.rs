@@ -141,6 +141,15 @@ impl Problem {
             Structure::AlAm => across_layers::adaptive(self),
         };
         let mut notes = self.keep_one(&mut layers);
+        let removes_none = match structure {
+            Structure::UlMm => self.remove_units < self.layers.len(),
+            Structure::AlMm => self.remove_units == 0,
+            Structure::AlAm | Structure::UlUm => false,
+        };
+        if removes_none {
+            let each = if structure == Structure::UlMm { " of every layer" } else { "" };
+            notes.push(format!("no head is removed: --remove-heads is less than one attention unit{each}"));
+        }
         notes.extend(round::round(self, &mut layers));
         Ok(Found { layers, notes })
     }

@@ -53,6 +53,9 @@ pub struct Header {
     /// What it was measured on, with the number format of the products.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
+    /// Options of the command line, beside those that the other fields stand for, that the order of sums or their operands depend on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 impl Header {
@@ -102,6 +105,9 @@ impl Header {
         self.devices.extend(other.devices.iter().cloned());
         self.devices.sort();
         self.devices.dedup();
+        if self.options != other.options {
+            self.options.clear();
+        }
         Ok(())
     }
 }

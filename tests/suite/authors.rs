@@ -44,7 +44,7 @@ impl Reference {
         let tokenizer = Tokenizer::open(&model.path).unwrap();
         let tokens = |key: &str| {
             let text = std::fs::read_to_string(root.join("text").join(json[key].as_str().unwrap())).unwrap();
-            tokenizer.encode(&text).unwrap()
+            tokenizer.encode(text).unwrap()
         };
         let (calibration, test) = (tokens("train_text"), tokens("test_text"));
         assert_eq!(calibration.len() as u64, json["train_tokens"].as_u64().unwrap(), "{name}: calibration tokens");

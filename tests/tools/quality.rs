@@ -74,7 +74,7 @@ fn main() -> Result<()> {
         let model = Model::open(&shared.join("models").join(name))?;
         let tokenizer = model.tokenizer()?;
         let encode = |file: &str| -> Result<Vec<u32>> {
-            tokenizer.encode(&TextSource { path: shared.join("text").join(file), field: "text".into() }.read()?)
+            tokenizer.encode(TextSource { path: shared.join("text").join(file), field: "text".into() }.read()?)
         };
         let (tokens, mut test) = (encode(text)?, encode(test)?);
         test.truncate(TEST_TOKENS.min(test.len()) / WINDOW_TOKENS * WINDOW_TOKENS);

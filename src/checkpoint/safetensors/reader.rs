@@ -22,8 +22,15 @@ impl TensorFile {
     /// Maps a file and reads its header.
     pub fn open(path: &Path) -> Result<Self> {
         let map = files::map(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|e| Error::file(path, format!("is not a complete safetensors file ({e}); is the download or copy finished?")))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            let pointer = map.starts_with(b"version https://git-lfs");
+            let what = if pointer {
+                "is a pointer of Git LFS and not the file itself; `git lfs pull` fetches that".to_string()
+            } else {
+                format!("is no safetensors file, or not a complete one ({e}); is the download or copy finished?")
+            };
+            Error::file(path, what)
+        })?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self {
             path: path.to_owned(),

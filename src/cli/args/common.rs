@@ -40,6 +40,18 @@ impl Common {
     pub fn pass_options(&self, batch_tokens: Option<NonZeroUsize>) -> PassOptions {
         PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget, ..PassOptions::default() }
     }
+
+    /// Those options that decide how many tokens go through a layer together, as they were given: the order of sums depends on it.
+    pub fn options(&self, batch_tokens: Option<NonZeroUsize>) -> Vec<String> {
+        let mut options = Vec::new();
+        if let Some(tokens) = batch_tokens {
+            options.extend(["--batch-tokens".to_string(), tokens.to_string()]);
+        }
+        if let Some(bytes) = self.memory_budget {
+            options.extend(["--memory-budget".to_string(), bytes.to_string()]);
+        }
+        options
+    }
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.

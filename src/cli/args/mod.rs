@@ -78,7 +78,7 @@ impl ExportArguments {
         if self.gguf_type.is_some() && !formats.contains(&Format::Gguf) {
             return Err(crate::error::Error::input("--gguf-type is of a GGUF file: give --format gguf too"));
         }
-        Ok(ExportOptions { formats, gguf_type: self.gguf_type.unwrap_or_default(), name: export::name_of(output) })
+        Ok(ExportOptions { formats, gguf_type: self.gguf_type.unwrap_or_default(), name: export::output_name(output) })
     }
 }
 

@@ -41,7 +41,7 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
         exported.parameters_after,
         exported.parameters_before,
     );
-    making(&mut card, &origin.name, plan);
+    making(&mut card, &origin.name, plan, &exported.options);
     if let Some(measured) = measured {
         let _ = writeln!(card, "| | perplexity ({}) |\n|---|---|", measured.on);
         let _ = writeln!(card, "| {} | {:.4} |\n| this model | {:.4} |\n", origin.name, measured.dense, measured.pruned);
@@ -51,20 +51,25 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
 }
 
 /// How it was made, and what makes it again.
-fn making(card: &mut String, source: &str, plan: &Plan) {
+fn making(card: &mut String, source: &str, plan: &Plan, format: &[String]) {
     let _ = writeln!(card, "Made with {}:\n", plan.program);
     let text = plan.calibration.as_ref().map(|header| header.text_file.as_deref().unwrap_or("TEXT"));
     let mut command = vec!["flap-gpu", "prune", source, "--output", "DIR"];
     command.extend(text.iter().flat_map(|text| ["--calibration", text]));
     let options = plan.options();
-    command.extend(options.iter().map(String::as_str));
-    let quoted = |word: &&str| if word.contains(char::is_whitespace) { format!("\"{word}\"") } else { (*word).to_string() };
-    let _ = writeln!(card, "```\n{}\n```\n", command.iter().map(quoted).collect::<Vec<_>>().join(" "));
+    command.extend(options.iter().chain(format).map(String::as_str));
+    let _ = writeln!(card, "```\n{}\n```\n", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
     let _ = write!(card, "The model it was made from has the fingerprint `{}`", plan.model.fingerprint);
     if let Some(header) = &plan.calibration {
         let _ = write!(card, ", the tokens of the text `{}`; it was measured on {}", header.text, header.devices.join(" and "));
     }
     let _ = writeln!(card, ". `plan.json` says which heads and neurons stayed.\n");
+}
+
+/// A word as a shell takes it; names may hold anything.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn loading(card: &mut String, folder: &Path, exported: &Exported) {
@@ -75,7 +80,7 @@ fn loading(card: &mut String, folder: &Path, exported: &Exported) {
             card,
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
              model = AutoModelForCausalLM.from_pretrained(\"this folder\"{trust})\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"this folder\")\n```\n"
+             tokenizer = AutoTokenizer.from_pretrained(\"this folder\"{trust})\n```\n"
         );
         if !trust.is_empty() {
             let _ = writeln!(
@@ -86,7 +91,7 @@ fn loading(card: &mut String, folder: &Path, exported: &Exported) {
         }
     }
     for file in &exported.gguf_files {
-        let _ = writeln!(card, "```\nllama-cli -m {file} -p \"Once upon a time\"\n```\n");
+        let _ = writeln!(card, "```\nllama-cli -m {} -p \"Once upon a time\"\n```\n", quoted(file));
     }
 }
 

@@ -22,6 +22,25 @@ fn output_is_replaced_only_when_forced() {
     assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
 }
 
+/// A folder with nothing but a GGUF file is an earlier output as well; what is no file is not written over.
+#[test]
+fn only_earlier_output_is_replaced() {
+    let place = Place::new();
+    for _ in 0..2 {
+        place.prune(&place.model, "small.gguf", &["--format", "gguf", "--method", "magnitude-sp", "--force"]);
+        assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
+    }
+    #[cfg(unix)]
+    {
+        let pipe = place.path("pipe");
+        let name = std::ffi::CString::new(pipe.as_str()).unwrap();
+        // SAFETY: the name is a string that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let (code, _, stderr) = run(&["convert", &place.model, "--output", &pipe, "--force"]);
+        assert!(code == 1 && stderr.contains("no ordinary file"), "{stderr}");
+    }
+}
+
 /// What takes an output's place while the work goes on is somebody's, and the work is not lost either.
 #[test]
 fn output_that_appears_meanwhile_is_not_replaced() {

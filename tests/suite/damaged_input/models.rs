@@ -1,7 +1,7 @@
 //! Damaged model folders.
 
 use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
-use crate::support::{noise, run};
+use crate::support::{data, noise, run};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -23,6 +23,21 @@ fn missing_and_damaged_files() {
     folder.prune_fails(&[], &["config.json", "JSON"]);
     fs::remove_file(folder.path("model/config.json")).unwrap();
     folder.prune_fails(&[], &["config.json"]);
+}
+
+#[test]
+fn a_tied_model_with_another_head() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data("golden/llama-mha-f16").join(file), folder.path().join(file)).unwrap();
+    }
+    let inspect = || run(&["inspect", text_of(folder.path())]);
+    assert_eq!(inspect().0, 0);
+    let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["tie_word_embeddings"] = json!(true);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    fails(inspect(), &["lm_head.weight", "tie_word_embeddings"]);
 }
 
 #[test]
