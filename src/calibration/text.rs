@@ -33,7 +33,7 @@ pub struct TextSource {
 impl TextSource {
     /// The whole text; documents are joined by a blank line.
     pub fn read(&self) -> Result<String> {
-        self.text(&bytes(&self.path, u64::MAX)?, false)
+        self.text(&bytes(&self.path, u64::MAX)?)
     }
 
     /// The text, or of a long one its first `most` bytes up to the end of a line; and whether it was cut so.
@@ -46,10 +46,24 @@ impl TextSource {
             let character = (0..=most).rev().find(|&place| found[place] & 0b1100_0000 != 0b1000_0000);
             found.truncate(line_end.or(character).unwrap_or(most));
         }
-        Ok((self.text(&found, is_cut)?, is_cut))
+        if is_cut && self.is_list(&found) {
+            // A list has to be read to its end.
+            let mut text = self.read()?;
+            let is_cut = text.len() > most;
+            let end = (0..=most.min(text.len())).rev().find(|&place| text.is_char_boundary(place));
+            text.truncate(end.unwrap_or(0));
+            return Ok((text, is_cut));
+        }
+        Ok((self.text(&found)?, is_cut))
     }
 
-    fn text(&self, bytes: &[u8], is_cut: bool) -> Result<String> {
+    /// Whether a file with this content is one JSON list.
+    fn is_list(&self, content: &[u8]) -> bool {
+        let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(content);
+        self.extension().as_deref() == Some("json") && content.trim_ascii_start().starts_with(b"[")
+    }
+
+    fn text(&self, bytes: &[u8]) -> Result<String> {
         let text = std::str::from_utf8(bytes).map_err(|e| {
             let form = OTHER_FORMS.iter().find(|(begin, _)| bytes.starts_with(begin));
             let message = match form {
@@ -60,10 +74,7 @@ impl TextSource {
         })?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let text = match self.extension().as_deref() {
-            Some("json") if text.trim_start().starts_with('[') && is_cut => {
-                return Err(Error::file(&self.path, "is too long for one JSON list; write one document a line instead (.jsonl)"));
-            }
-            Some("json") if text.trim_start().starts_with('[') => self.listed(text)?,
+            _ if self.is_list(bytes) => self.listed(text)?,
             Some("jsonl" | "ndjson" | "json") => self.line_by_line(text)?,
             _ => text.to_string(),
         };

@@ -40,6 +40,9 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow
     })
 }
 
+/// Bytes of text that hold a token, of nearly any language and tokenizer.
+const ENOUGH_BYTES_A_TOKEN: usize = 32;
+
 /// Says so where windows are longer than what the model was made for.
 pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()> {
     if let Some(most) = model.config.optional_size("max_position_embeddings")?.filter(|&most| most < length) {
@@ -53,7 +56,18 @@ pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()
 /// The token ids of a text's consecutive windows, or of the first of them.
 pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>, terminal: &Terminal) -> Result<Vec<u32>> {
     note_long(model, length, terminal)?;
-    let mut ids = model.tokenizer()?.encode(source.read()?)?;
+    let tokenizer = model.tokenizer()?;
+    let mut ids = match count {
+        None => tokenizer.encode(source.read()?)?,
+        // Tokenising all of a long text for a few windows would take longer than they do.
+        Some(count) => {
+            let wanted = length.saturating_mul(count.get());
+            let (text, is_cut) = source.read_beginning(wanted.saturating_mul(ENOUGH_BYTES_A_TOKEN))?;
+            let ids = tokenizer.encode(text)?;
+            // The last token may not be the whole text's.
+            if is_cut && ids.len() <= wanted { tokenizer.encode(source.read()?)? } else { ids }
+        }
+    };
     let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get))?;
     ids.truncate(windows * length);
     Ok(ids)
