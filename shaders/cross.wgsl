@@ -4,6 +4,7 @@
 // thread keeps 8 x 8 sums in registers, and reads the next tokens ahead while it multiplies these. The tokens of one call are summed in
 // f32 in order. With `symmetric`, b is a, and tiles behind the diagonal are left out.
 //#include shared/outer.wgsl
+//#include shared/sums.wgsl
 struct Params {
     tokens: u32,
     a_columns: u32,
@@ -63,24 +64,13 @@ fn columns_from(first: u32, columns: u32) -> vec4<u32> {
     return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(columns - 1u));
 }
 
-// Sums of the low and high four columns of a by the low and high four of b.
-struct Sums {
-    low_low: mat4x4<f32>,
-    low_high: mat4x4<f32>,
-    high_low: mat4x4<f32>,
-    high_high: mat4x4<f32>,
-}
-
 // Adds the products of one token.
 fn add_products(sums: ptr<function, Sums>, k: u32, line: u32, column: u32) {
     let a_low = a_tile[k * LINE + line];
     let a_high = a_tile[k * LINE + 16u + line];
     let b_low = b_tile[k * LINE + column];
     let b_high = b_tile[k * LINE + 16u + column];
-    (*sums).low_low += outer(a_low, b_low);
-    (*sums).low_high += outer(a_low, b_high);
-    (*sums).high_low += outer(a_high, b_low);
-    (*sums).high_high += outer(a_high, b_high);
+    add_outer(sums, a_low, a_high, b_low, b_high);
 }
 
 @compute @workgroup_size(16, 16)

@@ -4,5 +4,6 @@
 //#include shared/weight.wgsl
 //#include shared/matmul_params.wgsl
 //#include shared/outer.wgsl
+//#include shared/sums.wgsl
 //#include shared/matmul_store.wgsl
 //#include shared/matmul_wide.wgsl

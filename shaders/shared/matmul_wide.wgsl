@@ -57,24 +57,13 @@ fn stage(place: u32, ahead: Ahead, exists: bool) {
     weight_tile[place + LINE] = Quad(vec4<f32>(weight_0.y, weight_1.y, weight_2.y, weight_3.y));
 }
 
-// Sums of the low and high four tokens by the low and high four outputs.
-struct Sums {
-    low_low: mat4x4<f32>,
-    low_high: mat4x4<f32>,
-    high_low: mat4x4<f32>,
-    high_high: mat4x4<f32>,
-}
-
 // Adds the products of one input.
 fn add_products(sums: ptr<function, Sums>, k: u32, line: u32, column: u32) {
     let weights_low = vec4<f32>(weight_tile[k * LINE + column]);
     let weights_high = vec4<f32>(weight_tile[k * LINE + 16u + column]);
     let tokens_low = vec4<f32>(x_tile[k * LINE + line]);
     let tokens_high = vec4<f32>(x_tile[k * LINE + 16u + line]);
-    (*sums).low_low += outer(tokens_low, weights_low);
-    (*sums).low_high += outer(tokens_low, weights_high);
-    (*sums).high_low += outer(tokens_high, weights_low);
-    (*sums).high_high += outer(tokens_high, weights_high);
+    add_outer(sums, tokens_low, tokens_high, weights_low, weights_high);
 }
 
 @compute @workgroup_size(256)

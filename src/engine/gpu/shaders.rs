@@ -136,6 +136,7 @@ impl Kernel {
             "shared/quad_f16.wgsl",
             "shared/quad_f32.wgsl",
             "shared/reduce.wgsl",
+            "shared/sums.wgsl",
             "shared/units_16.wgsl",
             "shared/units_8.wgsl",
             "shared/unscaled.wgsl",
