@@ -38,23 +38,28 @@ impl TextSource {
 
     /// The text, or of a long one its first `most` bytes up to the end of a line; and whether it was cut so.
     pub fn read_beginning(&self, most: usize) -> Result<(String, bool)> {
-        let mut found = bytes(&self.path, most as u64 + 1)?;
+        let mut found = bytes(&self.path, (most as u64).saturating_add(1))?;
         let is_cut = found.len() > most;
         if is_cut {
             let line_end = found[..most].iter().rposition(|&byte| byte == b'\n').map(|place| place + 1);
+            if self.is_list(&found) || (self.is_documents() && line_end.is_none()) {
+                // No document is whole yet.
+                let mut text = self.read()?;
+                let is_cut = text.len() > most;
+                let end = (0..=most.min(text.len())).rev().find(|&place| text.is_char_boundary(place));
+                text.truncate(end.unwrap_or(0));
+                return Ok((text, is_cut));
+            }
             // A single line ends between two characters.
             let character = (0..=most).rev().find(|&place| found[place] & 0b1100_0000 != 0b1000_0000);
             found.truncate(line_end.or(character).unwrap_or(most));
         }
-        if is_cut && self.is_list(&found) {
-            // A list has to be read to its end.
-            let mut text = self.read()?;
-            let is_cut = text.len() > most;
-            let end = (0..=most.min(text.len())).rev().find(|&place| text.is_char_boundary(place));
-            text.truncate(end.unwrap_or(0));
-            return Ok((text, is_cut));
-        }
         Ok((self.text(&found)?, is_cut))
+    }
+
+    /// Whether the file holds documents as JSON.
+    fn is_documents(&self) -> bool {
+        matches!(self.extension().as_deref(), Some("jsonl" | "ndjson" | "json"))
     }
 
     /// Whether a file with this content is one JSON list.
@@ -73,10 +78,12 @@ impl TextSource {
             Error::file(&self.path, message)
         })?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let text = match self.extension().as_deref() {
-            _ if self.is_list(bytes) => self.listed(text)?,
-            Some("jsonl" | "ndjson" | "json") => self.line_by_line(text)?,
-            _ => text.to_string(),
+        let text = if self.is_list(bytes) {
+            self.listed(text)?
+        } else if self.is_documents() {
+            self.line_by_line(text)?
+        } else {
+            text.to_string()
         };
         if text.trim().is_empty() {
             return Err(Error::file(&self.path, "holds no text"));

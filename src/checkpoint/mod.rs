@@ -17,7 +17,7 @@ mod tokenizer;
 pub use config::Config;
 pub use output::{OutputFile, OutputFolder};
 pub use safetensors::{SafetensorsWriter, TensorFile, TensorHeader};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, temporary_file, temporary_folder};
 pub use stored::{Storage, StoredTensor};
 pub use tensors::Tensors;
 pub use tokenizer::Tokenizer;

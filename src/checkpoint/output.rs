@@ -41,6 +41,11 @@ fn appeared(output: &Path, finished: &Path) -> Error {
     Error::file(output, format!("was made by something else meanwhile; the finished result lies in {}", finished.display()))
 }
 
+/// The work was done; only its place could not be taken.
+fn unmoved(output: &Path, finished: &Path, reason: &str) -> Error {
+    Error::file(output, format!("the finished result could not be moved there ({reason}) and lies in {}", finished.display()))
+}
+
 /// Name of an earlier folder while the new one takes its place.
 const REPLACED: &str = "replaced";
 
@@ -74,39 +79,36 @@ impl OutputFolder {
 
     /// Moves the finished folder to its name; an earlier one is removed only after that.
     pub fn commit(mut self) -> Result<()> {
-        let failed = || Error::io(&self.output, "cannot move the finished folder to");
         self.partial.complete();
         if self.output.symlink_metadata().is_ok() && !self.force {
             return Err(appeared(&self.output, &self.partial.keep()));
         }
-        make_readable(self.partial.path()).map_err(failed())?;
+        let taken = self.take_place();
+        // Moved, there is nothing left for the guard to remove; else it is not lost.
+        let finished = self.partial.keep();
+        taken.map_err(|reason| unmoved(&self.output, &finished, &reason))?;
+        files::sync_folder_of(&self.output)
+    }
+
+    fn take_place(&self) -> std::result::Result<(), String> {
+        let text = |error: std::io::Error| error.to_string();
+        make_readable(self.partial.path()).map_err(text)?;
         let mut aside = None;
         if self.output.symlink_metadata().is_ok() {
-            let mut place = Partial::create(&self.output, self.partial.parent())?;
+            let mut place = Partial::create(&self.output, self.partial.parent()).map_err(|error| error.to_string())?;
             // What it takes in is somebody's, and is not removed by others.
             place.complete();
-            fs::rename(&self.output, place.path().join(REPLACED)).map_err(failed())?;
+            fs::rename(&self.output, place.path().join(REPLACED)).map_err(text)?;
             aside = Some(place);
         }
-        if let Err(error) = fs::rename(self.partial.path(), &self.output) {
-            let Some(place) = aside else { return Err(failed()(error)) };
-            let earlier = place.path().join(REPLACED);
-            if fs::rename(&earlier, &self.output).is_ok() {
-                return Err(failed()(error));
-            }
-            // Neither may be lost: someone has put something else into their place.
-            let _ = place.keep();
-            let finished = self.partial.keep();
-            let message = format!(
-                "the finished folder could not be moved there ({error}) and lies in {}; what was there before lies in {}",
-                finished.display(),
-                earlier.display()
-            );
-            return Err(Error::file(&self.output, message));
+        let Err(error) = fs::rename(self.partial.path(), &self.output) else { return Ok(()) };
+        if let Some(place) = aside
+            && fs::rename(place.path().join(REPLACED), &self.output).is_err()
+        {
+            // It may not be lost either: someone has put something else into its place.
+            return Err(format!("{error}; what was there before lies in {}", place.keep().join(REPLACED).display()));
         }
-        // The folder has moved; there is nothing left for the guard to remove.
-        let _ = self.partial.keep();
-        files::sync_folder_of(&self.output)
+        Err(error.to_string())
     }
 }
 
@@ -162,7 +164,9 @@ impl OutputFile {
         if self.output.symlink_metadata().is_ok() && !self.force {
             return Err(appeared(&self.output, &self.partial.keep().join(FILE)));
         }
-        fs::rename(self.path(), &self.output).map_err(Error::io(&self.output, "cannot move the finished file to"))?;
+        if let Err(error) = fs::rename(self.path(), &self.output) {
+            return Err(unmoved(&self.output, &self.partial.keep().join(FILE), &error.to_string()));
+        }
         files::sync_folder_of(&self.output)
     }
 

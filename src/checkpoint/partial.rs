@@ -42,8 +42,9 @@ impl Partial {
 
     /// Says that it is complete: from now on nobody takes it for abandoned.
     pub fn complete(&mut self) {
-        self.lock = None;
+        // In this order: between them, a file that nobody holds would say that the folder is abandoned.
         unlock(self.path());
+        self.lock = None;
     }
 
     /// Leaves the folder where it is, for good.

@@ -5,10 +5,26 @@ use crate::error::{Error, Result};
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Parts begin at multiples of this, which every system can map.
 const ALIGNMENT: u64 = 1 << 16;
+
+/// Where temporary files lie: where `TMPDIR` says, else on a disk. The usual folder is memory on many systems, and what goes into a file is
+/// what has no place there.
+#[must_use]
+pub fn temporary_folder() -> PathBuf {
+    const ON_DISK: &str = "/var/tmp";
+    let usual = std::env::temp_dir();
+    if cfg!(unix) && std::env::var_os("TMPDIR").is_none() && Path::new(ON_DISK).is_dir() { ON_DISK.into() } else { usual }
+}
+
+/// A temporary file without a name, which vanishes with the program.
+pub fn temporary_file() -> Result<File> {
+    let folder = temporary_folder();
+    tempfile::tempfile_in(&folder).or_else(|_| tempfile::tempfile()).map_err(Error::io(&folder, "cannot create a temporary file in"))
+}
 
 /// A growing temporary file.
 pub struct Scratch {
@@ -28,14 +44,12 @@ impl AsRef<[u8]> for Part {
 impl Scratch {
     /// An empty file, which vanishes with the program.
     pub fn new() -> Result<Self> {
-        let folder = std::env::temp_dir();
-        let file = tempfile::tempfile().map_err(Error::io(&folder, "cannot create a temporary file in"))?;
-        Ok(Self { file, length: 0 })
+        Ok(Self { file: temporary_file()?, length: 0 })
     }
 
     /// Writes a tensor and gives it back from the file.
     pub fn keep(&mut self, bytes: &[u8], dtype: Dtype, rows: usize, columns: usize) -> Result<HostTensor> {
-        let folder = std::env::temp_dir();
+        let folder = temporary_folder();
         let padding = self.length.next_multiple_of(ALIGNMENT) - self.length;
         let failed = || Error::io(&folder, "no room for intermediate results; point TMPDIR at a disk with more");
         // Written first, mapped then: a full disk is an error here, and would end the program in a map.

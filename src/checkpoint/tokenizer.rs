@@ -29,7 +29,11 @@ impl Tokenizer {
 
     /// Reads the content of a `tokenizer.json` that lies in the file `path`.
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
-        let inner = json.parse().map_err(|e| Error::file(path, format!("cannot be read as a tokenizer: {e}")))?;
+        let failed = |e: tokenizers::Error| Error::file(path, format!("cannot be read as a tokenizer: {e}"));
+        let mut inner: tokenizers::Tokenizer = json.parse().map_err(failed)?;
+        // Settings of some training, saved along: a text is taken whole and as it is.
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
         Ok(Self { path: path.to_owned(), inner: Arc::new(inner) })
     }
 

@@ -37,8 +37,16 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
     let devices = if common.device == DeviceChoice::Auto {
         // Software drivers take minutes and say little; they are measured when named.
         let adapters = gpu::list().into_iter().enumerate().filter(|(_, adapter)| adapter.device_type != "Cpu");
-        let gpus = adapters.map(|(index, _)| measure_gpu(&DeviceChoice::Gpu(index), terminal));
-        std::iter::once(measure_cpu(terminal)).chain(gpus).collect::<Result<Vec<_>>>()?
+        let mut devices = vec![measure_cpu(terminal)?];
+        for (index, adapter) in adapters {
+            match measure_gpu(&DeviceChoice::Gpu(index), terminal) {
+                Ok(figures) => devices.push(figures),
+                Err(error) if matches!(error.downcast_ref(), Some(Error::Interrupted)) => return Err(error),
+                // What the others gave is not lost.
+                Err(error) => terminal.note(&format!("{} is left out: {error:#}", adapter.name)),
+            }
+        }
+        devices
     } else if common.device == DeviceChoice::Cpu {
         vec![measure_cpu(terminal)?]
     } else {

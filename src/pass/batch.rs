@@ -1,6 +1,7 @@
 //! Windows that go through a layer together, and their hidden states wherever these stay between layers.
 
 use super::memory::Place;
+use crate::checkpoint::{temporary_file, temporary_folder};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use memmap2::{MmapMut, MmapOptions};
@@ -110,9 +111,7 @@ pub struct Keeper {
 impl Keeper {
     /// Nothing kept yet.
     pub fn new(place: Place, hidden_size: usize) -> Result<Self> {
-        let folder = std::env::temp_dir();
-        let file = || tempfile::tempfile().map_err(Error::io(&folder, "cannot create a temporary file for hidden states in"));
-        let file = if place == Place::File { Some((file()?, 0)) } else { None };
+        let file = if place == Place::File { Some((temporary_file()?, 0)) } else { None };
         Ok(Self { place, hidden_size, file })
     }
 
@@ -129,7 +128,7 @@ impl Keeper {
     pub fn keep<E: Engine>(&mut self, engine: &E, first_window: usize, windows: usize, values: Vec<f32>) -> Result<Batch<E>> {
         let states = match (&mut self.file, self.place) {
             (Some((file, length)), _) => {
-                let folder = std::env::temp_dir();
+                let folder = temporary_folder();
                 let bytes: &[u8] = bytemuck::cast_slice(&values);
                 // Written first, mapped then: a full disk is an error here, and would end the program in a map.
                 file.write_all(bytes).map_err(Error::io(&folder, "no room for hidden states; point TMPDIR at a disk with more"))?;

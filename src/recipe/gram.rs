@@ -8,7 +8,7 @@ use faer::Mat;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Tokens that are summed in f32 before they are added in f64.
+/// Tokens, or those of one batch if it has more, that are summed in f32 before they are added in f64.
 const CHUNK_TOKENS: usize = 4096;
 /// Columns whose products are kept in one tensor of the device, where it can bind them.
 const DEVICE_COLUMNS: usize = 2048;

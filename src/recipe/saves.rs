@@ -117,7 +117,10 @@ impl<'a> Saves<'a> {
         let kept = |(site, kept): (usize, &Vec<bool>)| {
             kept.len() == units(site) && kept.iter().filter(|&&kept| !kept).count() == fit.removed[site]
         };
-        let complete = layers == whole && fit.removed.len() == 2 * whole && (2..=2 * whole).step_by(2).any(|n| n == fit.kept.len());
+        let complete = layers == whole
+            && fit.removed.len() == 2 * whole
+            && fit.kept.len().is_multiple_of(2)
+            && (2..=2 * whole).contains(&fit.kept.len());
         if complete && (0..2 * whole).all(|site| fit.removed[site] < units(site)) && fit.kept.iter().enumerate().all(kept) {
             return Ok(());
         }

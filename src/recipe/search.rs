@@ -59,7 +59,7 @@ pub fn allocate<E: Engine>(
     let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     for round in 1..=rounds {
         let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
-        let mut visitor = Round { curves, removed: &removed, next: &next, fits, scratch: Scratch::new()?, progress, variants: Vec::new() };
+        let mut visitor = Round { curves, removed: &removed, next: &next, fits, progress, variants: Vec::new() };
         let mut base = pass.embed(ids)?;
         pass.layers(0, &mut base, &mut visitor)?;
         let Round { variants, fits: made, .. } = visitor;
@@ -169,7 +169,6 @@ struct Round<'a, E: Engine> {
     next: &'a [Option<usize>],
     /// By site and number of removed units.
     fits: HashMap<(usize, usize), Fitted>,
-    scratch: Scratch,
     progress: &'a dyn Progress,
     variants: Vec<Variant<E>>,
 }
@@ -185,7 +184,8 @@ impl<E: Engine> Round<'_, E> {
             let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
             if !self.fits.contains_key(&(index, count)) {
                 let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
-                let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut self.scratch)?;
+                // A file of its own, which goes when the fit is let go.
+                let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut Scratch::new()?)?;
                 self.fits.insert((index, count), fitted);
             }
             let fitted = &self.fits[&(index, count)];

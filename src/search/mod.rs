@@ -87,7 +87,8 @@ pub struct Kept {
 pub struct Found {
     /// What stays of each layer.
     pub layers: Vec<Kept>,
-    /// Units and neurons that stay only because every layer keeps at least one of each.
+    /// What the user should know: units that stay because every layer keeps one, sizes that could not be rounded, and
+    /// where no head goes.
     pub notes: Vec<String>,
 }
 

@@ -1,6 +1,8 @@
 //! Texts in the forms in which corpora are distributed.
 
+use crate::support::demo_model;
 use flap_gpu::calibration::TextSource;
+use flap_gpu::checkpoint::Tokenizer;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::fs;
@@ -64,6 +66,10 @@ fn a_long_text_is_cut_where_it_may_be() {
     for (most, beginning) in [(13, "One.\n\nZwölf."), (9, "One.\n\nZw"), (3, "One")] {
         assert_eq!(list.read_beginning(most).unwrap(), (beginning.to_string(), most < 13), "{most}");
     }
+    // No whole document lies within so few bytes.
+    let long = source(folder.path(), "long.jsonl", b"{\"text\": \"A document of one line.\"}\n");
+    assert_eq!(long.read_beginning(10).unwrap(), ("A document".to_string(), true));
+    assert_eq!(long.read_beginning(usize::MAX).unwrap(), ("A document of one line.".to_string(), false));
     let lines = source(folder.path(), "a.jsonl.gz", &gzip(LINES.as_bytes()));
     assert_eq!(lines.read_beginning(40).unwrap(), ("One.".to_string(), true));
 }
@@ -85,4 +91,20 @@ fn what_is_no_text_is_named() {
         let message = source(folder.path(), name, content).read().unwrap_err().to_string();
         assert!(message.contains(part) && message.contains(name), "{message}");
     }
+}
+
+/// Truncation and padding that were saved with a tokenizer are settings of some training.
+#[test]
+fn a_text_is_tokenised_whole_and_as_it_is() {
+    let path = demo_model().join("tokenizer.json");
+    let plain = fs::read_to_string(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&plain).unwrap();
+    json["truncation"] = serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"
+    });
+    let text = "Once upon a time there was a little fox.";
+    let ids = |json: &str| Tokenizer::parse(&path, json).unwrap().encode(text).unwrap();
+    assert!(ids(&plain).len() > 4);
+    assert_eq!(ids(&json.to_string()), ids(&plain));
 }

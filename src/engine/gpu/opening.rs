@@ -58,28 +58,31 @@ impl GpuEngine {
         Ok(engine)
     }
 
-    /// Products of small whole numbers: one with rests in every direction, and on matrix units one that keeps many parts of the device
-    /// busy, several times.
+    /// Products of small whole numbers by every kernel that may have to make them: some with rests in every direction, and on matrix units
+    /// one that keeps many parts of the device busy, several times.
     ///
     /// # Errors
     /// If a result is wrong, or the device fails.
     fn check_products(&self) -> Result<()> {
-        self.check_product([150, 72, 140], 1)?;
+        self.check_product([150, 72, 140], Dtype::F16, 1)?;
+        // In wide tiles of f32 even on matrix units, and in narrow ones.
+        self.check_product([150, 68, 140], Dtype::Bf16, 1)?;
+        self.check_product([20, 71, 30], Dtype::Bf16, 1)?;
         if matches!(self.products, Products::Cooperative { .. }) {
-            self.check_product([1024, 256, 1024], 3)?;
+            self.check_product([1024, 256, 1024], Dtype::F16, 3)?;
         }
         Ok(())
     }
 
     /// Multiplies `[tokens, inputs]` by `[outputs, inputs]` so many times. Every row of the result times a vector must be the row of `x` times what the
     /// weight makes of that vector: all of it in whole numbers, and without computing the product here.
-    fn check_product(&self, [tokens, inputs, outputs]: [usize; 3], times: usize) -> Result<()> {
+    fn check_product(&self, [tokens, inputs, outputs]: [usize; 3], dtype: Dtype, times: usize) -> Result<()> {
         let x: Vec<f32> = (0..tokens * inputs).map(|i| whole_number(i, 1)).collect();
         let w: Vec<f32> = (0..outputs * inputs).map(|i| whole_number(i, 1 << 20)).collect();
         let vector: Vec<f64> = (0..outputs).map(|i| f64::from(whole_number(i, 1 << 21)) * 1024.0 + i as f64).collect();
         let mut bytes = Vec::new();
-        w.iter().for_each(|&v| Dtype::F16.push(v, &mut bytes));
-        let weight = self.upload_matrix(&HostTensor::owning(bytes, Dtype::F16, outputs, inputs))?;
+        w.iter().for_each(|&v| dtype.push(v, &mut bytes));
+        let weight = self.upload_matrix(&HostTensor::owning(bytes, dtype, outputs, inputs))?;
         let mut turned = vec![0.0f64; inputs];
         for (row, factor) in w.chunks_exact(inputs).zip(&vector) {
             turned.iter_mut().zip(row).for_each(|(sum, &w)| *sum += factor * f64::from(w));

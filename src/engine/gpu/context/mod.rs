@@ -50,7 +50,7 @@ pub fn fold(count: usize) -> [u32; 3] {
 }
 
 impl Context {
-    /// A quarter of the memory budget may be held by buffers that nobody uses at the moment.
+    /// A quarter of the device's usual memory budget may be held, beside what is in use, by buffers that nobody uses at the moment.
     pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits, memory_budget: u64) -> Self {
         let failure = Arc::new(Mutex::new(None));
         let note = failure.clone();
