@@ -18,6 +18,7 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Variants are compared on one in so many windows.
 const SLICE: usize = 16;
@@ -182,13 +183,14 @@ impl<E: Engine> Round<'_, E> {
             let index = 2 * layer + usize::from(site == Site::Mlp);
             let curve = &self.curves.sites[index];
             let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
-            if !self.fits.contains_key(&(index, count)) {
-                let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
-                // A file of its own, which goes when the fit is let go.
-                let fitted = least_squares::fit(model, layer, site, covariance, &kept, &mut Scratch::new()?)?;
-                self.fits.insert((index, count), fitted);
-            }
-            let fitted = &self.fits[&(index, count)];
+            let fitted = match self.fits.entry((index, count)) {
+                Entry::Occupied(fitted) => fitted.into_mut(),
+                Entry::Vacant(place) => {
+                    let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
+                    // A file of its own, which goes when the fit is let go.
+                    place.insert(least_squares::fit(model, layer, site, covariance, &kept, &mut Scratch::new()?)?)
+                }
+            };
             let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
             cut_readers(engine, model, layer, site, &mut own, &kept, &read)?;
             fitted.place(engine, &mut own, site)?;
