@@ -15,9 +15,8 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let model = Model::open_folder(&args.model)?;
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
-    // A folder that was pruned says how.
-    let plan = args.model.join("plan.json");
-    let plan = plan.is_file().then(|| Plan::read(&plan)).transpose()?;
+    // A folder that was pruned says how; another's plan.json says nothing here.
+    let plan = Plan::read(&args.model.join("plan.json")).ok();
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();

@@ -12,7 +12,7 @@ use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::{Changes, CompactModel};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{Plan, argument};
 use crate::progress::Progress;
 use gguf::GgufType;
 use std::path::Path;
@@ -90,11 +90,6 @@ pub struct Measured {
     pub pruned: f64,
     /// What they were measured on, in words.
     pub on: String,
-}
-
-/// A value as the command line names it.
-fn argument(value: &impl clap::ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
 }
 
 /// Writes the pruned model into `output`, without committing it.

@@ -11,6 +11,7 @@ use crate::statistics::Header;
 use std::path::Path;
 
 pub use options::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
+pub(crate) use settings::argument;
 pub use settings::{Compensation, Method, Recipe, Settings};
 
 const FORMAT: &str = "flap-gpu-plan";

@@ -114,7 +114,8 @@ pub struct Settings {
     pub compat: bool,
 }
 
-fn name(value: &impl ValueEnum) -> String {
+/// A value as the command line names it.
+pub(crate) fn argument(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
 }
 
@@ -139,9 +140,9 @@ impl Plan {
             (recipe, _) => option("recipe", Some(recipe.name().into())),
         }
         if let Some(metric) = &settings.metric {
-            option("metric", Some(name(metric)));
+            option("metric", Some(argument(metric)));
             if let Some(structure) = &settings.structure {
-                option("structure", Some(name(structure)));
+                option("structure", Some(argument(structure)));
             }
         }
         option("ratio", Some(settings.ratio.to_string()));
@@ -156,10 +157,10 @@ impl Plan {
             option("round-heads", Some(settings.round_heads.unwrap_or(1).to_string()));
         }
         if settings.metric.is_some() && settings.compensation == Compensation::None {
-            option("compensation", Some(name(&Compensation::None)));
+            option("compensation", Some(argument(&Compensation::None)));
         }
         if !settings.token_weights.is_equal() {
-            option("token-weights", Some(name(&settings.token_weights)));
+            option("token-weights", Some(argument(&settings.token_weights)));
         }
         if settings.any_heads {
             option("for", Some("llama.cpp".into()));
