@@ -13,7 +13,11 @@ use flap_gpu::statistics::Mode;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+#[cfg(unix)]
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+#[cfg(unix)]
+use std::time::Instant;
 
 /// Counts the work that was announced.
 struct Announced(Cell<u64>);
@@ -50,6 +54,22 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A `prune` of long work to the output `out`, once it has begun: beside the two texts and another thing there is a temporary folder.
+#[cfg(unix)]
+fn long_run(place: &Place, more: &[&str]) -> Child {
+    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let arguments = ["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "400000", "--device", "cpu"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flap-gpu"));
+    let child = command.args(arguments).args(more).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while place.names().len() < 4 {
+        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    child
+}
+
 /// Ctrl-C: exit code 1, an earlier output intact, no temporary files left.
 #[cfg(unix)]
 #[test]
@@ -57,18 +77,9 @@ fn an_interrupt_leaves_nothing_behind() {
     let place = Place::new();
     place.prune(&place.model, "out", &["--ratio", "0.2"]);
     let before = fs::read(Path::new(&place.path("out")).join("model.safetensors")).unwrap();
-    let (text, output) = (place.path("calibration.txt"), place.path("out"));
-    let arguments =
-        ["prune", &place.model, "--calibration", &text, "--output", &output, "--force", "--samples", "400000", "--device", "cpu"];
-    let child =
-        std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu")).args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let started = std::time::Instant::now();
-    while place.names().len() < 4 {
-        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(300));
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = place.path("out");
+    let child = long_run(&place, &["--force"]);
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let finished = child.wait_with_output().unwrap();
     assert_eq!(finished.status.code(), Some(1), "{}", String::from_utf8_lossy(&finished.stderr));
@@ -82,18 +93,10 @@ fn an_interrupt_leaves_nothing_behind() {
 #[test]
 fn leftovers_of_a_killed_run_are_removed() {
     let place = Place::new();
-    let (text, output) = (place.path("calibration.txt"), place.path("out"));
+    let output = place.path("out");
     let alive = OutputFolder::create(Path::new(&output), Path::new(&place.model), false).unwrap();
     fs::write(alive.path().join("weights"), "").unwrap();
-    let arguments = ["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "400000", "--device", "cpu"];
-    let mut child =
-        std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu")).args(arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let started = std::time::Instant::now();
-    while place.names().len() < 4 {
-        assert!(started.elapsed() < Duration::from_secs(30), "no temporary folder appeared");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(300));
+    let mut child = long_run(&place, &[]);
     child.kill().unwrap();
     child.wait().unwrap();
     let partial = |name: &String| name.starts_with(".out.partial-");
