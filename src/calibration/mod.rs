@@ -78,6 +78,15 @@ impl CalibrationSet {
         json!([header, engine.info().operands])
     }
 
+    /// A pass beside the moments of a layer's channels, which stay on the device.
+    pub(crate) fn leave_room(&self, model: &Model, options: PassOptions) -> PassOptions {
+        let architecture = &model.architecture;
+        let channels = architecture.layers.iter().map(|l| l.heads * architecture.head_dim + l.intermediate_size).max().unwrap_or(0);
+        // Four numbers a channel.
+        let moments = 16 * (self.windows().div_ceil(self.windows_per_slot) * channels) as u64;
+        PassOptions { reserved: options.reserved + moments, ..options }
+    }
+
     /// The hidden states of these windows, which [`crate::pass::Batch::save`] wrote.
     pub(crate) fn map_hidden_states(&self, model: &Model, path: &Path) -> Result<Mmap> {
         let map = files::map(path)?;
@@ -143,7 +152,8 @@ pub fn calibrate<E: Engine>(
     resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
+    let room = set.leave_room(model, options);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     let identity = set.identity(engine);
     let (layers, mut batches) =
         match resume.and_then(|state| state.load(&identity, |layers, folder| load_layers(model, set, layers, folder))) {

@@ -21,7 +21,8 @@ pub fn wanda_sp<E: Engine>(
     options: PassOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Kept>> {
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, options, progress)?;
+    let room = set.leave_room(model, options);
+    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     let mut batches = pass.embed(&set.ids)?;
     progress.start("pruning layer by layer", "tokens x layers", 2 * (set.ids.len() * model.architecture.layers.len()) as u64);
     let mut visitor = Wanda { set, ratio, kept: Vec::new() };

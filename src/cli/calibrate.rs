@@ -8,6 +8,7 @@ use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
 use crate::model::Model;
+use crate::pass::PassOptions;
 use crate::recipe;
 use crate::resume::ResumeState;
 use crate::statistics::{self, Header, Statistics};
@@ -36,7 +37,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let options = common.pass_options(args.calibration.batch_tokens);
+    let options = PassOptions::in_batches(args.calibration.batch_tokens);
     let statistics = with_engine!(engine, e => if args.covariances {
         // What is finished would be as large as the result: it is not saved on the way.
         recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, terminal)

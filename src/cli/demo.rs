@@ -50,7 +50,7 @@ pub fn run(common: &Common, terminal: &Terminal) -> Result<()> {
         files::write(&dense.join(name), content)?;
     }
     let engine = open_engine(common)?;
-    let rows = with_engine!(engine, e => rows(e, &dense, folder.path(), common.pass_options(None), terminal))?;
+    let rows = with_engine!(engine, e => rows(e, &dense, folder.path(), PassOptions::default(), terminal))?;
     let report = json!({"device": engine.info().label(), "models": rows.iter().map(|row| json!({
         "name": row.name, "perplexity": row.perplexity, "parameters": row.parameters, "weight_bytes": row.bytes, "seconds": row.seconds,
         "heads": row.heads, "neurons": row.neurons,

@@ -7,6 +7,7 @@ use crate::calibration::{TextSource, sequential_windows};
 use crate::error::Result;
 use crate::evaluation::perplexity;
 use crate::model::Model;
+use crate::pass::PassOptions;
 use serde_json::json;
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -18,7 +19,7 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow
     let ids = windows(&model, &source, length, args.windows, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let options = common.pass_options(args.batch_tokens);
+    let options = PassOptions::in_batches(args.batch_tokens);
     let result = with_engine!(engine, e => perplexity(e, &model, &ids, length, options, terminal))?;
     let seconds = begin.elapsed().as_secs_f64();
     let report = json!({

@@ -8,6 +8,7 @@ use crate::checkpoint::{OutputFile, SafetensorsWriter, TensorFile, TensorHeader}
 use crate::error::Error;
 use crate::evaluation::run_tokens;
 use crate::model::Model;
+use crate::pass::PassOptions;
 use anyhow::Result;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Res
     let (ids, [batch, length]) = read_ids(&args.tokens)?;
     note_long(&model, length, terminal)?;
     let engine = open_engine(common)?;
-    let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, common.pass_options(None), terminal))?;
+    let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, PassOptions::default(), terminal))?;
     let mut tensors = vec![("logits".to_string(), result.logits)];
     for (layer, [attention, mlp]) in result.taps.into_iter().enumerate() {
         tensors.push((format!("layers.{layer}.attention"), attention));

@@ -128,7 +128,10 @@ fn start_logging(common: &Common) {
 }
 
 fn open_engine(common: &Common) -> crate::error::Result<AnyEngine> {
-    let engine = engine::select(&common.device, common.precision.into())?;
+    let mut engine = engine::select(&common.device, common.precision.into())?;
+    if let Some(bytes) = common.memory_budget {
+        engine = engine.with_memory_budget(bytes);
+    }
     tracing::info!("computing on {}", engine.info().label());
     Ok(engine)
 }

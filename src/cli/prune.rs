@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
 use crate::export::{self, Choice, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
+use crate::pass::PassOptions;
 use crate::plan::{Method, Plan, PlanOptions, Recipe};
 use crate::pruning;
 use crate::recipe::{self, RecipeOptions};
@@ -81,8 +82,8 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 let pruned = Model::open(output.path())?;
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
-                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, ids, window_tokens };
-                match guarded.measure(e, common.pass_options(None), output.path(), terminal) {
+                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, export: &export, ids, window_tokens };
+                match guarded.measure(e, PassOptions::default(), output.path(), terminal) {
                     Ok(guard) => Some(guard),
                     Err(Error::Interrupted) => return Err(Error::Interrupted.into()),
                     // The model itself is complete.
@@ -93,7 +94,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 }
             }
         };
-        let measured = test.map(|test| measure(e, &model, &test, output.path(), common, terminal)).transpose()?;
+        let measured = test.map(|test| measure(e, &model, &test, output.path(), terminal)).transpose()?;
         (planned, exported, measured, guard)
     });
     hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
@@ -155,8 +156,8 @@ fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Te
 }
 
 /// Perplexity of the dense model and of what was written into `folder`.
-fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, common: &Common, terminal: &Terminal) -> Result<Measured> {
-    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, common.pass_options(None), terminal).map(|p| p.perplexity);
+fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, terminal: &Terminal) -> Result<Measured> {
+    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, PassOptions::default(), terminal).map(|p| p.perplexity);
     Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on: test.what.clone() })
 }
 
@@ -175,7 +176,7 @@ fn plan<E: Engine>(
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, common, terminal)?;
-    let passes = common.pass_options(args.calibration.batch_tokens);
+    let passes = PassOptions::in_batches(args.calibration.batch_tokens);
     let begin = Instant::now();
     if wanda {
         let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;

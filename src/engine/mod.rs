@@ -29,9 +29,12 @@ pub struct DeviceInfo {
     /// Tokens that one batch should hold when the user does not say.
     #[serde(skip)]
     pub default_batch_tokens: usize,
-    /// Bytes of device memory to stay within when the user does not say.
+    /// Bytes of device memory to stay within.
     #[serde(skip)]
     pub memory_budget: u64,
+    /// Copies of a layer's weights that memory holds while one layer computes and the next comes.
+    #[serde(skip)]
+    pub layer_copies: u64,
     /// Largest buffer one operation can bind, in bytes.
     #[serde(skip)]
     pub max_binding_bytes: u64,
@@ -115,14 +118,15 @@ pub struct ColumnNorms {
 /// The operations. Activations are row-major f32 `[tokens, channels]`; matrices are `[output channels, input channels]` and
 /// keep the checkpoint's number format; all sums are f32 or wider.
 ///
-/// Operations may be queued: an error of the device can surface in a later call, at the latest in one that reads back.
-pub trait Engine: Sync {
+/// Operations may be queued: an error of the device can surface in a later call, at the latest in one that reads back. One thread at a
+/// time gives them, so that their order is known.
+pub trait Engine {
     /// Activations or a vector of parameters on the device.
-    type Tensor: Send;
+    type Tensor;
     /// A weight matrix on the device.
-    type Matrix: Send;
+    type Matrix;
     /// Running channel moments of one site.
-    type Moments: Send;
+    type Moments;
 
     /// What this engine runs on.
     fn info(&self) -> &DeviceInfo;
@@ -182,6 +186,10 @@ pub trait Engine: Sync {
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Self::Tensor>>;
     /// Takes in the logits `[tokens, panel rows]` of vocabulary entries from `first_entry` on.
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Self::Tensor>, logits: &Self::Tensor, first_entry: usize) -> Result<()>;
+    /// Adds to `sums` `[tokens, 1]` what a panel of the vocabulary has of the Kullback-Leibler divergence of predictions `q` from predictions
+    /// `p`: `p (log p - log q)` over its entries, from the `logits` `[tokens, panel rows]` of `p` and `q`, and the [`CrossEntropy::state`] of
+    /// both over the whole vocabulary.
+    fn divergence_panel(&self, sums: &mut Self::Tensor, logits: [&Self::Tensor; 2], states: [&Self::Tensor; 2]) -> Result<()>;
 }
 
 /// Running cross entropy: per token the largest logit so far, the sum of exponentials relative to it, and the target's logit.

@@ -59,6 +59,15 @@ pub enum AnyEngine {
 }
 
 impl AnyEngine {
+    /// Stays within so many bytes of device memory.
+    #[must_use]
+    pub fn with_memory_budget(self, bytes: u64) -> Self {
+        match self {
+            Self::Cpu(engine) => Self::Cpu(engine.with_memory_budget(bytes)),
+            Self::Gpu(engine) => Self::Gpu(engine.with_memory_budget(bytes)),
+        }
+    }
+
     /// What it runs on.
     #[must_use]
     pub fn info(&self) -> &DeviceInfo {

@@ -1,8 +1,7 @@
 //! How far a pruned model's predictions are from the dense model's.
 
-use super::teacher::normalisers;
-use super::{Unvisited, normalised_head};
-use crate::engine::Engine;
+use super::{Unvisited, cross_entropies, normalised_head};
+use crate::engine::{CrossEntropy, Engine};
 use crate::error::{Error, Result};
 use crate::forward::Head;
 use crate::interrupt;
@@ -14,9 +13,9 @@ use crate::progress::Progress;
 pub struct Predictions<E: Engine> {
     head: Head<E>,
     batches: Vec<Batch<E>>,
-    /// Per batch and token: the logarithm of the sum of the exponentials of the logits.
-    normalisers: Vec<Vec<f64>>,
-    tokens: usize,
+    /// Of each batch, for its logits' normalisers.
+    states: Vec<CrossEntropy<E::Tensor>>,
+    window_tokens: usize,
 }
 
 impl<E: Engine> Predictions<E> {
@@ -27,39 +26,38 @@ impl<E: Engine> Predictions<E> {
         let mut batches = pass.embed(ids)?;
         pass.layers(0, &mut batches, &mut Unvisited)?;
         let head = normalised_head(&pass, &mut batches)?;
-        let normalisers = normalisers(&pass, &head, &batches)?;
+        // No token is asked for: any target serves.
+        let states = cross_entropies(&pass, &head, &batches, &vec![0; ids.len()])?;
         progress.finish();
-        Ok(Self { head, batches, normalisers, tokens: ids.len() })
+        Ok(Self { head, batches, states, window_tokens })
     }
 
     /// Tokens of the largest batch.
     pub fn batch_tokens(&self) -> usize {
-        self.normalisers.iter().map(Vec::len).max().unwrap_or(1)
+        self.batches.iter().map(|batch| batch.windows * self.window_tokens).max().unwrap_or(1)
     }
 
     /// Mean over all tokens of the Kullback-Leibler divergence of `other` from these predictions, in nats. Both must have been made in the
     /// same batches.
     pub fn divergence(&self, engine: &E, other: &Self) -> Result<f64> {
         let tokens = self.batch_tokens();
-        let mut sum = 0.0;
+        let zeros = |batch: &Batch<E>| engine.zeros(batch.windows * self.window_tokens, 1);
+        let mut sums = self.batches.iter().map(zeros).collect::<Result<Vec<_>>>()?;
         for (left, right) in self.head.panels(engine, tokens).zip(other.head.panels(engine, tokens)) {
             let (left, right) = (left?, right?);
-            let width = left.entries.len();
-            let batches = self.batches.iter().zip(&other.batches).zip(self.normalisers.iter().zip(&other.normalisers));
-            for ((a, b), (log_a, log_b)) in batches {
+            let batches = self.batches.iter().zip(&other.batches).zip(self.states.iter().zip(&other.states));
+            for (((a, b), (state_a, state_b)), sums) in batches.zip(&mut sums) {
                 interrupt::check()?;
-                let logits_a = engine.download(&a.read(engine, |states| left.logits(engine, states))?)?;
-                let logits_b = engine.download(&b.read(engine, |states| right.logits(engine, states))?)?;
-                let rows = logits_a.chunks_exact(width).zip(logits_b.chunks_exact(width)).zip(log_a.iter().zip(log_b));
-                for ((row_a, row_b), (log_a, log_b)) in rows {
-                    for (&x, &y) in row_a.iter().zip(row_b) {
-                        let (log_p, log_q) = (f64::from(x) - log_a, f64::from(y) - log_b);
-                        sum += log_p.exp() * (log_p - log_q);
-                    }
-                }
+                let logits_a = a.read(engine, |states| left.logits(engine, states))?;
+                let logits_b = b.read(engine, |states| right.logits(engine, states))?;
+                engine.divergence_panel(sums, [&logits_a, &logits_b], [&state_a.state, &state_b.state])?;
             }
         }
-        let mean = sum / self.tokens as f64;
+        let mut of_tokens = Vec::new();
+        for sums in &sums {
+            of_tokens.extend(engine.download(sums)?.into_iter().map(f64::from));
+        }
+        let mean = of_tokens.iter().sum::<f64>() / of_tokens.len() as f64;
         if mean.is_finite() {
             Ok(mean)
         } else {

@@ -5,7 +5,7 @@ use crate::checkpoint::OutputFolder;
 use crate::compensation;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::export::{ExportOptions, export};
+use crate::export::{ExportOptions, Format, export};
 use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{PlanOptions, Recipe};
@@ -33,6 +33,8 @@ pub struct Guarded<'a> {
     pub statistics: &'a Statistics,
     /// What the recipe was asked for.
     pub options: &'a PlanOptions,
+    /// How the recipe's model was written.
+    pub export: &'a ExportOptions,
     /// Token ids of whole windows.
     pub ids: &'a [u32],
     /// Tokens of a window.
@@ -42,6 +44,8 @@ pub struct Guarded<'a> {
 impl Guarded<'_> {
     /// Measures both. FLAP's model is written into `folder` for the while, and removed.
     pub fn measure<E: Engine>(&self, engine: &E, pass: PassOptions, folder: &Path, progress: &dyn Progress) -> Result<Guard> {
+        // Two models' predictions lie side by side.
+        let pass = PassOptions { other_streams: 1, ..pass };
         let predictions = |model: &Model, pass| Predictions::of(engine, model, self.ids, self.window_tokens, pass, progress);
         let dense = predictions(self.dense, pass)?;
         // The smaller models in the batches of the dense one.
@@ -52,7 +56,10 @@ impl Guarded<'_> {
         let biases = compensation::biases(engine, self.dense, Some(self.statistics), &plan, progress)?;
         let place = folder.join("flap");
         let temporary = OutputFolder::create(&place, &self.dense.path, false)?;
-        export(self.dense, &plan, &biases.into(), &ExportOptions::hf(&place), &temporary, progress)?;
+        // In the same form: what a number format costs is no merit of the other.
+        let form = if self.export.formats.contains(&Format::Hf) { Format::Hf } else { Format::Gguf };
+        let form = ExportOptions { formats: vec![form], ..self.export.clone() };
+        export(self.dense, &plan, &biases.into(), &form, &temporary, progress)?;
         Ok(Guard { recipe: of(self.pruned)?, flap: of(&Model::open(temporary.path())?)? })
     }
 }

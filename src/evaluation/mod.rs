@@ -8,7 +8,7 @@ pub use divergence::Predictions;
 pub use guard::{Guard, Guarded};
 pub use teacher::Teacher;
 
-use crate::engine::{Engine, negative_log_likelihood};
+use crate::engine::{CrossEntropy, Engine, negative_log_likelihood};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights, Observer, Site, Unobserved};
 use crate::interrupt;
@@ -60,14 +60,19 @@ fn losses<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>], ids: &[u32]) 
     let targets: Vec<u32> = ids.chunks_exact(window_tokens).flat_map(|w| w[1..].iter().chain(&w[..1]).copied()).collect();
     let mut losses = Vec::new();
     for state in cross_entropies(pass, &head, batches, &targets)? {
-        let all = negative_log_likelihood(&state);
+        let all = negative_log_likelihood(&pass.engine.download(&state.state)?);
         losses.extend(all.chunks_exact(window_tokens).flat_map(|w| &w[..window_tokens - 1]));
     }
     Ok(losses)
 }
 
-/// The states of the cross entropy of all batches, panel by panel of the head.
-fn cross_entropies<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>], targets: &[u32]) -> Result<Vec<Vec<f32>>> {
+/// The cross entropies of all batches, panel by panel of the head.
+fn cross_entropies<E: Engine>(
+    pass: &Pass<'_, E>,
+    head: &Head<E>,
+    batches: &[Batch<E>],
+    targets: &[u32],
+) -> Result<Vec<CrossEntropy<E::Tensor>>> {
     let engine = pass.engine;
     let tokens_of = |batch: &Batch<E>| batch.first_window * pass.window_tokens..(batch.first_window + batch.windows) * pass.window_tokens;
     let mut states = batches.iter().map(|batch| engine.cross_entropy(&targets[tokens_of(batch)])).collect::<Result<Vec<_>>>()?;
@@ -79,7 +84,7 @@ fn cross_entropies<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Bat
             engine.cross_entropy_panel(state, &logits, panel.entries.start)?;
         }
     }
-    states.iter().map(|state| engine.download(&state.state)).collect()
+    Ok(states)
 }
 
 /// The head, and the last layer's hidden states made ready for it, in place.

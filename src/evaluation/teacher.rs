@@ -66,11 +66,11 @@ impl<E: Engine> Teacher<E> {
 }
 
 /// Per batch and token: the logarithm of the sum of the exponentials of the logits.
-pub fn normalisers<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>]) -> Result<Vec<Vec<f64>>> {
+fn normalisers<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>]) -> Result<Vec<Vec<f64>>> {
     // No token is asked for: any target serves.
     let states = cross_entropies(pass, head, batches, &vec![0; pass.windows * pass.window_tokens])?;
     let normaliser = |s: &[f32]| f64::from(s[0]) + f64::from(s[1]).ln();
-    Ok(states.iter().map(|state| state.chunks_exact(3).map(normaliser).collect()).collect())
+    states.iter().map(|state| Ok(pass.engine.download(&state.state)?.chunks_exact(3).map(normaliser).collect())).collect()
 }
 
 /// `P W` per batch: probabilities `[tokens, vocabulary]` by the head, panel by panel.

@@ -1,11 +1,22 @@
 //! The final norm and the language-model head, in panels of vocabulary rows: the logits of a whole vocabulary never exist at once.
 
-use crate::engine::{Engine, HostTensor};
+use crate::engine::{DeviceInfo, Engine, HostTensor};
 use crate::error::Result;
 use std::ops::Range;
 
-/// Bytes of f32 logits one panel may produce for a batch.
-const PANEL_BYTES: usize = 64 << 20;
+/// Bytes beyond which larger panels gain nothing.
+const MOST_PANEL_BYTES: u64 = 64 << 20;
+/// Share of the memory budget that a panel may take.
+const PANEL_SHARE: u64 = 64;
+
+/// Bytes of f32 that a panel may have, and its logits for a batch.
+#[must_use]
+pub fn panel_bytes(info: &DeviceInfo) -> u64 {
+    MOST_PANEL_BYTES.min(info.memory_budget / PANEL_SHARE)
+}
+
+/// Rows below which a product is mostly waiting.
+const LEAST_ROWS: usize = 64;
 
 /// The final norm and the head's matrix, which stays in host memory.
 pub struct Head<E: Engine> {
@@ -32,9 +43,10 @@ impl<E: Engine> Head<E> {
         engine.rms_norm(hidden_states, &self.norm, self.eps)
     }
 
-    /// Brings the head to the device panel by panel; a panel's logits for `tokens` tokens stay within a fixed size.
+    /// Brings the head to the device panel by panel, each within [`panel_bytes`], as are its logits for `tokens` tokens.
     pub fn panels<'a>(&'a self, engine: &'a E, tokens: usize) -> impl Iterator<Item = Result<HeadPanel<E>>> + 'a {
-        let rows = (PANEL_BYTES / 4 / tokens.max(1)).clamp(64, 1 << 16);
+        let columns = tokens.max(engine.columns(&self.norm));
+        let rows = (panel_bytes(engine.info()) as usize / 4 / columns).max(LEAST_ROWS);
         (0..self.vocabulary_size).step_by(rows).map(move |first| {
             let entries = first..(first + rows).min(self.vocabulary_size);
             let weight = engine.upload_matrix(&(self.rows)(entries.clone())?)?;

@@ -6,7 +6,7 @@
 mod head;
 mod layer;
 
-pub use head::{Head, HeadPanel};
+pub use head::{Head, HeadPanel, panel_bytes};
 pub use layer::{LayerWeights, Linear, Observer, Unobserved, decoder_layer};
 
 /// Where a layer can be observed.

@@ -3,23 +3,31 @@
 use crate::architecture::Architecture;
 use crate::engine::DeviceInfo;
 use crate::error::{Error, Result};
+use crate::forward::panel_bytes;
+use std::num::NonZeroUsize;
 
 /// Hidden states beyond this go to a mapped temporary file instead of host memory.
 const HOST_MEMORY: u64 = 4 << 30;
 /// Share of the budget that the activations of one batch may take.
 const ACTIVATIONS_SHARE: u64 = 4;
 
-/// What the user says about memory.
+/// What is known about a pass's memory beforehand.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PassOptions {
     /// Tokens that go through a layer together; `None` fits them to the device.
     pub batch_tokens: Option<usize>,
-    /// Bytes of device memory to stay within; `None` takes the device's default.
-    pub memory_budget: Option<u64>,
-    /// Bytes of it that are taken by what is no part of the pass.
+    /// Bytes of the device's memory budget that are taken by what is no part of the pass.
     pub reserved: u64,
     /// Residual streams that are kept beside the pass's own.
     pub other_streams: usize,
+}
+
+impl PassOptions {
+    /// So many tokens at a time, if that is said.
+    #[must_use]
+    pub fn in_batches(tokens: Option<NonZeroUsize>) -> Self {
+        Self { batch_tokens: tokens.map(NonZeroUsize::get), ..Self::default() }
+    }
 }
 
 /// Where hidden states stay between layers.
@@ -60,7 +68,7 @@ fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> 
 /// weights take on the device.
 ///
 /// # Errors
-/// If the budget does not hold two layers and the activations of one window.
+/// If the budget does not hold the layer that computes, the next, and the activations of one window.
 pub fn plan(
     info: &DeviceInfo,
     architecture: &Architecture,
@@ -69,27 +77,30 @@ pub fn plan(
     window_tokens: usize,
     options: PassOptions,
 ) -> Result<Layout> {
-    let whole_budget = options.memory_budget.unwrap_or(info.memory_budget);
-    let budget = whole_budget.saturating_sub(options.reserved);
+    // The sizes of device buffers are rounded up by at most an eighth.
+    let whole = if info.kind == "cpu" { info.memory_budget } else { info.memory_budget / 9 * 8 };
+    let budget = whole.saturating_sub(options.reserved);
     let [layer, token, widest] = demands(architecture, weight_bytes);
-    // The CPU engine multiplies by the mapped file itself.
-    let weights = if info.kind == "cpu" { 0 } else { 2 * layer };
+    let weights = info.layer_copies * layer;
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
     let wanted = options.batch_tokens.unwrap_or_else(|| {
-        let by_budget = fitting(budget / ACTIVATIONS_SHARE, token);
+        let by_budget = fitting((budget / ACTIVATIONS_SHARE).min(budget.saturating_sub(weights)), token);
         info.default_batch_tokens.min(by_budget).min(fitting(info.max_binding_bytes, widest))
     });
     let batch_tokens = (wanted / window_tokens).clamp(1, windows.max(1)) * window_tokens;
-    let fixed = weights + token * batch_tokens as u64;
+    // Behind the layers comes the head: panels of it, on their way, as numbers to sum, and what they give for a batch.
+    let head = 6 * panel_bytes(info);
+    let fixed = (weights + token * batch_tokens as u64).max(head);
     if fixed > budget {
         let reserved = match options.reserved {
             0 => String::new(),
-            bytes => format!(" and what the recipe keeps there {bytes},"),
+            bytes => format!(" and what is kept beside them {bytes},"),
         };
         let device = if info.kind == "cpu" { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
-            "two layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than the budget of \
-             {whole_budget}; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length{device}"
+            "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
+             budget of {} has for them; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length{device}",
+            info.memory_budget
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

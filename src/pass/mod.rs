@@ -18,6 +18,10 @@ pub use memory::PassOptions;
 
 /// What is done at each layer.
 pub trait Visitor<E: Engine> {
+    /// Brings the weights of layer `layer` to the device; the model's own, unless the visitor runs other ones.
+    fn weights(&mut self, pass: &Pass<'_, E>, layer: usize) -> Result<LayerWeights<E>> {
+        pass.model.layer(pass.engine, layer)
+    }
     /// Sends all batches through layer `layer`. Must not wait for the device if it can be helped.
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()>;
     /// The layer's results may be read now; the next layer is being uploaded already.
@@ -121,7 +125,7 @@ impl<'a, E: Engine> Pass<'a, E> {
         if first_layer >= count {
             return Ok(());
         }
-        let mut weights = self.model.layer(self.engine, first_layer)?;
+        let mut weights = visitor.weights(self, first_layer)?;
         for layer in first_layer..count {
             let model = self.model;
             let next = std::thread::scope(|scope| {
@@ -129,7 +133,7 @@ impl<'a, E: Engine> Pass<'a, E> {
                     scope.spawn(move || model.read_ahead(layer + 1));
                 }
                 visitor.run(self, layer, &weights, batches)?;
-                (layer + 1 < count).then(|| model.layer(self.engine, layer + 1)).transpose()
+                (layer + 1 < count).then(|| visitor.weights(self, layer + 1)).transpose()
             })?;
             if !Batch::all_finite(self.engine, batches)? {
                 return Err(Error::NotFinite(format!(

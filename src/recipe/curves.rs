@@ -103,7 +103,7 @@ impl Curves {
         let mut measuring = Measuring {
             engine,
             model,
-            budget: budget(engine, options.pass.memory_budget),
+            budget: budget(engine),
             scratch: keeps_covariances.then(Scratch::new).transpose()?,
             saves: saves.filter(|_| !keeps_covariances),
             finished,

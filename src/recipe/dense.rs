@@ -51,7 +51,7 @@ pub fn measure<E: Engine>(
     progress: &dyn Progress,
     sites: &mut impl Sites<E>,
 ) -> Result<Statistics> {
-    let room = leave_room(engine, model, pass, 0);
+    let room = set.leave_room(model, leave_room(engine, model, pass, 0));
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     let (statistics, mut batches) = match sites.finished() {
         Some((layers, hidden_states)) => (layers, pass.restore(&hidden_states)?),

@@ -173,7 +173,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
     let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
-    let half = placement::budget(engine, options.memory_budget);
+    let half = placement::budget(engine);
     let algebra = placement::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
     PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
 }

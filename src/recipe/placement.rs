@@ -32,7 +32,7 @@ pub fn device_bytes<E: Engine>(engine: &E, budget: u64, size: usize, outputs: us
 }
 
 /// Bytes of the device that an elimination may take.
-pub fn budget<E: Engine>(engine: &E, memory_budget: Option<u64>) -> u64 {
+pub fn budget<E: Engine>(engine: &E) -> u64 {
     // The other half is for the layer and the hidden states.
-    memory_budget.unwrap_or(engine.info().memory_budget) / 2
+    engine.info().memory_budget / 2
 }

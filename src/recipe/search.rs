@@ -50,7 +50,9 @@ pub fn allocate<E: Engine>(
     let rounds = rounds(plan.ratio);
     announce(curves, sites.len(), plan.ratio, progress);
 
-    let pass = Pass::new(engine, model, windows, length, room(engine, model, options.pass, sites.len()), progress)?;
+    // A variant's layer is on the device while the next is not.
+    let memory = PassOptions { other_streams: sites.len(), ..options.pass };
+    let pass = Pass::new(engine, model, windows, length, memory, progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
     progress.start("searching", "tokens x sites", (rounds * steps * ids.len()) as u64);
@@ -60,7 +62,7 @@ pub fn allocate<E: Engine>(
     let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     for round in 1..=rounds {
         let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
-        let mut visitor = Round { curves, removed: &removed, next: &next, fits, progress, variants: Vec::new() };
+        let mut visitor = Round { curves, removed: &removed, next: &next, fits, variants: Vec::new() };
         let mut base = pass.embed(ids)?;
         pass.layers(0, &mut base, &mut visitor)?;
         let Round { variants, fits: made, .. } = visitor;
@@ -102,14 +104,6 @@ fn announce(curves: &Curves, sites: usize, ratio: f64, progress: &dyn Progress) 
         "the search tries {sites} sites in {rounds} rounds: {passes:.1} passes of the calibration and up to {} fits, about {time} by what the first pass took",
         rounds * sites
     ));
-}
-
-/// Two more layers are on the device, and a stream for every site is kept.
-fn room<E: Engine>(engine: &E, model: &Model, options: PassOptions, sites: usize) -> PassOptions {
-    let layers = 0..model.architecture.layers.len();
-    let largest = if engine.info().kind == "cpu" { 0 } else { layers.map(|layer| model.layer_bytes(layer)).max().unwrap_or(0) };
-    let budget = options.memory_budget.unwrap_or(engine.info().memory_budget);
-    PassOptions { reserved: (2 * largest).min(budget / 2), other_streams: sites, ..options }
 }
 
 /// Parameters of so many units of every site.
@@ -157,6 +151,11 @@ fn take(sites: &[AllocationSite], chunks: &Chunks<'_>, costs: &[Option<f64>], wa
     }
 }
 
+/// Places of a layer's sites among all.
+fn sites_of(layer: usize) -> [usize; 2] {
+    [2 * layer, 2 * layer + 1]
+}
+
 /// A model that has one chunk less than the round's.
 struct Variant<E: Engine> {
     site: usize,
@@ -170,7 +169,6 @@ struct Round<'a, E: Engine> {
     next: &'a [Option<usize>],
     /// By site and number of removed units.
     fits: HashMap<(usize, usize), Fitted>,
-    progress: &'a dyn Progress,
     variants: Vec<Variant<E>>,
 }
 
@@ -179,8 +177,7 @@ impl<E: Engine> Round<'_, E> {
     fn pruned(&mut self, pass: &Pass<'_, E>, layer: usize, removed: [usize; 2]) -> Result<LayerWeights<E>> {
         let (engine, model) = (pass.engine, pass.model);
         let mut own = model.layer(engine, layer)?;
-        for (site, count) in Site::BOTH.into_iter().zip(removed).filter(|&(_, count)| count > 0) {
-            let index = 2 * layer + usize::from(site == Site::Mlp);
+        for ((site, index), count) in Site::BOTH.into_iter().zip(sites_of(layer)).zip(removed).filter(|&(_, count)| count > 0) {
             let curve = &self.curves.sites[index];
             let kept = keep(&curve.removal.order[..count], curve.removal.order.len());
             let fitted = match self.fits.entry((index, count)) {
@@ -197,34 +194,36 @@ impl<E: Engine> Round<'_, E> {
         }
         Ok(own)
     }
+}
 
-    /// Sends a stream through a site.
-    fn advance(&self, pass: &Pass<'_, E>, weights: &LayerWeights<E>, site: Site, batches: &mut [Batch<E>]) -> Result<()> {
-        let engine = pass.engine;
-        for batch in batches {
-            crate::interrupt::check()?;
-            batch.update(engine, |h| weights.pass_site(engine, site, pass.rope(), h, pass.window_tokens, |_| Ok(())))?;
-            self.progress.advance((batch.windows * pass.window_tokens) as u64);
-        }
-        Ok(())
+/// Sends a stream through a site.
+fn pass_site<E: Engine>(pass: &Pass<'_, E>, weights: &LayerWeights<E>, site: Site, batches: &mut [Batch<E>]) -> Result<()> {
+    let engine = pass.engine;
+    for batch in batches {
+        crate::interrupt::check()?;
+        batch.update(engine, |h| weights.pass_site(engine, site, pass.rope(), h, pass.window_tokens, |_| Ok(())))?;
+        pass.advance(batch);
     }
+    Ok(())
 }
 
 impl<E: Engine> Visitor<E> for Round<'_, E> {
-    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, _: &LayerWeights<E>, base: &mut [Batch<E>]) -> Result<()> {
-        let places = [2 * layer, 2 * layer + 1];
-        let round = self.pruned(pass, layer, places.map(|place| self.removed[place]))?;
+    /// The round's model.
+    fn weights(&mut self, pass: &Pass<'_, E>, layer: usize) -> Result<LayerWeights<E>> {
+        self.pruned(pass, layer, sites_of(layer).map(|site| self.removed[site]))
+    }
+
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, round: &LayerWeights<E>, base: &mut [Batch<E>]) -> Result<()> {
+        let places = sites_of(layer);
         let fewer = self.pruned(pass, layer, places.map(|place| self.next[place].unwrap_or(self.removed[place])))?;
         for (site, place) in Site::BOTH.into_iter().zip(places) {
-            let mut variants = std::mem::take(&mut self.variants);
-            variants.iter_mut().try_for_each(|variant| self.advance(pass, &round, site, &mut variant.batches))?;
+            self.variants.iter_mut().try_for_each(|variant| pass_site(pass, round, site, &mut variant.batches))?;
             if self.next[place].is_some() {
                 let mut batches = pass.copy(base)?;
-                self.advance(pass, &fewer, site, &mut batches)?;
-                variants.push(Variant { site: place, batches });
+                pass_site(pass, &fewer, site, &mut batches)?;
+                self.variants.push(Variant { site: place, batches });
             }
-            self.variants = variants;
-            self.advance(pass, &round, site, base)?;
+            pass_site(pass, round, site, base)?;
         }
         Ok(())
     }

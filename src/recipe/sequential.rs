@@ -55,7 +55,7 @@ pub fn run<E: Engine>(
         pruned,
         refit: options.refit,
         token_weights: options.plan.token_weights,
-        budget: budget(engine, options.pass.memory_budget),
+        budget: budget(engine),
         scratch: Scratch::new()?,
         saves,
         units,

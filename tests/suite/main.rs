@@ -10,6 +10,7 @@ mod damaged_input;
 mod folders;
 mod gguf;
 mod kernels;
+mod memory;
 mod moments;
 mod properties;
 mod recipes;

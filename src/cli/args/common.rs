@@ -1,7 +1,6 @@
 //! Options of every command.
 
 use crate::engine::{DeviceChoice, Precision};
-use crate::pass::PassOptions;
 use clap::{Args, ValueEnum};
 use std::num::NonZeroUsize;
 
@@ -36,11 +35,6 @@ pub struct Common {
 }
 
 impl Common {
-    /// What a pass over a model may use.
-    pub fn pass_options(&self, batch_tokens: Option<NonZeroUsize>) -> PassOptions {
-        PassOptions { batch_tokens: batch_tokens.map(NonZeroUsize::get), memory_budget: self.memory_budget, ..PassOptions::default() }
-    }
-
     /// Those options that decide how many tokens go through a layer together, as they were given: the order of sums depends on it.
     pub fn options(&self, batch_tokens: Option<NonZeroUsize>) -> Vec<String> {
         let mut options = Vec::new();

@@ -1,6 +1,6 @@
 //! Norms, rotations, activations and reductions: one or two passes over the data, in parallel over rows.
 
-use super::vectors::{exp, maximum, sum, vectorised};
+use super::vectors::{exp, maximum, sum, sum_of_pairs, vectorised};
 use rayon::prelude::*;
 
 /// Elements per parallel task of a flat pass.
@@ -93,5 +93,23 @@ pub fn cross_entropy_panel(state: &mut [f32], targets: &[f32], logits: &[f32], f
         if let Some(logit) = (target as usize).checked_sub(first_entry).and_then(|i| logits.get(i)) {
             state[2] = *logit;
         }
+    });
+}
+
+pub fn divergence_panel(sums: &mut [f32], logits: [&[f32]; 2], states: [&[f32]; 2]) {
+    let width = logits[0].len() / sums.len();
+    let [p, q] = logits.map(|logits| logits.par_chunks_exact(width));
+    let [p_states, q_states] = states.map(|states| states.par_chunks_exact(3));
+    sums.par_iter_mut().zip(p.zip(q)).zip(p_states.zip(q_states)).for_each(|((total, (p, q)), (p_state, q_state))| {
+        let [p_normaliser, q_normaliser] = [p_state, q_state].map(|state| state[0] + state[1].ln());
+        *total += vectorised(
+            #[inline(always)]
+            || {
+                sum_of_pairs(p, q, |p, q| {
+                    let (log_p, log_q) = (p - p_normaliser, q - q_normaliser);
+                    exp(log_p) * (log_p - log_q)
+                })
+            },
+        );
     });
 }

@@ -50,6 +50,7 @@ impl Default for CpuEngine {
                 default_batch_tokens: 512,
                 // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
                 memory_budget: 1 << 30,
+                layer_copies: 0,
                 max_binding_bytes: u64::MAX,
             },
         }
@@ -57,6 +58,13 @@ impl Default for CpuEngine {
 }
 
 impl CpuEngine {
+    /// Stays within so many bytes of memory, mapped weights not counted.
+    #[must_use]
+    pub fn with_memory_budget(mut self, bytes: u64) -> Self {
+        self.info.memory_budget = bytes;
+        self
+    }
+
     /// An engine whose matrix products are of bf16 numbers with f32 sums; all else stays f32.
     #[must_use]
     pub fn with_bf16_products() -> Self {
@@ -178,6 +186,11 @@ impl Engine for CpuEngine {
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {
         debug_assert_eq!(logits.rows(), state.targets.rows());
         elementwise::cross_entropy_panel(&mut state.state.data, &state.targets.data, &logits.data, first_entry);
+        Ok(())
+    }
+
+    fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
+        elementwise::divergence_panel(&mut sums.data, logits.map(|l| l.data.as_slice()), states.map(|s| s.data.as_slice()));
         Ok(())
     }
 }

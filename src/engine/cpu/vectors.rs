@@ -33,12 +33,18 @@ pub fn exp(number: f32) -> f32 {
 /// The sum of what `of` makes of the numbers, in 32 partial sums: running sums side by side round less than one does.
 #[inline(always)]
 pub fn sum(numbers: &[f32], of: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = numbers.as_chunks::<32>();
+    sum_of_pairs(numbers, numbers, |number, _| of(number))
+}
+
+/// The same over the pairs of two rows.
+#[inline(always)]
+pub fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<32>(), right.as_chunks::<32>());
     let mut partial = [0.0f32; 32];
-    for chunk in chunks {
-        partial.iter_mut().zip(chunk).for_each(|(partial, &number)| *partial += of(number));
+    for (left, right) in left.iter().zip(right) {
+        partial.iter_mut().zip(left.iter().zip(right)).for_each(|(partial, (&a, &b))| *partial += of(a, b));
     }
-    rest.iter().zip(&mut partial).for_each(|(&number, partial)| *partial += of(number));
+    left_rest.iter().zip(right_rest).zip(&mut partial).for_each(|((&a, &b), partial)| *partial += of(a, b));
     partial.iter().sum()
 }
 

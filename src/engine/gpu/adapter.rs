@@ -173,6 +173,8 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
     // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB, and in a laptop whose GPU shares its memory.
     let memory_budget = if info.device_type == DeviceType::IntegratedGpu { 2 << 30 } else { 4 << 30 };
+    // The one that computes and the next; what is on its way lies in the machine's memory, which may be the device's.
+    let layer_copies = if info.device_type == DeviceType::DiscreteGpu { 2 } else { 3 };
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),
@@ -180,6 +182,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
+        layer_copies,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
     Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })

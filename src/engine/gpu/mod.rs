@@ -64,6 +64,20 @@ impl GpuEngine {
         self
     }
 
+    /// Stays within so many bytes of device memory.
+    #[must_use]
+    pub fn with_memory_budget(mut self, bytes: u64) -> Self {
+        self.info.memory_budget = bytes;
+        self.context.set_memory_budget(bytes);
+        self
+    }
+
+    /// Most bytes that buffers took at once since the budget was set, those kept for later use among them.
+    #[must_use]
+    pub fn most_memory(&self) -> u64 {
+        self.context.most_memory()
+    }
+
     /// Works as on a device with other registers or another speed: see [`pace`].
     #[must_use]
     pub fn with_pace(mut self, wide: bool, short_work: u64) -> Self {
@@ -241,5 +255,12 @@ impl Engine for GpuEngine {
         let params = words([logits.rows, logits.columns, first_entry]);
         let buffers = [(1, logits.buffer()), (2, state.targets.buffer()), (3, state.state.changed())];
         self.over(Kernel::CrossEntropy, &params, &buffers, logits.rows, 1)
+    }
+
+    fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
+        let params = words([logits[0].rows, logits[0].columns]);
+        let ([p, q], [p_state, q_state]) = (logits.map(Tensor::buffer), states.map(Tensor::buffer));
+        let buffers = [(1, p), (2, q), (3, p_state), (4, q_state), (5, sums.changed())];
+        self.over(Kernel::Divergence, &params, &buffers, logits[0].rows, 1)
     }
 }

@@ -3,37 +3,57 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Free bytes that are always kept.
-const LEAST_FREE: u64 = 64 << 20;
-
 /// Free buffers, the longest unused first.
 pub(super) struct Pool {
     free: VecDeque<wgpu::Buffer>,
     free_bytes: u64,
     used_bytes: u64,
     /// Most that was used at once.
-    peak_bytes: u64,
-    /// Free bytes to keep at most.
-    most_free: u64,
+    most_used: u64,
+    /// Most that was held at once, used and free, since the budget was set.
+    most_held: u64,
+    /// Bytes to hold at most, as far as it is for the pool to say.
+    budget: u64,
 }
 
 impl Pool {
-    pub fn new(most_free: u64) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { free: VecDeque::new(), free_bytes: 0, used_bytes: 0, peak_bytes: 0, most_free }))
+    pub fn new(budget: u64) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { free: VecDeque::new(), free_bytes: 0, used_bytes: 0, most_used: 0, most_held: 0, budget }))
     }
 
-    /// A free buffer of exactly this size.
+    pub fn set_budget(&mut self, budget: u64) {
+        self.budget = budget;
+        self.keep_free(0);
+        (self.most_used, self.most_held) = (self.used_bytes, self.used_bytes);
+    }
+
+    pub fn most_held(&self) -> u64 {
+        self.most_held
+    }
+
+    /// A free buffer of exactly this size. Where there is none, others make room for a new one.
     pub fn take(&mut self, size: u64) -> Option<wgpu::Buffer> {
-        let place = self.free.iter().rposition(|buffer| buffer.size() == size)?;
+        let Some(place) = self.free.iter().rposition(|buffer| buffer.size() == size) else {
+            self.keep_free(self.budget.saturating_sub(self.used_bytes + size));
+            return None;
+        };
         let buffer = self.free.remove(place)?;
         self.free_bytes -= size;
         Some(buffer)
     }
 
-    /// Lets go of what is free; the driver keeps what commands still use.
-    pub fn clear(&mut self) {
-        self.free.clear();
-        self.free_bytes = 0;
+    /// Lets go of the longest unused buffers beyond so many free bytes; the driver keeps what commands still use.
+    pub fn keep_free(&mut self, most: u64) {
+        while self.free_bytes > most {
+            let Some(oldest) = self.free.pop_front() else { return };
+            self.free_bytes -= oldest.size();
+        }
+    }
+
+    fn count(&mut self, size: u64) {
+        self.used_bytes += size;
+        self.most_used = self.most_used.max(self.used_bytes);
+        self.most_held = self.most_held.max(self.used_bytes + self.free_bytes);
     }
 
     /// Takes a buffer back. Layers of other sizes leave buffers that nobody asks for again: free are kept at most as many bytes as were
@@ -42,11 +62,7 @@ impl Pool {
         self.used_bytes -= buffer.size();
         self.free_bytes += buffer.size();
         self.free.push_back(buffer);
-        let most = self.peak_bytes.min(self.most_free).max(LEAST_FREE);
-        while self.free_bytes > most {
-            let Some(oldest) = self.free.pop_front() else { return };
-            self.free_bytes -= oldest.size();
-        }
+        self.keep_free(self.most_used.min(self.budget.saturating_sub(self.used_bytes)));
     }
 }
 
@@ -59,10 +75,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub fn new(buffer: wgpu::Buffer, pool: &Arc<Mutex<Pool>>) -> Self {
-        let mut counts = lock(pool);
-        counts.used_bytes += buffer.size();
-        counts.peak_bytes = counts.peak_bytes.max(counts.used_bytes);
-        drop(counts);
+        lock(pool).count(buffer.size());
         Self { buffer, pool: pool.clone() }
     }
 }

@@ -10,6 +10,7 @@ pub enum Kernel {
     Count,
     Cross,
     CrossEntropy,
+    Divergence,
     InverseNorms,
     Matmul,
     MatmulCooperative16,
@@ -32,13 +33,14 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
         Self::Count,
         Self::Cross,
         Self::CrossEntropy,
+        Self::Divergence,
         Self::InverseNorms,
         Self::Matmul,
         Self::MatmulCooperative16,
@@ -73,6 +75,7 @@ impl Kernel {
             Self::Count => shader!("count"),
             Self::Cross => shader!("cross"),
             Self::CrossEntropy => shader!("cross_entropy"),
+            Self::Divergence => shader!("divergence"),
             Self::InverseNorms => shader!("inverse_norms"),
             Self::Matmul => shader!("matmul"),
             Self::MatmulCooperative16 => shader!("matmul_cooperative_16"),

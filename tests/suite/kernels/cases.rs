@@ -68,6 +68,11 @@ pub enum Case {
         vocabulary: usize,
         panel: usize,
     },
+    Divergence {
+        tokens: usize,
+        vocabulary: usize,
+        panel: usize,
+    },
 }
 
 use Case::*;
@@ -84,7 +89,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 58] = [
+pub const CASES: [Case; 60] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -143,4 +148,6 @@ pub const CASES: [Case; 58] = [
     ColumnNorms { rows: 1000, columns: 65, dtype: Bf16 },
     CrossEntropy { tokens: 5, vocabulary: 3, panel: 3 },
     CrossEntropy { tokens: 67, vocabulary: 1001, panel: 300 },
+    Divergence { tokens: 5, vocabulary: 3, panel: 3 },
+    Divergence { tokens: 67, vocabulary: 1001, panel: 300 },
 ];

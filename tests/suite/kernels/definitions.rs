@@ -17,6 +17,8 @@ impl Case {
             Attention { shape, .. } => ROUNDING * (16 * (shape.head_dim + shape.window_tokens)) as f64,
             ColumnNorms { rows, .. } => ROUNDING * (rows + 4) as f64,
             CrossEntropy { vocabulary, .. } => ROUNDING * (16 * vocabulary) as f64,
+            // Logarithms of size 40 are rounded, and the exponential makes a relative error of it.
+            Divergence { vocabulary, .. } => ROUNDING * (40 * 40 + 16 * vocabulary) as f64,
             Add { .. } | ScaleColumns { .. } => ROUNDING,
             InverseNorms { columns, .. } => ROUNDING * (columns + 8) as f64,
             Cross { tokens, .. } => ROUNDING * (tokens + 8) as f64,
@@ -81,15 +83,17 @@ impl Case {
                 [norms.square_sum, norms.absolute_mean].concat()
             }
             CrossEntropy { tokens, vocabulary, panel } => {
-                let logits = noise(1, tokens * vocabulary);
-                let mut state = engine.cross_entropy(&targets(tokens, vocabulary)).unwrap();
-                for first in (0..vocabulary).step_by(panel) {
-                    let width = panel.min(vocabulary - first);
-                    let part: Vec<f32> =
-                        logits.chunks_exact(vocabulary).flat_map(|row| &row[first..first + width]).map(|l| l * 20.0).collect();
-                    engine.cross_entropy_panel(&mut state, &engine.upload(&part, width).unwrap(), first).unwrap();
+                let state = cross_entropy(engine, 1, tokens, vocabulary, panel);
+                negative_log_likelihood(&down(&state)).into_iter().map(|loss| loss as f32).collect()
+            }
+            Divergence { tokens, vocabulary, panel } => {
+                let states = [1, 2].map(|seed| cross_entropy(engine, seed, tokens, vocabulary, panel));
+                let mut sums = engine.zeros(tokens, 1).unwrap();
+                let panels = [1, 2].map(|seed| logit_panels(engine, seed, tokens, vocabulary, panel));
+                for ((_, p), (_, q)) in panels[0].iter().zip(&panels[1]) {
+                    engine.divergence_panel(&mut sums, [p, q], [&states[0], &states[1]]).unwrap();
                 }
-                negative_log_likelihood(&down(&state.state)).into_iter().map(|loss| loss as f32).collect()
+                down(&sums)
             }
         }
     }
@@ -156,9 +160,20 @@ impl Case {
                 squares.chain((0..columns).map(|j| column(j).map(|v| v.abs()).sum::<f64>() / rows as f64)).collect()
             }
             CrossEntropy { tokens, vocabulary, .. } => {
-                let logits: Vec<f64> = noise(1, tokens * vocabulary).into_iter().map(|l| f64::from(l * 20.0)).collect();
+                let logits = widened(&logits(1, tokens * vocabulary));
                 let loss = |(row, target): (&[f64], u32)| row.iter().map(|l| l.exp()).sum::<f64>().ln() - row[target as usize];
                 logits.chunks_exact(vocabulary).zip(targets(tokens, vocabulary)).map(loss).collect()
+            }
+            Divergence { tokens, vocabulary, .. } => {
+                let [p, q] = [1, 2].map(|seed| widened(&logits(seed, tokens * vocabulary)));
+                let log_softmax = |row: &[f64]| {
+                    let normaliser = row.iter().map(|l| l.exp()).sum::<f64>().ln();
+                    row.iter().map(|l| l - normaliser).collect::<Vec<_>>()
+                };
+                let divergence = |(p, q): (&[f64], &[f64])| -> f64 {
+                    log_softmax(p).iter().zip(log_softmax(q)).map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum()
+                };
+                p.chunks_exact(vocabulary).zip(q.chunks_exact(vocabulary)).map(divergence).collect()
             }
         }
     }
@@ -198,6 +213,34 @@ fn below_diagonal<T: Default>(mut sum: Vec<T>, width: usize, first: usize, symme
     let beyond = |place: usize| symmetric && place % width > first + place / width;
     sum.iter_mut().enumerate().filter(|(place, _)| beyond(*place)).for_each(|(_, value)| *value = T::default());
     sum
+}
+
+fn logits(seed: u64, count: usize) -> Vec<f32> {
+    noise(seed, count).into_iter().map(|value| value * 20.0).collect()
+}
+
+fn widened(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
+/// Logits panel by panel, with the first entry of each.
+fn logit_panels<E: Engine>(engine: &E, seed: u64, tokens: usize, vocabulary: usize, panel: usize) -> Vec<(usize, E::Tensor)> {
+    let logits = logits(seed, tokens * vocabulary);
+    let of = |first: usize| {
+        let width = panel.min(vocabulary - first);
+        let part: Vec<f32> = logits.chunks_exact(vocabulary).flat_map(|row| &row[first..first + width]).copied().collect();
+        (first, engine.upload(&part, width).unwrap())
+    };
+    (0..vocabulary).step_by(panel).map(of).collect()
+}
+
+/// The state of the cross entropy of all panels.
+fn cross_entropy<E: Engine>(engine: &E, seed: u64, tokens: usize, vocabulary: usize, panel: usize) -> E::Tensor {
+    let mut state = engine.cross_entropy(&targets(tokens, vocabulary)).unwrap();
+    for (first, logits) in logit_panels(engine, seed, tokens, vocabulary, panel) {
+        engine.cross_entropy_panel(&mut state, &logits, first).unwrap();
+    }
+    state.state
 }
 
 fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {

@@ -6,12 +6,15 @@ mod submission;
 use super::pool::{Buffer, Pool, lock, size_class};
 use super::shaders::Kernel;
 use crate::error::{Error, Result};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use submission::{Counter, Pending, Submitted};
 
 /// Multiply-adds of a submission until the device's pace is known.
 const FIRST_SHORT_WORK: u64 = 1 << 30;
+/// Bytes on their way to a buffer that are copied, and let go, together: few drivers give a matrix's worth of such memory in one piece.
+const UPLOAD_PIECE: usize = 64 << 20;
 /// Rows of workgroups that every adapter takes.
 const MOST_ROWS: u64 = 65_535;
 
@@ -23,10 +26,10 @@ pub(super) struct Context {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     failure: Arc<Mutex<Option<String>>>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: RefCell<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     pool: Arc<Mutex<Pool>>,
-    pending: Mutex<Option<Pending>>,
-    submitted: Mutex<Submitted>,
+    pending: RefCell<Option<Pending>>,
+    submitted: RefCell<Submitted>,
     counter: Counter,
     /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
     /// reset a device that works on one thing for seconds.
@@ -50,7 +53,7 @@ pub fn fold(count: usize) -> [u32; 3] {
 }
 
 impl Context {
-    /// A quarter of the device's usual memory budget may be held, beside what is in use, by buffers that nobody uses at the moment.
+    /// Buffers that nobody uses at the moment are kept where they and those in use stay within the memory budget.
     pub fn new(device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits, memory_budget: u64) -> Self {
         let failure = Arc::new(Mutex::new(None));
         let note = failure.clone();
@@ -70,16 +73,25 @@ impl Context {
             queue,
             limits,
             failure,
-            pipelines: Mutex::default(),
-            pool: Pool::new(memory_budget / 4),
-            pending: Mutex::default(),
-            submitted: Mutex::default(),
+            pipelines: RefCell::default(),
+            pool: Pool::new(memory_budget),
+            pending: RefCell::default(),
+            submitted: RefCell::default(),
             short_work: FIRST_SHORT_WORK,
         }
     }
 
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits
+    }
+
+    pub fn set_memory_budget(&self, bytes: u64) {
+        lock(&self.pool).set_budget(bytes);
+    }
+
+    /// Most bytes that buffers, in use or free, took at once since the budget was set.
+    pub fn most_memory(&self) -> u64 {
+        lock(&self.pool).most_held()
     }
 
     /// Fails if the driver reported an error; `operation` says what was asked for, with sizes.
@@ -114,7 +126,7 @@ impl Context {
         let mut buffer = pooled.unwrap_or_else(create);
         if lock(&self.failure).is_some() {
             // What nobody uses may make room, once the device is done with it.
-            lock(&self.pool).clear();
+            lock(&self.pool).keep_free(0);
             self.flush()?;
             self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
             *lock(&self.failure) = None;
@@ -129,15 +141,17 @@ impl Context {
         let buffer = self.buffer(bytes.len().next_multiple_of(4) as u64)?;
         // A write is carried out before the next submission: commands gathered so far may still read this pooled buffer.
         self.flush()?;
-        let whole = bytes.len() & !3;
-        self.queue.write_buffer(&buffer.buffer, 0, &bytes[..whole]);
-        if whole < bytes.len() {
-            let mut word = [0u8; 4];
-            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue.write_buffer(&buffer.buffer, whole as u64, &word);
+        for (index, piece) in bytes.chunks(UPLOAD_PIECE).enumerate() {
+            let (first, whole) = (index * UPLOAD_PIECE, piece.len() & !3);
+            self.queue.write_buffer(&buffer.buffer, first as u64, &piece[..whole]);
+            if whole < piece.len() {
+                let mut word = [0u8; 4];
+                word[..piece.len() - whole].copy_from_slice(&piece[whole..]);
+                self.queue.write_buffer(&buffer.buffer, (first + whole) as u64, &word);
+            }
+            // Hand the copy to the driver now, so that it proceeds while the host goes on.
+            self.queue.submit([]);
         }
-        // Hand the copy to the driver now, so that it proceeds while the host goes on.
-        self.queue.submit([]);
         self.check(|| format!("uploading {} bytes", bytes.len()))?;
         Ok(buffer)
     }
@@ -206,7 +220,7 @@ impl Context {
     }
 
     fn pipeline(&self, kernel: Kernel, constants: &[(&'static str, u32)]) -> wgpu::ComputePipeline {
-        let mut pipelines = lock(&self.pipelines);
+        let mut pipelines = self.pipelines.borrow_mut();
         let build = || {
             let descriptor =
                 wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(kernel.source().into()) };

@@ -39,8 +39,7 @@ pub struct Counter {
 impl Context {
     /// Gathers commands that do so many multiply-adds.
     pub(super) fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
-        let mut pending = lock(&self.pending);
-        let gathered = pending.get_or_insert_with(|| Pending {
+        let mut gathered = self.pending.take().unwrap_or_else(|| Pending {
             encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
             dispatches: 0,
             work: 0,
@@ -49,16 +48,16 @@ impl Context {
         gathered.dispatches += 1;
         gathered.work += work;
         let full = gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work;
-        drop(pending);
+        self.pending.replace(Some(gathered));
         if full { self.flush() } else { Ok(()) }
     }
 
     /// Hands gathered commands to the driver.
     pub(super) fn flush(&self) -> Result<()> {
-        let Some(pending) = lock(&self.pending).take() else { return Ok(()) };
+        let Some(pending) = self.pending.take() else { return Ok(()) };
         self.submit(pending.encoder, |_| ());
         let oldest = {
-            let under_way = &mut lock(&self.submitted).under_way;
+            let under_way = &mut self.submitted.borrow_mut().under_way;
             if under_way.len() > MOST_UNDER_WAY { under_way.pop_front() } else { None }
         };
         if oldest.is_some() {
@@ -77,7 +76,7 @@ impl Context {
         drop(pass);
         last(&mut encoder);
         let index = self.queue.submit([encoder.finish()]);
-        let mut submitted = lock(&self.submitted);
+        let mut submitted = self.submitted.borrow_mut();
         submitted.count = submitted.count.wrapping_add(1);
         submitted.under_way.push_back(index);
         submitted.count
@@ -103,7 +102,7 @@ impl Context {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let pending = lock(&self.pending).take().map(|pending| pending.encoder);
+        let pending = self.pending.take().map(|pending| pending.encoder);
         let encoder = pending.unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
         let count = self.submit(encoder, |encoder| {
             encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
@@ -117,7 +116,7 @@ impl Context {
             let _ = sender.send(result);
         });
         self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
-        lock(&self.submitted).under_way.clear();
+        self.submitted.borrow_mut().under_way.clear();
         receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.check(operation)?;
         let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
