@@ -7,11 +7,10 @@ use flap_gpu::checkpoint::gguf::{GgufHeader, GgufWriter, q8_0};
 use flap_gpu::checkpoint::{SafetensorsWriter, Storage, TensorHeader};
 use flap_gpu::compaction::Slice;
 use flap_gpu::engine::cpu::CpuEngine;
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, MomentsShape, SharedBytes};
+use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, MomentsShape};
 use flap_gpu::search::{LayerScores, Problem, Structure};
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Arc;
 
 /// Numbers in [0, 1) without pattern.
 fn noise(count: usize) -> Vec<f32> {
@@ -21,8 +20,7 @@ fn noise(count: usize) -> Vec<f32> {
 fn matrix(rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
     let mut bytes = Vec::with_capacity(rows * columns * dtype.size());
     noise(rows * columns).into_iter().for_each(|v| dtype.push(v, &mut bytes));
-    let length = bytes.len();
-    HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
+    HostTensor::owning(bytes, dtype, rows, columns)
 }
 
 fn kernels(c: &mut Criterion) {

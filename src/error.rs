@@ -60,6 +60,12 @@ impl Error {
         Self::File { path: path.to_owned(), message: message.into() }
     }
 
+    /// A tensor of a checkpoint that holds NaN or infinity.
+    #[must_use]
+    pub fn weights_not_finite(tensor: &str) -> Self {
+        Self::NotFinite(format!("tensor `{tensor}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged"))
+    }
+
     /// A request that cannot be met.
     pub fn input(message: impl Into<String>) -> Self {
         Self::Input(message.into())

@@ -5,6 +5,9 @@ use crate::checkpoint::Config;
 use crate::error::Result;
 use std::f64::consts::PI;
 
+/// The tensor of a GGUF file that divides the frequencies pair by pair.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// How angles grow with the position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {

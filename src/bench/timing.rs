@@ -2,10 +2,9 @@
 
 use crate::engine::cpu::{CpuEngine, dot_products, has_dot_products, multiply_adds};
 use crate::engine::gpu::GpuEngine;
-use crate::engine::{Dtype, Engine, HostTensor, SharedBytes};
+use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
 use rayon::prelude::*;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of a tensor that no cache holds.
@@ -114,6 +113,5 @@ pub fn random_matrix(rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
     for row in 0..rows {
         line[row % 4096..][..columns].iter().for_each(|v| dtype.push(v * scale, &mut bytes));
     }
-    let length = bytes.len();
-    HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
+    HostTensor::owning(bytes, dtype, rows, columns)
 }

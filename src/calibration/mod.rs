@@ -158,7 +158,7 @@ pub fn calibrate<E: Engine>(
     let (layers, mut batches) =
         match resume.and_then(|state| state.load(&identity, |layers, folder| load_layers(model, set, layers, folder))) {
             Some((layers, hidden_states)) => {
-                tracing::warn!("going on after layer {} of an interrupted run", layers.len() - 1);
+                progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));
                 (layers, pass.restore(&hidden_states)?)
             }
             None => (Vec::new(), pass.embed(&set.ids)?),

@@ -36,6 +36,11 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
     Ok(parent)
 }
 
+/// A folder that someone made for the output to go into.
+fn is_empty_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 /// What stands in the output's place has appeared since [`check`], and may be somebody's work.
 fn appeared(output: &Path, finished: &Path) -> Error {
     Error::file(output, format!("was made by something else meanwhile; the finished result lies in {}", finished.display()))
@@ -57,13 +62,12 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Starts an output folder. With `force`, a folder that holds a model (or nothing) may be replaced, nothing else.
+    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a model is replaced, nothing else.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
-        let parent = check(output, &[source], force)?;
+        let parent = check(output, &[source], force || is_empty_folder(output))?;
         if output.symlink_metadata().is_ok() {
-            let replaceable = output.is_dir()
-                && (["config.json", "plan.json"].iter().any(|name| output.join(name).is_file())
-                    || fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none()));
+            let replaceable =
+                output.is_dir() && (["config.json", "plan.json"].iter().any(|name| output.join(name).is_file()) || is_empty_folder(output));
             if !replaceable {
                 return Err(Error::file(output, "exists and is not a model folder, so --force does not replace it; remove it yourself"));
             }
@@ -80,7 +84,7 @@ impl OutputFolder {
     /// Moves the finished folder to its name; an earlier one is removed only after that.
     pub fn commit(mut self) -> Result<()> {
         self.partial.complete();
-        if self.output.symlink_metadata().is_ok() && !self.force {
+        if self.output.symlink_metadata().is_ok() && !self.force && !is_empty_folder(&self.output) {
             return Err(appeared(&self.output, &self.partial.keep()));
         }
         let taken = self.take_place();

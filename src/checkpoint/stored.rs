@@ -96,10 +96,7 @@ impl StoredTensor {
         if !matches!(self.storage, Storage::Plain(_)) || self.read_rows(0..self.rows())?.is_finite() {
             return Ok(());
         }
-        Err(Error::NotFinite(format!(
-            "tensor `{}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged",
-            self.name
-        )))
+        Err(Error::weights_not_finite(&self.name))
     }
 
     /// Some of its rows, which must not be interleaved.

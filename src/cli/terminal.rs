@@ -4,8 +4,7 @@ use super::args::Common;
 use crate::progress::Progress;
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
-use indicatif::style::ProgressTracker;
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -66,19 +65,9 @@ impl Progress for Terminal {
     fn start(&self, what: &str, unit: &str, total: u64) {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let (position, rate) = match unit {
-            "bytes" => ("{bytes}/{total_bytes}".to_string(), "{bytes_per_sec}"),
-            // Layers and sites take seconds each.
-            _ if unit.contains("tokens") => (format!("{{done}}/{{all}} {unit}"), "{rate}/s"),
-            _ => (format!("{{done}}/{{all}} {unit}"), "{per_sec}"),
-        };
-        let template = format!("{{prefix}} [{{bar:30}}] {position}, {rate}, {{elapsed}}, {{eta}} left{{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let style = style
-            .with_key("done", count(ProgressState::pos))
-            .with_key("all", count(|state| state.len().unwrap_or_default()))
-            .with_key("rate", count(|state| state.per_sec() as u64))
-            .progress_chars("=> ");
+        let rate = if unit == "bytes" { " {bytes_per_sec}," } else { "" };
+        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}, {{eta}} left{{msg}}");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         bar.set_prefix(what.to_string());
         // The clock goes on through linear algebra, which advances nothing for a while.
@@ -119,13 +108,6 @@ impl Work {
         let left = elapsed.mul_f64((1.0 / share.max(f64::EPSILON) - 1.0).clamp(0.0, 1e6));
         let (elapsed, left) = (HumanDuration(elapsed), HumanDuration(left));
         format!("{}: {:.0} % of {all} in {elapsed}, about {left} left{}", self.bar.prefix(), 100.0 * share, self.bar.message())
-    }
-}
-
-/// A number of a progress bar, grouped as everywhere.
-fn count(of: impl Fn(&ProgressState) -> u64 + Clone + Send + Sync + 'static) -> impl ProgressTracker {
-    move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = out.write_str(&grouped(of(state)));
     }
 }
 

@@ -134,7 +134,12 @@ pub fn run_tokens<E: Engine>(
     pass.layers(0, &mut batches, &mut capture)?;
     let head = normalised_head(&pass, &mut batches)?;
     let vocabulary = head.vocabulary_size;
-    let mut logits = vec![0.0; ids.len() * vocabulary];
+    let mut logits = Vec::new();
+    let count = ids.len().saturating_mul(vocabulary);
+    if logits.try_reserve_exact(count).is_err() {
+        return Err(Error::input(format!("memory does not hold {count} logits: give fewer tokens")));
+    }
+    logits.resize(count, 0.0);
     let tokens = batches.first().map_or(1, |batch| batch.windows * window_tokens);
     for panel in head.panels(engine, tokens) {
         let panel = panel?;

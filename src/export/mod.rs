@@ -130,6 +130,9 @@ pub fn export(
         exported.weight_bytes += written.bytes;
         exported.notes.extend(written.note);
     }
+    if exported.parameters_after >= exported.parameters_before {
+        exported.notes.push("the biases have more parameters than what was removed: give a larger --ratio, or --compensation none".into());
+    }
     hf::carry_licences(&model.path, folder)?;
     files::write_json(&folder.join("plan.json"), plan)?;
     Ok(exported)

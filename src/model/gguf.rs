@@ -1,7 +1,7 @@
 //! A GGUF file as a model: its keys as `config.json` would say it, its tensors under their checkpoint names.
 
 use super::{EMBEDDING, FINAL_NORM, HEAD, Model};
-use crate::architecture::{Architecture, PRUNED_KEY, Part};
+use crate::architecture::{Architecture, PRUNED_KEY, Part, ROPE_FACTORS};
 use crate::checkpoint::gguf::{GgufFile, GgufTensor, Value};
 use crate::checkpoint::{Config, StoredTensor, Tensors};
 use crate::error::Result;
@@ -10,8 +10,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Per-pair divisors of the rotary frequencies.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// Architectures that can be read, whether their heads' rows are interleaved, and the family they are an instance of.
 const ARCHITECTURES: [(&str, bool, &str); 3] =
     [("llama", true, "LlamaForCausalLM"), ("deci", true, "LlamaForCausalLM"), ("qwen3", false, "Qwen3ForCausalLM")];

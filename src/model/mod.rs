@@ -176,7 +176,7 @@ impl Model {
             widen(row.dtype, row.bytes.as_ref(), out);
         }
         if let Some(bad) = hidden_states.iter().position(|v| !v.is_finite()) {
-            return Err(not_finite(EMBEDDING, &format!("row {}", ids[bad / columns])));
+            return Err(Error::weights_not_finite(&format!("{EMBEDDING}, row {}", ids[bad / columns])));
         }
         Ok(hidden_states)
     }
@@ -189,7 +189,7 @@ impl Model {
             let Some(tensor) = find(part) else { return Ok(None) };
             let host = self.layer_tensor(layer, tensor)?;
             if !host.is_finite() {
-                return Err(not_finite(&part.name(layer), &format!("layer {layer}")));
+                return Err(Error::weights_not_finite(&part.name(layer)));
             }
             Ok(Some(host))
         };
@@ -232,7 +232,7 @@ impl Model {
     pub fn head<E: Engine>(&self, engine: &E) -> Result<Head<E>> {
         let norm = self.final_norm()?;
         if !norm.is_finite() {
-            return Err(not_finite(FINAL_NORM, "the final norm"));
+            return Err(Error::weights_not_finite(FINAL_NORM));
         }
         let matrix = self.head_matrix()?.clone();
         Ok(Head {
@@ -271,10 +271,4 @@ impl Model {
 #[must_use]
 pub fn hex(digest: &[u8]) -> String {
     digest.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-fn not_finite(tensor: &str, place: &str) -> Error {
-    Error::NotFinite(format!(
-        "tensor `{tensor}` holds NaN or infinity ({place}); the checkpoint is damaged or was saved after training diverged"
-    ))
 }

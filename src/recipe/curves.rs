@@ -4,7 +4,7 @@ use super::curve::Curve;
 use super::dense::{DenseSite, Sites, measure};
 use super::elimination::Elimination;
 use super::linear_algebra::System;
-use super::placement::{budget, elimination};
+use super::placement::{budget, eliminate};
 use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
@@ -70,8 +70,9 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
         let start = Instant::now();
         let per_unit = channels_per_unit(self.model, layer, site);
         let system = System::ridged(moments.covariance, RIDGE);
-        let mut system = elimination(self.engine, self.budget, system, self.model.architecture.hidden_size, per_unit)?;
-        let removal = remove_all(self.model, layer, site, &mut *system)?;
+        let outputs = self.model.architecture.hidden_size;
+        let work = |system: &mut dyn Elimination| remove_all(self.model, layer, site, system);
+        let removal = eliminate(self.engine, self.budget, system, outputs, per_unit, work)?;
         self.algebra += start.elapsed().as_secs_f64();
         self.sites.push(Curve { layer, site, removal, stream_square, covariance });
         Ok(())

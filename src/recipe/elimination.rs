@@ -24,6 +24,6 @@ pub trait Elimination {
     /// Removes channels, counted among those that are left; the rows of the others take over what they can. Returns what that costs.
     fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64>;
 
-    /// The rows of the channels that are left.
-    fn rows(self: Box<Self>) -> Result<Mat<f64>>;
+    /// Takes the rows of the channels that are left.
+    fn take_rows(&mut self) -> Result<Mat<f64>>;
 }

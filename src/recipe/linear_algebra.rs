@@ -146,7 +146,7 @@ impl Elimination for System {
         Ok(lost)
     }
 
-    fn rows(self: Box<Self>) -> Result<Mat<f64>> {
-        Ok(self.rows)
+    fn take_rows(&mut self) -> Result<Mat<f64>> {
+        Ok(std::mem::replace(&mut self.rows, Mat::new()))
     }
 }

@@ -22,8 +22,8 @@ mod removal;
 mod saves;
 mod search;
 mod sequential;
-mod sharded;
 mod site_moments;
+mod steps;
 mod symmetric;
 mod weights;
 
@@ -31,9 +31,10 @@ pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
 pub use elimination::Elimination;
 pub use linear_algebra::System;
 pub use on_device::OnDevice;
+pub use placement::eliminate;
 pub use removal::{Removal, remove_greedily};
 pub use search::search_passes;
-pub use sharded::{calibrate, changes_from_covariances, plan_from_covariances};
+pub use steps::{calibrate, changes_from_covariances, plan_from_covariances};
 pub use symmetric::Symmetric;
 
 use crate::architecture::Part;
@@ -116,7 +117,7 @@ pub fn run<E: Engine>(
     let begin = Instant::now();
     let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();
-    let (measured, fitted) = saves.and_then(Saves::load).unzip();
+    let (measured, fitted) = saves.and_then(|saves| saves.load(progress)).unzip();
     let fitted = fitted.flatten();
     let (curves, statistics) = match measured {
         Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(engine, first, set),

@@ -6,7 +6,7 @@ use super::elimination::Elimination;
 use super::linear_algebra::factor;
 use super::symmetric::{PANEL, Symmetric};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use faer::linalg::solvers::{Llt, Solve};
 use faer::{Mat, MatRef};
 use std::ops::Range;
@@ -43,16 +43,22 @@ impl<'a, E: Engine> OnDevice<'a, E> {
     }
 
     /// Brings a matrix and rows `[outputs, size]` to the device; there may be no rows yet.
-    pub fn new(engine: &'a E, matrix: &Symmetric, rows: Mat<f64>) -> Result<Self> {
+    pub fn new(engine: &'a E, matrix: &Symmetric, rows: MatRef<'_, f64>) -> Result<Self> {
         let size = matrix.size();
         let panel = |range: Range<usize>| upload(engine, matrix.columns(&range.collect::<Vec<_>>()).as_ref());
         let panels = ranges(size).map(panel).collect::<Result<_>>()?;
         let diagonal = (0..size).map(|i| matrix.get(i, i)).collect();
         let mut system = Self { engine, matrix: panels, rows: Vec::new(), outputs: 0, diagonal, left: (0..size).collect() };
         if rows.nrows() > 0 {
-            system.set_rows(rows)?;
+            system.place_rows(rows)?;
         }
         Ok(system)
+    }
+
+    fn place_rows(&mut self, rows: MatRef<'_, f64>) -> Result<()> {
+        self.outputs = rows.nrows();
+        self.rows = ranges(self.size()).map(|range| upload(self.engine, rows.subcols(range.start, range.len()))).collect::<Result<_>>()?;
+        Ok(())
     }
 
     fn size(&self) -> usize {
@@ -153,22 +159,23 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
     }
 
     fn set_rows(&mut self, rows: Mat<f64>) -> Result<()> {
-        self.outputs = rows.nrows();
-        self.rows = ranges(self.size()).map(|range| upload(self.engine, rows.subcols(range.start, range.len()))).collect::<Result<_>>()?;
-        Ok(())
+        self.place_rows(rows.as_ref())
     }
 
     fn channels(&self) -> usize {
         self.left.len()
     }
 
-    fn costs(&self, _: usize, _: &str) -> Result<Vec<f64>> {
+    fn costs(&self, _: usize, what: &str) -> Result<Vec<f64>> {
+        if self.left.iter().any(|&channel| self.diagonal[channel] <= 0.0) {
+            return Err(Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")));
+        }
         let mut squares = Vec::with_capacity(self.size());
         for panel in &self.rows {
             let norms = self.engine.download(&self.engine.inverse_norms(panel)?)?;
             squares.extend(norms.iter().map(|&inverse| if inverse > 0.0 { f64::from(inverse).powi(-2) } else { 0.0 }));
         }
-        Ok(self.left.iter().map(|&channel| squares[channel] / self.diagonal[channel].max(f64::MIN_POSITIVE)).collect())
+        Ok(self.left.iter().map(|&channel| squares[channel] / self.diagonal[channel]).collect())
     }
 
     fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
@@ -194,7 +201,7 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
         Ok(lost)
     }
 
-    fn rows(self: Box<Self>) -> Result<Mat<f64>> {
+    fn take_rows(&mut self) -> Result<Mat<f64>> {
         let panels = self.rows.iter().map(|panel| self.download(panel)).collect::<Result<Vec<_>>>()?;
         Ok(Mat::from_fn(self.outputs, self.left.len(), |i, j| panels[self.left[j] / PANEL][(i, self.left[j] % PANEL)]))
     }

@@ -6,21 +6,26 @@ use super::on_device::OnDevice;
 use super::removal::BLOCKS;
 use super::symmetric::PANEL;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A matrix with rows that are set now or later, `[outputs, size]`. On the device within `budget` bytes where it has single channels as
-/// units; larger units are factored one by one, on the host.
-pub fn elimination<'a, E: Engine>(
-    engine: &'a E,
+/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device within `budget` bytes where it has single channels
+/// as units; larger units are factored one by one, on the host, where the work is also done again if f32 does not suffice.
+pub fn eliminate<E: Engine, R>(
+    engine: &E,
     budget: u64,
-    system: System,
+    mut system: System,
     outputs: usize,
     channels_per_unit: usize,
-) -> Result<Box<dyn Elimination + 'a>> {
+    work: impl Fn(&mut dyn Elimination) -> Result<R>,
+) -> Result<R> {
     if channels_per_unit == 1 && device_bytes(engine, budget, system.matrix.size(), outputs).is_some() {
-        return Ok(Box::new(OnDevice::new(engine, &system.matrix, system.rows)?));
+        let done = OnDevice::new(engine, &system.matrix, system.rows.as_ref()).and_then(|mut on_device| work(&mut on_device));
+        match done {
+            Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
+            done => return done,
+        }
     }
-    Ok(Box::new(system))
+    work(&mut system)
 }
 
 /// Bytes that an elimination takes on the device; none if it stays on the host.

@@ -3,7 +3,7 @@
 use super::RIDGE;
 use super::gram::{Cross, Gram};
 use super::linear_algebra::{System, ridge};
-use super::placement::elimination;
+use super::placement::eliminate;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Site};
@@ -38,7 +38,8 @@ pub fn reader_map<E: Engine>(
     let mut system = System::ridged(own, RIDGE);
     system.rows = across.finish(engine)?;
     (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
-    let mut system = elimination(engine, budget, system, hidden, 1)?;
-    system.invert(what)?;
-    system.rows()
+    eliminate(engine, budget, system, hidden, 1, |system| {
+        system.invert(what)?;
+        system.take_rows()
+    })
 }

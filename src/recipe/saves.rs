@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::Batch;
+use crate::progress::Progress;
 use crate::resume::ResumeState;
 use crate::statistics::LayerStatistics;
 use memmap2::Mmap;
@@ -80,7 +81,7 @@ impl<'a> Saves<'a> {
     }
 
     /// What an interrupted run has finished: all of the first pass with a part of the second, or a part of the first.
-    pub fn load(&self) -> Option<(Measured, Option<FittedLayers>)> {
+    pub fn load(&self, progress: &dyn Progress) -> Option<(Measured, Option<FittedLayers>)> {
         self.state.load(&self.identity, |steps, folder| {
             let path = folder.join(RECORD);
             let record: Record = files::read_json(&path)?;
@@ -92,13 +93,13 @@ impl<'a> Saves<'a> {
             let fit = record.fit.map(|fit| -> Result<_> {
                 let mut replaced = Replaced::new();
                 (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
-                tracing::warn!("going on after layer {} of an interrupted run's second pass", fitted - 1);
+                progress.note(&format!("going on after layer {} of an interrupted run's second pass", fitted - 1));
                 let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
                 Ok(FittedLayers { units: fit.into_owned(), replaced, streams: [map(HIDDEN_STATES)?, map(PRUNED)?] })
             });
             let fit = fit.transpose()?;
             if fit.is_none() {
-                tracing::warn!("going on after layer {} of an interrupted run's first pass", layers.len() - 1);
+                progress.note(&format!("going on after layer {} of an interrupted run's first pass", layers.len() - 1));
             }
             Ok((Measured { layers, curves: record.curves.into_owned(), hidden_states }, fit))
         })

@@ -3,7 +3,7 @@
 
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
-use super::placement::{budget, elimination};
+use super::placement::{budget, eliminate};
 use super::refit::reader_map;
 use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
@@ -196,12 +196,15 @@ impl<E: Engine> Fit<'_, E> {
         let rows = cross + &weight * faer::Scale(ridge(&found.covariance, RIDGE));
         let mut system = System::ridged(found.covariance, RIDGE);
         system.rows = rows;
-        let mut system = elimination(engine, self.budget, system, weight.nrows(), per_unit)?;
-        system.invert(what)?;
-        let kept = keep(&remove_greedily(&mut *system, per_unit, self.units.removed[self.units.kept.len()], what)?.order, units);
+        let count = self.units.removed[self.units.kept.len()];
+        let (removal, weights) = eliminate(engine, self.budget, system, weight.nrows(), per_unit, |system| {
+            system.invert(what)?;
+            Ok((remove_greedily(system, per_unit, count, what)?, system.take_rows()?))
+        })?;
+        let kept = keep(&removal.order, units);
         let channels = kept_channels(&kept, per_unit);
         let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
-        let fitted = Fitted::keep(&mut self.scratch, system.rows()?.as_ref(), &target_mean, mean.as_ref(), host.dtype, what)?;
+        let fitted = Fitted::keep(&mut self.scratch, weights.as_ref(), &target_mean, mean.as_ref(), host.dtype, what)?;
         Ok((kept, fitted))
     }
 }

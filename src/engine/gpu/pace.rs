@@ -9,6 +9,8 @@ use std::time::Instant;
 const FIRST_SIDE: usize = 256;
 const LAST_SIDE: usize = 2048;
 const INPUTS: usize = 256;
+/// Matrix units take no such rows.
+const ODD_INPUTS: usize = 252;
 /// Seconds beside which handing over the commands and waiting for them are little.
 const LONG_ENOUGH: f64 = 0.004;
 /// Seconds that a submission may take. Windows resets a device after two, and attention or a hot device may be several times slower.
@@ -25,14 +27,14 @@ impl GpuEngine {
     pub(super) fn measure_pace(&mut self) -> Result<()> {
         let mut side = FIRST_SIDE;
         // Its kernel is built at the first use; the narrow tile's is while the first of its rounds is timed, which is not its least.
-        self.seconds(side)?;
-        while self.seconds(side)? < LONG_ENOUGH && side < LAST_SIDE {
+        self.seconds(side, INPUTS)?;
+        while self.seconds(side, INPUTS)? < LONG_ENOUGH && side < LAST_SIDE {
             side *= 2;
         }
         // Devices that had nothing to do run slowly at first.
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < WARM_UP {
-            self.seconds(side)?;
+            self.seconds(side, INPUTS)?;
         }
         let tiles: &[bool] =
             if self.wide && !matches!(self.products, Products::Cooperative { .. }) { &[true, false] } else { &[self.wide] };
@@ -40,20 +42,28 @@ impl GpuEngine {
         for _ in 0..ROUNDS {
             for (&wide, least) in tiles.iter().zip(&mut least) {
                 self.wide = wide;
-                *least = least.min(self.seconds(side)?);
+                *least = least.min(self.seconds(side, INPUTS)?);
             }
         }
         let narrow = least.len() == 2 && least[1] * CLEARLY < least[0];
         self.wide = tiles[usize::from(narrow)];
-        let pace = (side * side * INPUTS) as f64 / least[usize::from(narrow)];
+        let mut pace = (side * side * INPUTS) as f64 / least[usize::from(narrow)];
+        if matches!(self.products, Products::Cooperative { .. }) {
+            // Attention and sums of products are not for matrix units, and take as long as products in f32.
+            let mut least = f64::INFINITY;
+            for _ in 0..ROUNDS {
+                least = least.min(self.seconds(side, ODD_INPUTS)?);
+            }
+            pace = pace.min((side * side * ODD_INPUTS) as f64 / least);
+        }
         self.context.short_work = (pace * SHORT) as u64;
         Ok(())
     }
 
     /// Of a product with so many tokens and outputs.
-    fn seconds(&self, side: usize) -> Result<f64> {
-        let x = self.zeros(side, INPUTS)?;
-        let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * INPUTS], Dtype::F16, side, INPUTS))?;
+    fn seconds(&self, side: usize, inputs: usize) -> Result<f64> {
+        let x = self.zeros(side, inputs)?;
+        let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * inputs], Dtype::F16, side, inputs))?;
         // What was queued for them is not to be timed.
         self.context.download(x.buffer(), 4)?;
         let begin = Instant::now();

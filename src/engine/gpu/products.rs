@@ -4,11 +4,10 @@
 use super::context::Job;
 use super::tensor::Halves;
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
-use crate::engine::{Dtype, HostTensor, Precision, SharedBytes};
+use crate::engine::{Dtype, HostTensor, Precision};
 use crate::error::{Error, Result};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// Below these sizes the narrow tile wastes less.
 const WIDE_TOKENS: usize = 64;
@@ -70,8 +69,7 @@ fn weight_to_f16(matrix: &HostTensor) -> Option<HostTensor> {
         out.copy_from_slice(bytemuck::cast_slice(&halves));
         halves.iter().all(|h| h.is_finite())
     });
-    let length = bytes.len();
-    fits.then(|| HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), Dtype::F16, matrix.rows, matrix.columns))
+    fits.then(|| HostTensor::owning(bytes, Dtype::F16, matrix.rows, matrix.columns))
 }
 
 impl GpuEngine {

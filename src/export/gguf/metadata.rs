@@ -6,8 +6,6 @@ use crate::checkpoint::gguf::{Metadata, Value};
 use crate::error::Result;
 use crate::export::hf::Origin;
 
-/// The tensor that scales rotary frequencies pair by pair.
-pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// Positions of a model that does not say how many.
 const DEFAULT_POSITIONS: usize = 2048;
 

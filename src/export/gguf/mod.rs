@@ -5,7 +5,7 @@ mod encode;
 mod metadata;
 mod vocabulary;
 
-use crate::architecture::{Architecture, Part};
+use crate::architecture::{Architecture, Part, ROPE_FACTORS};
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
 use crate::compaction::{CompactModel, CompactTensor};
@@ -130,7 +130,7 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     let factors = architecture.rope.factors();
     let mut headers = Vec::new();
     if let Some(factors) = &factors {
-        headers.push(GgufHeader { name: metadata::ROPE_FACTORS.into(), shape: vec![factors.len()], storage: Storage::Plain(Dtype::F32) });
+        headers.push(GgufHeader { name: ROPE_FACTORS.into(), shape: vec![factors.len()], storage: Storage::Plain(Dtype::F32) });
     }
     let mut tensors = Vec::new();
     for tensor in &compact.tensors {

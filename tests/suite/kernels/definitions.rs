@@ -3,8 +3,7 @@
 use super::cases::Case;
 use crate::support::noise;
 use Case::*;
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, SharedBytes, negative_log_likelihood, widen};
-use std::sync::Arc;
+use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, negative_log_likelihood, widen};
 
 impl Case {
     /// Bound of the normalised squared error. f32 rounds by 6e-8, squared 3.6e-15; a sum of n terms in some order gathers at most
@@ -250,8 +249,7 @@ fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {
 pub fn matrix(seed: u64, rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
     let mut bytes = Vec::new();
     noise(seed, rows * columns).into_iter().for_each(|value| dtype.push(value, &mut bytes));
-    let length = bytes.len();
-    HostTensor::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
+    HostTensor::owning(bytes, dtype, rows, columns)
 }
 
 /// `x W^T`, plus the bias that a case with one has.

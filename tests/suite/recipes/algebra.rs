@@ -2,7 +2,8 @@
 
 use crate::support::on_both_engines;
 use faer::Mat;
-use flap_gpu::recipe::{Elimination, OnDevice, Symmetric, System, remove_greedily};
+use flap_gpu::engine::Engine;
+use flap_gpu::recipe::{Elimination, OnDevice, Symmetric, System, eliminate, remove_greedily};
 
 /// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and the errors are those of the ridged problem.
 #[test]
@@ -92,7 +93,7 @@ fn eliminations_on_the_device_agree() {
                 system
             };
             let mut host: Box<dyn Elimination> = Box::new(system());
-            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.clone()).unwrap());
+            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.as_ref()).unwrap());
             let close = |found: &[f64], expected: &[f64], what: &str| {
                 let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
                 let size = norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
@@ -108,9 +109,33 @@ fn eliminations_on_the_device_agree() {
             assert_eq!(removals[0].order, removals[1].order, "{channels} channels");
             close(&removals[1].curve[1..], &removals[0].curve[1..], "curve");
             close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs after the removal");
-            let [host, device] = [host, device].map(|system| system.rows().unwrap());
+            let [host, device] = [host, device].map(|mut system| system.take_rows().unwrap());
             let values = |rows: &Mat<f64>| rows.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect::<Vec<_>>();
             close(&values(&device), &values(&host), "rows");
         }
+    });
+}
+
+/// Far fewer tokens than channels and hardly a ridge: in f32 this is no positive definite matrix any more. The work is done again on the host.
+#[test]
+fn what_f32_cannot_solve_is_solved_on_the_host() {
+    let (channels, outputs, tokens) = (300, 4, 40);
+    let noise = crate::support::noise(1, tokens * channels);
+    let z = Mat::from_fn(tokens, channels, |t, c| f64::from(noise[t * channels + c]));
+    let matrix = z.transpose() * &z + Mat::<f64>::identity(channels, channels) * faer::Scale(1e-7);
+    let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(crate::support::noise(2, outputs * channels)[i * channels + j]));
+    on_both_engines!(engine => {
+        let system = System { matrix: Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), rows: rows.clone() };
+        let tried = std::cell::Cell::new(0);
+        let solved = eliminate(engine, 1 << 30, system, outputs, 1, |system| {
+            tried.set(tried.get() + 1);
+            system.invert("a test")?;
+            system.take_rows()
+        });
+        let solved = solved.unwrap();
+        assert_eq!(tried.get(), if engine.info().kind == "gpu" { 2 } else { 1 });
+        // A condition of 1e9 times the rounding of f64.
+        let error = (&solved * &matrix - &rows).norm_l2() / rows.norm_l2();
+        assert!(error < 1e-5, "{error:e}");
     });
 }
