@@ -12,7 +12,7 @@ mod rope;
 mod tensors;
 
 pub use common::{PRUNED_KEY, per_layer_config};
-pub use rope::{ROPE_FACTORS, Rope};
+pub use rope::{LongWindows, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 pub use tensors::{LayerTensor, Part};
 
 use crate::checkpoint::Config;

@@ -8,5 +8,8 @@ use crate::error::Result;
 pub const FAMILY: &str = "Phi3ForCausalLM";
 
 pub fn describe(config: &Config) -> Result<Architecture> {
-    if config.optional_size("sliding_window")?.is_some() { mistral::describe(config) } else { llama::describe(config) }
+    // Where all positions lie within the window there is none.
+    let positions = config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
+    let slides = config.optional_size("sliding_window")?.is_some_and(|window| window < positions);
+    if slides { mistral::describe(config) } else { llama::describe(config) }
 }

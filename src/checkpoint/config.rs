@@ -88,6 +88,13 @@ impl Config {
         self.optional_number(key)?.ok_or_else(|| self.error(format_args!("`{key}` is missing")))
     }
 
+    /// A list of positive numbers.
+    pub fn positive_numbers(&self, key: &str) -> Result<Vec<f64>> {
+        let list = self.get(key).and_then(Value::as_array);
+        let numbers = list.and_then(|list| list.iter().map(|v| v.as_f64().filter(|&n| n > 0.0 && n.is_finite())).collect());
+        numbers.ok_or_else(|| self.error(format_args!("`{key}` must be a list of positive numbers")))
+    }
+
     /// A text that may be missing.
     pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -39,14 +39,15 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     let begin = Instant::now();
     let options = PassOptions::in_batches(args.calibration.batch_tokens);
     let statistics = with_engine!(engine, e => if args.covariances {
-        // What is finished would be as large as the result: it is not saved on the way.
-        recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, terminal)
+        recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, Some(resume), terminal)
     } else {
         calibration::calibrate(e, &model, &set, options, Some(resume), terminal)
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     statistics::write(&output.path(), &statistics)?;
     output.commit()?;
+    // Finished layers may be mapped: some systems remove no file that is.
+    drop(statistics);
     resume.remove();
     let report = json!({
         "output": args.output,

@@ -1,7 +1,7 @@
 //! A GGUF file as a model: its keys as `config.json` would say it, its tensors under their checkpoint names.
 
 use super::{EMBEDDING, FINAL_NORM, HEAD, Model};
-use crate::architecture::{Architecture, PRUNED_KEY, Part, ROPE_FACTORS};
+use crate::architecture::{Architecture, PRUNED_KEY, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::checkpoint::gguf::{GgufFile, GgufTensor, Value};
 use crate::checkpoint::{Config, StoredTensor, Tensors};
 use crate::error::Result;
@@ -22,15 +22,14 @@ pub fn open(path: &Path) -> Result<Model> {
         return Err(file.error(format_args!("holds a model of the architecture `{name}`; those that can be read are {known}")));
     };
     let tensors: HashMap<&str, &GgufTensor> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    let config = Config::new(path.to_owned(), config(&Keys { file: &file, prefix: name }, &tensors, family)?);
+    let keys = Keys { file: &file, prefix: name };
+    let config = Config::new(path.to_owned(), config(&keys, &tensors, family)?);
     let mut architecture = Architecture::describe(&config)?;
     let tensors = rename(&file, &architecture, interleaved)?;
-    if let Some(factors) = file.tensors.iter().find(|t| t.name == ROPE_FACTORS) {
-        let factors = stored(&file, factors, ROPE_FACTORS.into(), None).read()?.to_f32();
-        for (frequency, factor) in architecture.rope.frequencies.iter_mut().zip(factors) {
-            *frequency /= f64::from(factor);
-        }
+    if let Some(factors) = keys.rope_factors(ROPE_FACTORS)? {
+        architecture.rope.frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= f64::from(factor));
     }
+    architecture.rope.amplitude *= keys.number("rope.scaling.attn_factor").unwrap_or(1.0);
     let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(Value::as_text).map(str::to_owned);
     Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer })
 }
@@ -52,6 +51,27 @@ impl Keys<'_> {
 
     fn number(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_number()
+    }
+
+    /// The numbers of a tensor that divides rotary frequencies, if there is one.
+    fn rope_factors(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let tensor = self.file.tensors.iter().find(|tensor| tensor.name == name);
+        tensor.map(|tensor| Ok(stored(self.file, tensor, name.into(), None).read()?.to_f32())).transpose()
+    }
+
+    /// What scales the rotary frequencies, as `config.json` would say it.
+    fn rope_scaling(&self) -> Result<Option<Json>> {
+        let kind = self.get("rope.scaling.type").and_then(Value::as_text).filter(|&kind| kind != "none");
+        let Some(kind) = kind else { return Ok(None) };
+        Ok(Some(json!({
+            "rope_type": kind,
+            "factor": self.number("rope.scaling.factor"),
+            "original_max_position_embeddings": self.get("rope.scaling.original_context_length").and_then(Value::as_size),
+            "short_factor": self.rope_factors(ROPE_FACTORS_SHORT)?,
+            "long_factor": self.rope_factors(ROPE_FACTORS_LONG)?,
+            // Of these, what multiplies cosines and sines is a key of its own.
+            "attention_factor": (kind == "longrope").then_some(1.0),
+        })))
     }
 
     /// A size for every layer: one for all, or a list.
@@ -90,8 +110,6 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
             "down_proj_bias": has(Part::DownBias, layer),
         })
     };
-    let scaling = keys.get("rope.scaling.type").and_then(Value::as_text).filter(|&kind| kind != "none");
-    let scaling = scaling.map(|kind| json!({"rope_type": kind, "factor": keys.number("rope.scaling.factor")}));
     let Json::Object(config) = json!({
         "architectures": [family],
         "hidden_size": hidden,
@@ -104,7 +122,7 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
         "max_position_embeddings": keys.size("context_length")?,
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "rope_theta": keys.number("rope.freq_base"),
-        "rope_scaling": scaling,
+        "rope_scaling": keys.rope_scaling()?,
         "tie_word_embeddings": !tensors.contains_key("output.weight"),
         "attention_bias": has(Part::QueryBias, 0),
         "mlp_bias": has(Part::GateBias, 0),
@@ -128,7 +146,8 @@ fn rename(file: &GgufFile, architecture: &Architecture, interleaved: bool) -> Re
         }
     }
     let mut entries = Vec::new();
-    for tensor in file.tensors.iter().filter(|t| t.name != ROPE_FACTORS) {
+    let factors = [ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT];
+    for tensor in file.tensors.iter().filter(|t| !factors.contains(&t.name.as_str())) {
         let (name, interleaved) =
             names.get(&tensor.name).ok_or_else(|| file.error(format_args!("holds the unknown tensor `{}`", tensor.name)))?;
         if interleaved.is_some_and(|head_dim| tensor.shape[0] % head_dim != 0) {

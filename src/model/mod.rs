@@ -133,6 +133,7 @@ impl Model {
     /// Loading a checkpoint rounds none; this serves to compare with activations of such an object.
     pub fn cast_rope(&mut self) -> Result<()> {
         let dtype = self.embedding()?.read_rows(0..0)?.dtype;
+        // Those of long windows are computed when one comes, and not rounded.
         self.architecture.rope.frequencies.iter_mut().for_each(|frequency| *frequency = f64::from(dtype.round(*frequency as f32)));
         Ok(())
     }

@@ -4,48 +4,120 @@ use super::curves::Curves;
 use super::dense::{DenseSite, Sites};
 use super::{dense, least_squares, plan_of};
 use crate::architecture::LayerShape;
-use crate::calibration::CalibrationSet;
-use crate::checkpoint::Scratch;
+use crate::calibration::{CalibrationSet, HIDDEN_STATES};
+use crate::checkpoint::{OutputFile, Scratch};
 use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
-use crate::pass::PassOptions;
+use crate::pass::{Batch, PassOptions};
 use crate::plan::{Plan, PlanOptions, PlannedLayer};
 use crate::progress::Progress;
 use crate::pruning::check_statistics;
-use crate::statistics::{SiteCovariance, Statistics, TokenWeights};
+use crate::resume::ResumeState;
+use crate::statistics::{self, Header, LayerStatistics, SiteCovariance, Statistics, TokenWeights};
+use memmap2::Mmap;
+use serde_json::{Value, json};
+use std::fs;
 
-/// The statistics of a calibration with the covariances of all sites, which stay in a temporary file.
+/// The statistics of a calibration with the covariances of all sites, which stay in a temporary file. With `resume`, finished layers are kept
+/// there, and an interrupted run goes on from them.
 pub fn calibrate<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
     pass: PassOptions,
     token_weights: TokenWeights,
+    resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let mut covariances = Covariances { scratch: Scratch::new()?, found: Vec::new() };
-    let mut statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut covariances)?;
-    statistics.header.covariances = Some(token_weights);
-    let mut covariances = covariances.found.into_iter();
-    for layer in &mut statistics.layers {
-        Site::BOTH.into_iter().for_each(|site| layer.site_mut(site).covariance = covariances.next());
-    }
-    Ok(statistics)
+    let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
+    let identity = json!([set.identity(engine), token_weights]);
+    let layers = model.architecture.layers.len();
+    let finished = resume.and_then(|state| {
+        state.load(&identity, |steps, folder| {
+            let finished = read_layers(state, steps, layers)?;
+            progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
+            Ok((finished, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
+        })
+    });
+    let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
+    let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
+    let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;
+    Ok(Statistics { layers: sites.with_covariances(&statistics.layers), header: sites.header })
 }
 
-struct Covariances {
+struct Covariances<'a> {
     scratch: Scratch,
+    /// Of all sites so far.
     found: Vec<SiteCovariance>,
+    finished: Option<(Vec<LayerStatistics>, Mmap)>,
+    resume: Option<&'a ResumeState>,
+    identity: Value,
+    header: Header,
+    /// Of the model.
+    layers: usize,
 }
 
-impl<E: Engine> Sites<E> for Covariances {
+impl Covariances<'_> {
+    fn with_covariances(&self, layers: &[LayerStatistics]) -> Vec<LayerStatistics> {
+        let mut layers = layers.to_vec();
+        for (layer, found) in layers.iter_mut().zip(self.found.chunks_exact(2)) {
+            Site::BOTH.into_iter().zip(found).for_each(|(site, found)| layer.site_mut(site).covariance = Some(found.clone()));
+        }
+        layers
+    }
+}
+
+impl<E: Engine> Sites<E> for Covariances<'_> {
+    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
+        self.finished.take()
+    }
+
     fn site(&mut self, found: DenseSite) -> Result<()> {
         self.found.push(found.keep(&mut self.scratch)?);
         Ok(())
     }
+
+    fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]) {
+        let Some(state) = self.resume.filter(|_| statistics.len() < self.layers) else { return };
+        state.save_if_due(&self.identity, statistics.len(), |folder| {
+            for (index, layer) in self.with_covariances(statistics).into_iter().enumerate() {
+                let path = state.of_layer(index);
+                if !path.exists() {
+                    // What has the name is taken for complete.
+                    let output = OutputFile::create(&path, &[], true)?;
+                    statistics::write(&output.path(), &Statistics { header: self.header.clone(), layers: vec![layer] })?;
+                    output.commit()?;
+                }
+            }
+            Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
+        });
+    }
+}
+
+/// The covariances of a layer that was saved with them.
+fn covariances(layer: &LayerStatistics) -> impl Iterator<Item = SiteCovariance> {
+    Site::BOTH.into_iter().filter_map(|site| layer.site(site).covariance.clone())
+}
+
+/// So many finished layers, of all.
+fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<Vec<LayerStatistics>> {
+    if !(1..all).contains(&layers) {
+        return Err(Error::file(&state.of_layer(layers), "is not what a save goes on from"));
+    }
+    // What a save that was never completed has left is made anew.
+    (layers..all).for_each(|layer| drop(fs::remove_file(state.of_layer(layer))));
+    let read = |layer: usize| -> Result<LayerStatistics> {
+        let path = state.of_layer(layer);
+        let mut found = statistics::read(&path)?.layers;
+        match (found.pop(), found.is_empty()) {
+            (Some(layer), true) if covariances(&layer).count() == 2 => Ok(layer),
+            _ => Err(Error::file(&path, "has not one layer with its covariances")),
+        }
+    };
+    (0..layers).map(read).collect()
 }
 
 /// The plan of `least-squares` from statistics with covariances.

@@ -14,6 +14,7 @@ mod memory;
 mod moments;
 mod properties;
 mod recipes;
+mod rope;
 mod shaders;
 mod support;
 mod texts;

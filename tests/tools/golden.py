@@ -1,46 +1,69 @@
-"""Makes a tiny model of random weights in `tests/data/golden`, with the logits and site inputs that transformers computes.
+"""Makes tiny models of random weights in `tests/data/golden`, with the logits and site inputs that transformers computes.
 
-    python golden.py FOLDER
+    python golden.py FOLDER NAME
 
-`pip install torch transformers safetensors`. The other models there came from the same steps with transformers 5.23: weights rounded to
-their format, the whole model object cast to it (rotary frequencies included), and the forward pass in f32.
+`pip install torch transformers safetensors`. The models there that have no name here came from the same steps with transformers 5.23:
+weights rounded to their format, the whole model object cast to it (rotary frequencies included), and the forward pass in f32.
 """
 
 import sys
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import Phi3Config, Phi3ForCausalLM
 
-WINDOWS, TOKENS = 2, 48
+PAIRS = 8
+LONGROPE = dict(
+    rope_type="longrope",
+    short_factor=[1.0 + 0.1 * pair for pair in range(PAIRS)],
+    long_factor=[1.5 + 0.7 * pair for pair in range(PAIRS)],
+)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+# Name: beginning of its classes' names, what differs, and the tokens of a window of each file of activations.
+MODELS = {
+    "phi3-bf16": ("Phi3", dict(sliding_window=16, pad_token_id=None), {"golden": 48}),
+    "phi3-longrope-bf16": ("Phi3", dict(rope_parameters=LONGROPE, original_max_position_embeddings=32, pad_token_id=None), {"golden": 48, "golden-short": 24}),
+    "qwen2-yarn-bf16": ("Qwen2", dict(rope_parameters=YARN), {"golden": 48}),
+}
+WINDOWS = 2
 
 
 def main():
-    folder = Path(sys.argv[1])
+    name = sys.argv[2]
+    folder = Path(sys.argv[1]) / name
+    family, own, files = MODELS[name]
     torch.manual_seed(0)
-    config = Phi3Config(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=97, hidden_size=64, intermediate_size=136, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, sliding_window=16, bos_token_id=1, eos_token_id=2, pad_token_id=None,
-        attn_implementation="eager",
+        max_position_embeddings=256, bos_token_id=1, eos_token_id=2, attn_implementation="eager", **own,
     )
-    model = Phi3ForCausalLM(config).to(torch.bfloat16)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for parameter, weight in model.named_parameters():
             # Larger than an untrained model's, so that attention is not flat and norms matter.
-            weight.copy_(1 + 0.2 * torch.randn_like(weight) if "norm" in name else 0.12 * torch.randn_like(weight))
+            weight.copy_(1 + 0.2 * torch.randn_like(weight) if "norm" in parameter else 0.12 * torch.randn_like(weight))
     model.save_pretrained(folder)
     model = model.float().eval()
-    tensors = {"input_ids": torch.randint(0, config.vocab_size, (WINDOWS, TOKENS))}
+    for file, tokens in files.items():
+        save_file(activations(model, tokens), folder / f"{file}.safetensors")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+def activations(model, tokens):
+    """Token ids, logits and the inputs of both sites' projections."""
+    tensors = {"input_ids": torch.randint(0, model.config.vocab_size, (WINDOWS, tokens))}
+    hooks = []
     for index, layer in enumerate(model.model.layers):
         for site, projection in {"attention": layer.self_attn.o_proj, "mlp": layer.mlp.down_proj}.items():
             def keep(_, inputs, name=f"layers.{index}.{site}"):
                 tensors[name] = inputs[0].detach().clone()
-            projection.register_forward_pre_hook(keep)
+            hooks.append(projection.register_forward_pre_hook(keep))
     with torch.no_grad():
         tensors["logits"] = model(tensors["input_ids"]).logits.contiguous()
-    save_file(tensors, folder / "golden.safetensors")
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    for hook in hooks:
+        hook.remove()
+    return tensors
 
 
 main()

@@ -46,7 +46,15 @@ pub fn keys(
         ("rope.freq_base", Value::F32(architecture.rope.theta as f32)),
         ("attention.layer_norm_rms_epsilon", Value::F32(architecture.rms_norm_eps)),
     ];
-    keys.extend(own.map(|(key, value)| (format!("{}.{key}", runner.name), value)));
+    let mut own = Vec::from(own);
+    if let Some(long) = &architecture.rope.long {
+        own.push(("rope.scaling.type", Value::text("longrope")));
+        own.push(("rope.scaling.original_context_length", size(long.original_positions)));
+    }
+    if architecture.rope.amplitude != 1.0 {
+        own.push(("rope.scaling.attn_factor", Value::F32(architecture.rope.amplitude as f32)));
+    }
+    keys.extend(own.into_iter().map(|(key, value)| (format!("{}.{key}", runner.name), value)));
     Ok(keys)
 }
 

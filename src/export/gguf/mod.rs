@@ -5,7 +5,7 @@ mod encode;
 mod metadata;
 mod vocabulary;
 
-use crate::architecture::{Architecture, Part, ROPE_FACTORS};
+use crate::architecture::{Architecture, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
 use crate::compaction::{CompactModel, CompactTensor};
@@ -106,7 +106,7 @@ impl Runner {
                     .into(),
             ));
         }
-        if architecture.rope.factors().is_some() {
+        if !architecture.rope.is_plain() {
             return Err(Error::Unsupported(
                 "llama.cpp cannot scale the rotary frequencies of a model with norms on query and key heads".into(),
             ));
@@ -127,11 +127,13 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     let (vocabulary, mut notes) = vocabulary::keys(source.model)?;
     let mut keys = metadata::keys(source, architecture, runner, gguf_type, &mut notes)?;
     keys.extend(vocabulary);
-    let factors = architecture.rope.factors();
-    let mut headers = Vec::new();
-    if let Some(factors) = &factors {
-        headers.push(GgufHeader { name: ROPE_FACTORS.into(), shape: vec![factors.len()], storage: Storage::Plain(Dtype::F32) });
-    }
+    let factors = rope_factors(&architecture.rope);
+    let of_pairs = |(name, factors): &(&str, Vec<f64>)| GgufHeader {
+        name: (*name).into(),
+        shape: vec![factors.len()],
+        storage: Storage::Plain(Dtype::F32),
+    };
+    let mut headers: Vec<GgufHeader> = factors.iter().map(of_pairs).collect();
     let mut tensors = Vec::new();
     for tensor in &compact.tensors {
         // Rotary frequencies follow from the metadata, and a tied head is the embedding.
@@ -143,7 +145,7 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     }
     let mut writer = GgufWriter::create(path, &keys, &headers)?;
     progress.start("writing GGUF", "bytes", headers.iter().map(|h| h.bytes() as u64).sum());
-    if let Some(factors) = factors {
+    for (_, factors) in factors {
         factors.iter().try_for_each(|&factor| writer.write(&(factor as f32).to_le_bytes()))?;
         writer.end_tensor()?;
     }
@@ -160,6 +162,16 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     writer.finish()?;
     progress.finish();
     Ok(notes)
+}
+
+/// The tensors that divide rotary frequencies, where something does.
+fn rope_factors(rope: &Rope) -> Vec<(&'static str, Vec<f64>)> {
+    let own = rope.factors_of(&rope.frequencies);
+    match &rope.long {
+        Some(long) => vec![(ROPE_FACTORS_LONG, rope.factors_of(&long.frequencies)), (ROPE_FACTORS_SHORT, own)],
+        None if own.iter().any(|&factor| factor != 1.0) => vec![(ROPE_FACTORS, own)],
+        None => Vec::new(),
+    }
 }
 
 fn header(tensor: &CompactTensor, gguf_type: GgufType) -> Result<GgufHeader> {

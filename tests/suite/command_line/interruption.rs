@@ -8,8 +8,9 @@ use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::{Progress, Silent};
+use flap_gpu::recipe;
 use flap_gpu::resume::ResumeState;
-use flap_gpu::statistics::Mode;
+use flap_gpu::statistics::{Mode, TokenWeights};
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
@@ -50,6 +51,22 @@ fn an_interrupted_calibration_goes_on() {
     let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
     calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();
     assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
+    // With covariances it is another run too, and goes on as well.
+    let with_covariances = |progress: &Announced| {
+        recipe::calibrate(&engine, &model, &set, passes, TokenWeights::InverseSquare, Some(&state), progress).unwrap()
+    };
+    let whole = with_covariances(&announced);
+    assert_eq!(announced.0.get(), 4 * 20 * 64);
+    assert!(whole.layers.iter().all(|layer| layer.mlp.covariance.is_some()));
+    // As a save that was never completed would leave it.
+    fs::write(state.of_layer(3), "half a file").unwrap();
+    let resumed = with_covariances(&announced);
+    assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
+    assert_eq!(resumed, whole);
+    fs::write(state.of_layer(1), "half a file").unwrap();
+    assert_eq!(with_covariances(&announced), whole);
+    assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
+    drop(resumed);
     state.remove();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -58,9 +58,17 @@ fn output_that_appears_meanwhile_is_not_replaced() {
     let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
     fs::write(output.path().join("finished"), "").unwrap();
     fs::create_dir(&path).unwrap();
+    fs::write(path.join("precious"), "").unwrap();
     let message = output.commit().unwrap_err().to_string();
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert!(path.join("precious").is_file() && fs::read_dir(&path).unwrap().count() == 1);
     assert!(Path::new(message.rsplit_once(" lies in ").expect(&message).1).join("finished").is_file());
+    // A folder that was made for the output takes it.
+    let path = place.path().join("empty");
+    fs::create_dir(&path).unwrap();
+    let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
+    fs::write(output.path().join("finished"), "").unwrap();
+    output.commit().unwrap();
+    assert!(path.join("finished").is_file());
     // Inputs stay what they are, with --force too.
     let input = place.path().join("text");
     fs::write(&input, "text").unwrap();
