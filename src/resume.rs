@@ -1,14 +1,15 @@
 //! What interrupted work leaves beside its output, so that the next call goes on from the last save.
 //!
 //! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files of layers that all later saves need,
-//! beside it; and a small file that names the last save and the work it belongs to, written last. Nothing else is touched there.
+//! beside it; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
+//! folder. Nothing else is touched there.
 
 use crate::checkpoint::{OutputFile, files};
 use crate::error::{Error, Result};
 use serde_json::Value;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ const COST_SHARE: u32 = 10;
 const POINTER: &str = "state.json";
 const STEP: &str = "step-";
 const LAYER: &str = "layer-";
+const LOCK: &str = "lock";
 
 /// See the module's text.
 pub struct ResumeState {
@@ -29,6 +31,17 @@ pub struct ResumeState {
     /// Whether what the folder holds is this run's: loaded or saved by it. The first save replaces anything else.
     own: Cell<bool>,
     loaded: Cell<bool>,
+    lock: RefCell<Lock>,
+}
+
+/// Who uses the folder.
+enum Lock {
+    Untried,
+    /// This run; without a file where the system knows no locks. Held open, the file stays locked.
+    Ours {
+        _file: Option<File>,
+    },
+    Theirs,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -49,7 +62,32 @@ impl ResumeState {
         let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".resume");
         let last = Cell::new((Instant::now(), Duration::ZERO));
-        Self { folder: output.with_file_name(name), interval, last, own: Cell::new(false), loaded: Cell::new(false) }
+        Self {
+            folder: output.with_file_name(name),
+            interval,
+            last,
+            own: Cell::new(false),
+            loaded: Cell::new(false),
+            lock: RefCell::new(Lock::Untried),
+        }
+    }
+
+    /// Whether this run may use the folder: another that makes the same output may be at work.
+    fn is_ours(&self) -> bool {
+        let lock = &mut *self.lock.borrow_mut();
+        if matches!(lock, Lock::Untried) {
+            let file = fs::create_dir_all(&self.folder).and_then(|()| File::create(self.folder.join(LOCK)));
+            *lock = match file.map(|file| (file.try_lock(), file)) {
+                Ok((Ok(()), file)) => Lock::Ours { _file: Some(file) },
+                Ok((Err(TryLockError::WouldBlock), _)) => {
+                    tracing::warn!("another run is making the same output: this one saves nothing to go on from");
+                    Lock::Theirs
+                }
+                // Saving says why, if that fails as well.
+                _ => Lock::Ours { _file: None },
+            };
+        }
+        matches!(lock, Lock::Ours { .. })
     }
 
     /// Whether the next run goes on from what this one has saved or loaded.
@@ -81,7 +119,7 @@ impl ResumeState {
     /// What `read` makes of the finished steps and the folder of the last save, if it belongs to the work `identity`. Says why if it
     /// does not.
     pub fn load<T>(&self, identity: &Value, read: impl FnOnce(usize, &Path) -> Result<T>) -> Option<T> {
-        if !self.pointer().exists() {
+        if !self.pointer().exists() || !self.is_ours() {
             return None;
         }
         let loaded = || -> Result<T> {
@@ -105,6 +143,8 @@ impl ResumeState {
                 Some(state)
             }
             Err(error) => {
+                // What is there is replaced by the first save.
+                self.own.set(false);
                 tracing::warn!("starting from the first layer: an interrupted run cannot be continued: {error}");
                 None
             }
@@ -116,6 +156,9 @@ impl ResumeState {
     pub fn save_if_due(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) {
         let (last, cost) = self.last.get();
         if !self.interval.is_zero() && last.elapsed() < self.interval.max(cost * COST_SHARE) {
+            return;
+        }
+        if !self.is_ours() {
             return;
         }
         let begin = Instant::now();
@@ -146,8 +189,13 @@ impl ResumeState {
 
     /// Removes the state: the work is complete.
     pub fn remove(&self) {
-        // It may never have been written.
+        if !self.folder.exists() || !self.is_ours() {
+            return;
+        }
+        // Some systems remove no file that is open.
+        self.lock.replace(Lock::Untried);
         let _ = self.clear();
+        let _ = fs::remove_file(self.folder.join(LOCK));
         // Stays if there is anything else in it.
         let _ = fs::remove_dir(&self.folder);
     }

@@ -15,7 +15,8 @@ var<workgroup> operands: array<Staged, SIDE * SIDE / UNIT>;
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
-    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_id) subgroup_id: u32,
+    @builtin(num_subgroups) subgroups: u32,
 ) {
     for (var i = thread; i < SIDE * SIDE / UNIT; i += THREADS) {
         operands[i] = Staged(f16(0.5));
@@ -35,7 +36,8 @@ fn main(
         sums[7] = coopMultiplyAdd(left, right, sums[7]);
     }
     // Every result is written, or a compiler would leave the work out.
-    let first = (group.x * 4u + subgroup) * 8u * SIDE * SIDE;
+    // Should a driver make more or fewer subgroups of the threads, they stay within the results, and one of these says so.
+    let first = (group.x * 4u + subgroup_id % 4u) * 8u * SIDE * SIDE;
     coopStoreT(sums[0], &y[first], SIDE);
     coopStoreT(sums[1], &y[first + SIDE * SIDE], SIDE);
     coopStoreT(sums[2], &y[first + 2u * SIDE * SIDE], SIDE);
@@ -44,4 +46,8 @@ fn main(
     coopStoreT(sums[5], &y[first + 5u * SIDE * SIDE], SIDE);
     coopStoreT(sums[6], &y[first + 6u * SIDE * SIDE], SIDE);
     coopStoreT(sums[7], &y[first + 7u * SIDE * SIDE], SIDE);
+    storageBarrier();
+    if (subgroups != 4u && thread == 0u) {
+        y[first] = -1.0;
+    }
 }

@@ -8,7 +8,6 @@ use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
 use crate::model::Model;
-use crate::pass::PassOptions;
 use crate::recipe;
 use crate::resume::ResumeState;
 use crate::statistics::{self, Header, Statistics};
@@ -37,7 +36,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let options = PassOptions::in_batches(args.calibration.batch_tokens);
+    let options = args.calibration.passes();
     let statistics = with_engine!(engine, e => if args.covariances {
         recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, Some(resume), terminal)
     } else {

@@ -16,7 +16,6 @@ mod signals;
 mod terminal;
 
 use crate::engine::{self, AnyEngine};
-use crate::error::Error;
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
@@ -35,7 +34,7 @@ macro_rules! with_engine {
 }
 use with_engine;
 
-/// Parses the arguments, runs the command, prints errors as one line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Parses the arguments, runs the command, prints errors as one line. Exit codes: 0 done, 1 failed, 2 a command line that cannot be read.
 #[must_use]
 pub fn main() -> ExitCode {
     quiet_driver();
@@ -99,10 +98,10 @@ fn quiet_driver() {
 #[cfg(not(target_os = "linux"))]
 fn quiet_driver() {}
 
-/// Runs work that an interrupt need not end for good, and says so where it has left something to go on from.
+/// Runs work that an interrupt or a failure need not end for good, and says so where it has left something to go on from.
 fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    work().inspect_err(|error| {
-        if matches!(error.downcast_ref(), Some(Error::Interrupted)) && resume.goes_on() {
+    work().inspect_err(|_| {
+        if resume.goes_on() {
             terminal.note("the same command goes on from the last saved layer");
         }
     })

@@ -53,11 +53,14 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     if options.recipe == Recipe::Flap && !options.token_weights.is_equal() {
         return Err(Error::input("--token-weights belongs to the recipes beyond flap; leave it out or give another --recipe").into());
     }
-    if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1) {
+    if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1 || options.uniform.is_some()) {
         return Err(Error::input(
-            "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons and --round-heads out",
+            "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons, --round-heads and a --for that chooses them out",
         )
         .into());
+    }
+    if options.method == Method::MagnitudeSp && args.calibration.calibration.is_some() {
+        terminal.note("magnitude-sp goes by the weights alone: the calibration text is not used");
     }
     let choice = args.planning.choice(&model.architecture);
     let export = args.export.options(&args.output, choice.format)?;
@@ -65,12 +68,13 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         terminal.note(&format!("for this client: {}", Choice { format: export.formats[0], ..choice }.words()));
     }
     if export.formats.contains(&Format::Gguf) {
-        gguf::check(&options.expected(&model.architecture))?;
+        gguf::check(&options.expected(&model.architecture), &model)?;
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
+    let passes = args.calibration.passes();
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
         let planned = plan(e, &model, &options, args, common, resume, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
@@ -83,7 +87,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
                     Guarded { dense: &model, pruned: &pruned, statistics, options: &options, export: &export, ids, window_tokens };
-                match guarded.measure(e, PassOptions::default(), output.path(), terminal) {
+                match guarded.measure(e, passes, output.path(), terminal) {
                     Ok(guard) => Some(guard),
                     Err(Error::Interrupted) => return Err(Error::Interrupted.into()),
                     // The model itself is complete.
@@ -94,7 +98,13 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 }
             }
         };
-        let measured = test.map(|test| measure(e, &model, &test, output.path(), terminal)).transpose()?;
+        let measured = match test.map(|test| measure(e, &model, &test, output.path(), passes, terminal)).transpose() {
+            Err(error) if !matches!(error.downcast_ref(), Some(Error::Interrupted)) => {
+                terminal.note(&format!("the perplexity was not measured: {error:#}"));
+                None
+            }
+            measured => measured?,
+        };
         (planned, exported, measured, guard)
     });
     hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
@@ -156,8 +166,8 @@ fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Te
 }
 
 /// Perplexity of the dense model and of what was written into `folder`.
-fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, terminal: &Terminal) -> Result<Measured> {
-    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, PassOptions::default(), terminal).map(|p| p.perplexity);
+fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, passes: PassOptions, terminal: &Terminal) -> Result<Measured> {
+    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, passes, terminal).map(|p| p.perplexity);
     Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on: test.what.clone() })
 }
 
@@ -176,16 +186,15 @@ fn plan<E: Engine>(
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, common, terminal)?;
-    let passes = PassOptions::in_batches(args.calibration.batch_tokens);
     let begin = Instant::now();
     if wanda {
-        let kept = calibration::wanda_sp(engine, model, &set, options.ratio, passes, terminal)?;
+        let kept = calibration::wanda_sp(engine, model, &set, options.ratio, args.calibration.passes(), terminal)?;
         let mut plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         plan.calibration = Some(set.measured_on(engine));
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64(), false);
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
-    let recipe = RecipeOptions { plan: options.clone(), pass: passes, refit: !args.planning.no_refit };
+    let recipe = RecipeOptions { plan: options.clone(), pass: args.calibration.passes(), refit: !args.planning.no_refit };
     let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
     let calibration = timing(&set.header, outcome.seconds, resume.went_on());
     let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();

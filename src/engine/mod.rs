@@ -32,9 +32,9 @@ pub struct DeviceInfo {
     /// Bytes of device memory to stay within.
     #[serde(skip)]
     pub memory_budget: u64,
-    /// Copies of a layer's weights that memory holds while one layer computes and the next comes.
+    /// Bytes that may be on their way to the device, besides; none where the device computes on the host's memory itself.
     #[serde(skip)]
-    pub layer_copies: u64,
+    pub staging_bytes: Option<u64>,
     /// Largest buffer one operation can bind, in bytes.
     #[serde(skip)]
     pub max_binding_bytes: u64,
@@ -141,6 +141,8 @@ pub trait Engine {
     fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Tensor>;
     /// Columns of a tensor.
     fn columns(&self, tensor: &Self::Tensor) -> usize;
+    /// Says that a tensor, which stays, will not be multiplied for a while: what products keep beside it may go.
+    fn settle(&self, _tensor: &Self::Tensor) {}
     /// Reads a tensor back; waits for all work queued before.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 

@@ -73,27 +73,27 @@ fn normalisers<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E
     states.iter().map(|state| Ok(pass.engine.download(&state.state)?.chunks_exact(3).map(normaliser).collect())).collect()
 }
 
-/// `P W` per batch: probabilities `[tokens, vocabulary]` by the head, panel by panel.
+/// `P W` per batch: probabilities `[tokens, vocabulary]` by the head. One batch after the other, so that one batch's sums are on the device.
 fn expected_rows<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>], normalisers: &[Vec<f64>]) -> Result<Vec<Vec<f32>>> {
-    let (engine, hidden) = (pass.engine, pass.model.architecture.hidden_size);
-    let mut sums = normalisers.iter().map(|of_batch| engine.zeros(of_batch.len(), hidden)).collect::<Result<Vec<_>>>()?;
-    let tokens = normalisers.first().map_or(1, Vec::len);
+    batches.iter().zip(normalisers).map(|(batch, normalisers)| expected_rows_of(pass, head, batch, normalisers)).collect()
+}
+
+fn expected_rows_of<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batch: &Batch<E>, normalisers: &[f64]) -> Result<Vec<f32>> {
+    let (engine, hidden, tokens) = (pass.engine, pass.model.architecture.hidden_size, normalisers.len());
+    let mut sum = engine.zeros(tokens, hidden)?;
     for panel in head.panels(engine, tokens) {
+        interrupt::check()?;
         let panel = panel?;
         let rows = engine.upload(&(head.rows)(panel.entries.clone())?.to_f32(), hidden)?;
-        let width = panel.entries.len();
-        for ((batch, log_z), sum) in batches.iter().zip(normalisers).zip(&mut sums) {
-            interrupt::check()?;
-            let logits = batch.read(engine, |normalised| engine.download(&panel.logits(engine, normalised)?))?;
-            // One row per entry of the vocabulary, over which the product sums.
-            let mut probabilities = vec![0.0; logits.len()];
-            probabilities.par_chunks_exact_mut(log_z.len()).enumerate().for_each(|(entry, row)| {
-                let logits = logits.iter().skip(entry).step_by(width);
-                row.iter_mut().zip(logits).zip(log_z).for_each(|((p, &x), log_z)| *p = (f64::from(x) - log_z).exp() as f32);
-            });
-            let probabilities = engine.upload(&probabilities, log_z.len())?;
-            engine.add_cross(sum, &probabilities, 0..log_z.len(), &rows, false)?;
-        }
+        let logits = batch.read(engine, |normalised| engine.download(&panel.logits(engine, normalised)?))?;
+        // One row per entry of the vocabulary, over which the product sums.
+        let mut probabilities = vec![0.0; logits.len()];
+        probabilities.par_chunks_exact_mut(tokens).enumerate().for_each(|(entry, row)| {
+            let logits = logits.iter().skip(entry).step_by(panel.entries.len());
+            row.iter_mut().zip(logits).zip(normalisers).for_each(|((p, &x), log_z)| *p = (f64::from(x) - log_z).exp() as f32);
+        });
+        let probabilities = engine.upload(&probabilities, tokens)?;
+        engine.add_cross(&mut sum, &probabilities, 0..tokens, &rows, false)?;
     }
-    sums.iter().map(|sum| engine.download(sum)).collect()
+    engine.download(&sum)
 }

@@ -50,7 +50,11 @@ impl<E: Engine> Batch<E> {
     /// Looks at the hidden states on the device.
     pub fn read<T>(&self, engine: &E, look: impl FnOnce(&E::Tensor) -> Result<T>) -> Result<T> {
         match &self.states {
-            States::Device(tensor) => look(tensor),
+            States::Device(tensor) => {
+                let seen = look(tensor);
+                engine.settle(tensor);
+                seen
+            }
             _ => look(&self.copy_to_device(engine)?),
         }
     }

@@ -78,10 +78,11 @@ pub fn plan(
     options: PassOptions,
 ) -> Result<Layout> {
     // The sizes of device buffers are rounded up by at most an eighth.
-    let whole = if info.kind == "cpu" { info.memory_budget } else { info.memory_budget / 9 * 8 };
+    let whole = if info.staging_bytes.is_none() { info.memory_budget } else { info.memory_budget / 9 * 8 };
     let budget = whole.saturating_sub(options.reserved);
     let [layer, token, widest] = demands(architecture, weight_bytes);
-    let weights = info.layer_copies * layer;
+    // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
+    let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
     let wanted = options.batch_tokens.unwrap_or_else(|| {
         let by_budget = fitting((budget / ACTIVATIONS_SHARE).min(budget.saturating_sub(weights)), token);

@@ -93,9 +93,10 @@ impl<'a> Saves<'a> {
             let fit = record.fit.map(|fit| -> Result<_> {
                 let mut replaced = Replaced::new();
                 (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
-                progress.note(&format!("going on after layer {} of an interrupted run's second pass", fitted - 1));
                 let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
-                Ok(FittedLayers { units: fit.into_owned(), replaced, streams: [map(HIDDEN_STATES)?, map(PRUNED)?] })
+                let streams = [map(HIDDEN_STATES)?, map(PRUNED)?];
+                progress.note(&format!("going on after layer {} of an interrupted run's second pass", fitted - 1));
+                Ok(FittedLayers { units: fit.into_owned(), replaced, streams })
             });
             let fit = fit.transpose()?;
             if fit.is_none() {

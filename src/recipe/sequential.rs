@@ -21,6 +21,7 @@ use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::statistics::TokenWeights;
 use faer::Mat;
+use rayon::prelude::*;
 use std::time::Instant;
 
 /// Where the second pass begins.
@@ -188,16 +189,19 @@ impl<E: Engine> Fit<'_, E> {
 
     /// Units, weights and bias of the next site from its moments: `host` is what the weights are drawn to by the ridge.
     fn choose(&mut self, engine: &E, found: SiteMoments, host: &HostTensor, per_unit: usize, what: &str) -> Result<(Vec<bool>, Fitted)> {
-        let weight = to_matrix(host);
-        let (target_mean, cross) = found.target.expect("a target was given");
+        let (target_mean, mut rows) = found.target.expect("a target was given");
         let units = found.mean.len() / per_unit;
         // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights
         // of the channels that stay.
-        let rows = cross + &weight * faer::Scale(ridge(&found.covariance, RIDGE));
+        let ridge = ridge(&found.covariance, RIDGE);
+        // In place: in a large model each of these matrices is gigabytes.
+        rows.par_col_iter_mut().zip(to_matrix(host).par_col_iter()).for_each(|(rows, weight)| {
+            rows.iter_mut().zip(weight.iter()).for_each(|(row, weight)| *row += ridge * weight);
+        });
         let mut system = System::ridged(found.covariance, RIDGE);
         system.rows = rows;
         let count = self.units.removed[self.units.kept.len()];
-        let (removal, weights) = eliminate(engine, self.budget, system, weight.nrows(), per_unit, |system| {
+        let (removal, weights) = eliminate(engine, self.budget, system, host.rows, per_unit, |system| {
             system.invert(what)?;
             Ok((remove_greedily(system, per_unit, count, what)?, system.take_rows()?))
         })?;

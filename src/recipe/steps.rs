@@ -38,8 +38,9 @@ pub fn calibrate<E: Engine>(
     let finished = resume.and_then(|state| {
         state.load(&identity, |steps, folder| {
             let finished = read_layers(state, steps, layers)?;
+            let hidden_states = set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?;
             progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
-            Ok((finished, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
+            Ok((finished, hidden_states))
         })
     });
     let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();

@@ -151,7 +151,14 @@ impl Problem {
             let each = if structure == Structure::UlMm { " of every layer" } else { "" };
             notes.push(format!("no head is removed: --remove-heads is less than one attention unit{each}"));
         }
-        notes.extend(round::round(self, &mut layers));
+        notes.extend(round::round(self, structure, &mut layers));
+        let size = |kept: &[bool]| kept.iter().filter(|&&kept| kept).count();
+        let sizes = |kept: &Kept| (size(&kept.attention), size(&kept.mlp));
+        if uniform && !layers.iter().all(|kept| sizes(kept) == sizes(&layers[0]) && self.allows_units(size(&kept.attention))) {
+            return Err(Error::input(
+                "no plan of this structure leaves layers alike: leave --structure (or --method) out, or --uniform and --for",
+            ));
+        }
         Ok(Found { layers, notes })
     }
 

@@ -1,42 +1,55 @@
 //! Rounding what each layer keeps to a multiple, for hardware and quantisers that want whole blocks.
 
-use super::{Kept, LayerScores, Problem, ascending};
+use super::{Kept, LayerScores, Problem, Structure, ascending};
+use std::cmp::Reverse;
 
 /// Rounds every layer's neurons and attention units. Returns what could not be rounded.
-pub fn round(problem: &Problem, layers: &mut [Kept]) -> Vec<String> {
-    let mut notes = site(problem, problem.round_units, "attention units", LayerScores::unit_sums, layers, |kept| &mut kept.attention);
-    notes.extend(site(problem, problem.round_neurons, "neurons", |scores| scores.mlp.clone(), layers, |kept| &mut kept.mlp));
+pub fn round(problem: &Problem, structure: Structure, layers: &mut [Kept]) -> Vec<String> {
+    // Structures that treat all layers alike still do.
+    let carries = matches!(structure, Structure::AlAm | Structure::AlMm);
+    let of_units = |count: usize| problem.allows_units(count);
+    let of_neurons = |count: usize| count.is_multiple_of(problem.round_neurons.max(1));
+    let units = Site { what: "attention units", scores: LayerScores::unit_sums, kept: |kept| &mut kept.attention };
+    let neurons = Site { what: "neurons", scores: |scores| scores.mlp.clone(), kept: |kept| &mut kept.mlp };
+    let mut notes = units.round(problem, layers, carries, &of_units);
+    notes.extend(neurons.round(problem, layers, carries, &of_neurons));
     notes
 }
 
-/// Rounds one site of every layer to the nearest multiple, where what one layer gains or loses is carried to the next, so that the
-/// total stays.
-fn site(
-    problem: &Problem,
-    multiple: usize,
-    what: &str,
-    scores_of: fn(&LayerScores) -> Vec<f64>,
-    layers: &mut [Kept],
-    flags: fn(&mut Kept) -> &mut Vec<bool>,
-) -> Vec<String> {
-    if multiple <= 1 {
-        return Vec::new();
-    }
-    let mut notes = Vec::new();
-    let mut carried = 0i64;
-    for (index, (kept, scores)) in layers.iter_mut().zip(&problem.layers).enumerate() {
-        let (kept, scores) = (flags(kept), scores_of(scores));
-        let largest = scores.len() / multiple * multiple;
-        if largest == 0 {
-            notes.push(format!("layer {index}: its {} {what} are fewer than one block of {multiple}; not rounded", scores.len()));
-            continue;
+struct Site {
+    what: &'static str,
+    scores: fn(&LayerScores) -> Vec<f64>,
+    kept: fn(&mut Kept) -> &mut Vec<bool>,
+}
+
+impl Site {
+    /// Rounds one site of every layer to the nearest number that is allowed. Where layers may differ, what one gains or loses is carried to
+    /// the next, so that the total stays.
+    fn round(&self, problem: &Problem, layers: &mut [Kept], carries: bool, allowed: &dyn Fn(usize) -> bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut carried = 0i64;
+        for (index, (kept, scores)) in layers.iter_mut().zip(&problem.layers).enumerate() {
+            let (kept, scores) = ((self.kept)(kept), (self.scores)(scores));
+            let found = kept.iter().filter(|&&k| k).count();
+            let wanted = found as i64 + carried;
+            let nearest =
+                (1..=scores.len()).filter(|&count| allowed(count)).min_by_key(|&count| (wanted.abs_diff(count as i64), Reverse(count)));
+            let Some(count) = nearest else {
+                notes.push(format!(
+                    "layer {index}: no number of its {} {} is a multiple that was asked for; not rounded",
+                    scores.len(),
+                    self.what
+                ));
+                continue;
+            };
+            if carries {
+                carried = wanted - count as i64;
+            }
+            if count != found {
+                *kept = vec![false; scores.len()];
+                ascending(&scores).into_iter().rev().take(count).for_each(|i| kept[i] = true);
+            }
         }
-        let wanted = kept.iter().filter(|&&k| k).count() as i64 + carried;
-        let blocks = (wanted.max(0) as usize + multiple / 2) / multiple;
-        let count = (blocks * multiple).clamp(multiple, largest);
-        carried = wanted - count as i64;
-        *kept = vec![false; scores.len()];
-        ascending(&scores).into_iter().rev().take(count).for_each(|i| kept[i] = true);
+        notes
     }
-    notes
 }

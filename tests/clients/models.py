@@ -103,6 +103,9 @@ SIZES = dict(
 LLAMA3_ROPE = dict(
     rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
 )
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+# As Phi-3 was published.
+LONGROPE = dict(type="longrope", short_factor=[1 + 0.05 * i for i in range(16)], long_factor=[1 + 0.6 * i for i in range(16)])
 
 # Name: family, changes to the sizes, tokenizer.
 MODELS = {
@@ -120,6 +123,13 @@ MODELS = {
     "qwen3": ("Qwen3", dict(num_key_value_heads=3), "qwen2"),
     # The width is that of its heads, and the padding token of its defaults lies beyond this vocabulary.
     "phi3": ("Phi3", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None), "llama-bpe"),
+    "qwen2, yarn": ("Qwen2", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, rope_scaling=YARN), "qwen2"),
+    "phi3, longrope": (
+        "Phi3",
+        dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None, original_max_position_embeddings=64,
+             rope_scaling=LONGROPE),
+        "llama-bpe",
+    ),
     "phi3, sliding window": (
         "Phi3",
         dict(num_key_value_heads=6, head_dim=None, hidden_size=192, pad_token_id=None, sliding_window=64),

@@ -143,13 +143,14 @@ fn equal_layers_are_written_as_llama() {
 /// Tensors that an architecture does not load are fatal there, and silently other numbers would be worse.
 #[test]
 fn head_norms_with_biases_or_layers_that_differ_are_refused() {
-    let mut architecture = golden("qwen3-bf16").architecture;
-    check(&architecture).unwrap();
+    let model = golden("qwen3-bf16");
+    let mut architecture = model.architecture.clone();
+    check(&architecture, &model).unwrap();
     architecture.layers[1].down_bias = true;
-    assert!(check(&architecture).unwrap_err().to_string().contains("--compensation none"));
+    assert!(check(&architecture, &model).unwrap_err().to_string().contains("--compensation none"));
     architecture.layers[1].down_bias = false;
     architecture.layers[1].intermediate_size -= 8;
-    assert!(check(&architecture).unwrap_err().to_string().contains("--uniform"));
+    assert!(check(&architecture, &model).unwrap_err().to_string().contains("--uniform"));
 }
 
 #[test]

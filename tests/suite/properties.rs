@@ -174,6 +174,19 @@ proptest! {
         prop_assert!((removed(&problem, &found.layers) - problem.ratio).abs() <= tolerance);
     }
 
+    /// Structures that treat layers alike do so after rounding as well, and leave a number of units that may stay.
+    #[test]
+    fn layers_stay_alike_when_rounded(problem in problems(), manual in any::<bool>(), multiple in 1usize..9) {
+        let units: Vec<usize> = (1..=problem.layers[0].units).filter(|count| count % 2 == 1).collect();
+        let problem = Problem { round_neurons: multiple, uniform_units: Some(units.clone()), remove_units: problem.layers.len(), ..problem };
+        let Ok(found) = problem.search(if manual { Structure::UlMm } else { Structure::UlUm }) else { return Ok(()) };
+        let count = |flags: &[bool]| flags.iter().filter(|&&k| k).count();
+        for kept in &found.layers {
+            prop_assert!(units.contains(&count(&kept.attention)) && count(&kept.mlp) % multiple == 0, "{:?}", kept);
+            prop_assert_eq!([count(&kept.attention), count(&kept.mlp)], [&found.layers[0].attention, &found.layers[0].mlp].map(|k| count(k)));
+        }
+    }
+
     #[test]
     fn rounding_keeps_whole_blocks(problem in problems(), multiple in 2usize..9) {
         let problem = Problem { round_neurons: multiple, ..problem };

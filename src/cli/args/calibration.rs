@@ -1,6 +1,7 @@
 //! Options of the calibration.
 
 use crate::calibration::{CalibrationOptions, Shard, TextSource};
+use crate::pass::PassOptions;
 use crate::statistics::{Mode, TokenWeights};
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -41,6 +42,11 @@ impl CalibrationArguments {
             return Err(crate::error::Error::input("a calibration text is needed: give --calibration FILE"));
         };
         Ok(TextSource { path, field: self.text_field.clone() })
+    }
+
+    /// How passes go through the layers.
+    pub fn passes(&self) -> PassOptions {
+        PassOptions::in_batches(self.batch_tokens)
     }
 
     /// As the library wants it; `samples` where the user did not say.

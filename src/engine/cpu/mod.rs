@@ -50,7 +50,7 @@ impl Default for CpuEngine {
                 default_batch_tokens: 512,
                 // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
                 memory_budget: 1 << 30,
-                layer_copies: 0,
+                staging_bytes: None,
                 max_binding_bytes: u64::MAX,
             },
         }

@@ -1,6 +1,6 @@
 //! Finding adapters and opening a device on one.
 
-use super::context::Context;
+use super::context::{Context, MOST_STAGED};
 use super::products::Products;
 use crate::engine::{DeviceInfo, Dtype, Precision};
 use crate::error::{Error, Result};
@@ -166,15 +166,14 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         required_features,
         required_limits: limits.clone(),
         experimental_features,
-        memory_hints: wgpu::MemoryHints::Performance,
+        // Buffers are used again: how they are allocated matters little, how much more than them is.
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
     };
     let failed = |e: wgpu::RequestDeviceError| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
     // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB, and in a laptop whose GPU shares its memory.
     let memory_budget = if info.device_type == DeviceType::IntegratedGpu { 2 << 30 } else { 4 << 30 };
-    // The one that computes and the next; what is on its way lies in the machine's memory, which may be the device's.
-    let layer_copies = if info.device_type == DeviceType::DiscreteGpu { 2 } else { 3 };
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),
@@ -182,7 +181,8 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
-        layer_copies,
+        // In the machine's memory, or where all of the device's can be written to, there.
+        staging_bytes: Some(MOST_STAGED),
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
     Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })

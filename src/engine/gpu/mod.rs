@@ -139,6 +139,10 @@ impl Engine for GpuEngine {
         tensor.columns
     }
 
+    fn settle(&self, tensor: &Tensor) {
+        tensor.forget_halves();
+    }
+
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         let bytes = self.context.download(tensor.buffer(), 4 * tensor.count() as u64)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))

@@ -3,7 +3,7 @@
 use super::context::Job;
 use super::{GpuEngine, Kernel, Products, THREADS};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Chains of a thread, or of a subgroup on matrix units, as the kernels have them.
 const PER_THREAD: usize = 64;
@@ -28,7 +28,12 @@ impl GpuEngine {
                 let constants = [("THREADS", SUBGROUPS as u32 * subgroup_size)];
                 let buffers = [(1, y.buffer())];
                 let job = Job { kernel, constants: &constants, params: &[rounds], buffers: &buffers, workgroups: [GROUPS as u32, 1, 1] };
-                self.context.dispatch(&job, 0, || format!("{matrices} matrices of {side} x {side}"))?;
+                let operation = || format!("{matrices} matrices of {side} x {side}");
+                self.context.dispatch(&job, 0, operation)?;
+                if self.context.download(y.buffer(), 4)? == (-1.0f32).to_le_bytes() {
+                    let message = "the driver makes other subgroups of a kernel's threads than of another's".into();
+                    return Err(Error::Device { operation: operation(), message });
+                }
                 matrices * side.pow(3)
             }
         };

@@ -31,15 +31,19 @@ impl Pool {
         self.most_held
     }
 
-    /// A free buffer of exactly this size. Where there is none, others make room for a new one.
+    /// A free buffer of exactly this size.
     pub fn take(&mut self, size: u64) -> Option<wgpu::Buffer> {
-        let Some(place) = self.free.iter().rposition(|buffer| buffer.size() == size) else {
-            self.keep_free(self.budget.saturating_sub(self.used_bytes + size));
-            return None;
-        };
+        let place = self.free.iter().rposition(|buffer| buffer.size() == size)?;
         let buffer = self.free.remove(place)?;
         self.free_bytes -= size;
         Some(buffer)
+    }
+
+    /// Lets go of free buffers where a new one of this size would not be within the budget. Returns whether it did.
+    pub fn make_room(&mut self, size: u64) -> bool {
+        let before = self.free_bytes;
+        self.keep_free(self.budget.saturating_sub(self.used_bytes + size));
+        self.free_bytes < before
     }
 
     /// Lets go of the longest unused buffers beyond so many free bytes; the driver keeps what commands still use.

@@ -95,11 +95,11 @@ impl GpuEngine {
                 _ => vec![weight.format()],
             };
             let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
-            if matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32) {
-                buffers.push((2, x.buffer()));
-            } else {
-                let halves = x.halves(|| self.to_f16(x))?;
-                buffers.extend([(2, &halves.numbers), (5, &halves.scales)]);
+            let in_f32 = matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32);
+            let halves = (!in_f32).then(|| x.halves(|| self.to_f16(x))).transpose()?;
+            match &halves {
+                Some(halves) => buffers.extend([(2, &halves.numbers), (5, &halves.scales)]),
+                None => buffers.push((2, x.buffer())),
             }
             let [x_groups, y_groups] = words([rows.div_ceil(tile), x.rows.div_ceil(tile)]);
             let job = Job { kernel, constants: &constants, params: &params, buffers: &buffers, workgroups: [x_groups, y_groups, 1] };

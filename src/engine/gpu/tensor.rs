@@ -3,7 +3,8 @@
 use super::pool::Buffer;
 use crate::engine::Dtype;
 use crate::error::Result;
-use std::sync::OnceLock;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// A tensor's numbers in f16, each row scaled by a power of two; kernels multiply a row's products by its number of `scales`.
 pub(super) struct Halves {
@@ -18,13 +19,13 @@ pub struct Tensor {
     pub(super) rows: usize,
     pub(super) columns: usize,
     buffer: Buffer,
-    halves: OnceLock<Halves>,
+    halves: RefCell<Option<Rc<Halves>>>,
 }
 
 impl Tensor {
     /// `buffer` holds at least `rows * columns` numbers.
     pub(super) fn new(buffer: Buffer, rows: usize, columns: usize) -> Self {
-        Self { rows, columns, buffer, halves: OnceLock::new() }
+        Self { rows, columns, buffer, halves: RefCell::default() }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -38,17 +39,24 @@ impl Tensor {
 
     /// The numbers, for a kernel that changes them.
     pub(super) fn changed(&mut self) -> &Buffer {
-        self.halves.take();
+        self.forget_halves();
         &self.buffer
     }
 
     /// The numbers in f16, made at the first call: the products of one activation share them.
-    pub(super) fn halves(&self, make: impl FnOnce() -> Result<Halves>) -> Result<&Halves> {
-        if self.halves.get().is_none() {
-            let made = make()?;
-            return Ok(self.halves.get_or_init(|| made));
+    pub(super) fn halves(&self, make: impl FnOnce() -> Result<Halves>) -> Result<Rc<Halves>> {
+        let known = self.halves.borrow().clone();
+        if let Some(known) = known {
+            return Ok(known);
         }
-        Ok(self.halves.get().expect("looked up above"))
+        let made = Rc::new(make()?);
+        self.halves.replace(Some(made.clone()));
+        Ok(made)
+    }
+
+    /// Lets go of them.
+    pub(super) fn forget_halves(&self) {
+        self.halves.take();
     }
 }
 

@@ -78,7 +78,9 @@ fn general(source: &Source, runner: Runner, gguf_type: GgufType) -> Metadata {
     keys.push(("general.file_type".into(), Value::U32(gguf_type.file_type())));
     keys.push(("general.quantization_version".into(), Value::U32(2)));
     keys.push(("flap_gpu.version".into(), Value::text(env!("CARGO_PKG_VERSION"))));
-    keys.push(("flap_gpu.source_fingerprint".into(), Value::text(source.model.fingerprint())));
+    // Of the dense model, which a pruned one's plan knows.
+    let fingerprint = source.plan.map_or_else(|| source.model.fingerprint(), |plan| plan.model.fingerprint.clone());
+    keys.push(("flap_gpu.source_fingerprint".into(), Value::text(fingerprint)));
     if let Some(plan) = source.plan {
         let settings = serde_json::to_string(&plan.settings).unwrap_or_default();
         keys.push(("flap_gpu.settings".into(), Value::text(settings)));

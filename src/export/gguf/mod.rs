@@ -69,7 +69,7 @@ impl GgufType {
 
 /// Where a file's metadata comes from.
 pub struct Source<'a> {
-    /// The dense model.
+    /// The dense model, or one that was pruned before.
     pub model: &'a Model,
     /// Name of what is written.
     pub name: &'a str,
@@ -115,9 +115,10 @@ impl Runner {
     }
 }
 
-/// Fails, with the reason, if no architecture of llama.cpp runs a model of this structure.
-pub fn check(architecture: &Architecture) -> Result<()> {
-    Runner::of(architecture).map(|_| ())
+/// Fails, with the reason, if no architecture of llama.cpp runs a model of this structure, or it has no name for the dense model's tokenizer.
+pub fn check(architecture: &Architecture, dense: &Model) -> Result<()> {
+    Runner::of(architecture)?;
+    vocabulary::keys(dense).map(|_| ())
 }
 
 /// Writes the file `path`. Returns what the user should know.

@@ -67,6 +67,13 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(with_covariances(&announced), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
     drop(resumed);
+    // Another run that makes the same output at the same time neither uses nor touches what is there.
+    let other = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
+    assert_eq!(recipe::calibrate(&engine, &model, &set, passes, TokenWeights::InverseSquare, Some(&other), &announced).unwrap(), whole);
+    assert_eq!(announced.0.get(), 4 * 20 * 64);
+    other.remove();
+    assert_eq!(with_covariances(&announced), whole);
+    assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     state.remove();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -15,6 +15,8 @@ use submission::{Counter, Pending, Submitted};
 const FIRST_SHORT_WORK: u64 = 1 << 30;
 /// Bytes on their way to a buffer that are copied, and let go, together: few drivers give a matrix's worth of such memory in one piece.
 const UPLOAD_PIECE: usize = 64 << 20;
+/// Bytes that may be on their way to buffers.
+pub(super) const MOST_STAGED: u64 = 256 << 20;
 /// Rows of workgroups that every adapter takes.
 const MOST_ROWS: u64 = 65_535;
 
@@ -123,12 +125,18 @@ impl Context {
             })
         };
         let pooled = lock(&self.pool).take(size);
-        let mut buffer = pooled.unwrap_or_else(create);
+        if let Some(buffer) = pooled {
+            return Ok(Buffer::new(buffer, &self.pool));
+        }
+        if lock(&self.pool).make_room(size) {
+            // There is room once the device is done with what goes.
+            self.finish(operation)?;
+        }
+        let mut buffer = create();
         if lock(&self.failure).is_some() {
-            // What nobody uses may make room, once the device is done with it.
+            // All that nobody uses may make enough.
             lock(&self.pool).keep_free(0);
-            self.flush()?;
-            self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
+            self.finish(operation)?;
             *lock(&self.failure) = None;
             buffer = create();
         }
@@ -150,7 +158,7 @@ impl Context {
                 self.queue.write_buffer(&buffer.buffer, (first + whole) as u64, &word);
             }
             // Hand the copy to the driver now, so that it proceeds while the host goes on.
-            self.queue.submit([]);
+            self.staged(piece.len() as u64)?;
         }
         self.check(|| format!("uploading {} bytes", bytes.len()))?;
         Ok(buffer)

@@ -1,6 +1,6 @@
 //! Commands on their way: gathered, handed over, counted and waited for.
 
-use super::Context;
+use super::{Context, MOST_STAGED};
 use crate::engine::gpu::Kernel;
 use crate::engine::gpu::pool::{Buffer, lock};
 use crate::error::{Error, Result};
@@ -27,6 +27,8 @@ pub struct Pending {
 pub struct Submitted {
     count: u32,
     under_way: VecDeque<wgpu::SubmissionIndex>,
+    /// Copies to buffers, with what they carry.
+    staged: VecDeque<(wgpu::SubmissionIndex, u64)>,
 }
 
 /// Adds one to a word at the end of each submission.
@@ -65,6 +67,38 @@ impl Context {
             self.wait(wgpu::PollType::Wait { submission_index: oldest, timeout: None }, || "computing".into())?;
         }
         Ok(())
+    }
+
+    /// Hands over what was written to buffers, so many bytes. Waits for the first of such copies where too much is on its way.
+    pub(super) fn staged(&self, bytes: u64) -> Result<()> {
+        let index = self.queue.submit([]);
+        let oldest = {
+            let staged = &mut self.submitted.borrow_mut().staged;
+            staged.push_back((index, bytes));
+            let mut oldest = None;
+            while staged.iter().map(|(_, bytes)| bytes).sum::<u64>() > MOST_STAGED {
+                oldest = staged.pop_front();
+            }
+            oldest
+        };
+        let Some((index, _)) = oldest else { return Ok(()) };
+        interrupt::check()?;
+        self.wait(wgpu::PollType::Wait { submission_index: Some(index), timeout: None }, || "uploading".into())
+    }
+
+    /// Waits for all that was queued.
+    pub(super) fn finish(&self, operation: impl Fn() -> String) -> Result<()> {
+        self.flush()?;
+        self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
+        self.done();
+        Ok(())
+    }
+
+    /// Nothing is under way any more.
+    fn done(&self) {
+        let submitted = &mut *self.submitted.borrow_mut();
+        submitted.under_way.clear();
+        submitted.staged.clear();
     }
 
     /// Submits commands, and counts them there and here; `last` comes behind the count. Returns the count.
@@ -116,7 +150,7 @@ impl Context {
             let _ = sender.send(result);
         });
         self.wait(wgpu::PollType::wait_indefinitely(), operation)?;
-        self.submitted.borrow_mut().under_way.clear();
+        self.done();
         receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.check(operation)?;
         let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
