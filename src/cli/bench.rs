@@ -1,6 +1,6 @@
 //! `flap-gpu bench`.
 
-use super::args::{BenchArguments, Common};
+use super::args::{BenchArguments, Common, PrecisionArgument};
 use super::terminal::{Terminal, table};
 use crate::bench::{Bench, Measurement, Peak};
 use crate::checkpoint::{OutputFile, files};
@@ -28,6 +28,11 @@ struct Report {
 }
 
 pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Result<()> {
+    if common.memory_budget.is_some() || !matches!(common.precision, PrecisionArgument::Auto) {
+        return Err(
+            Error::input("bench measures every precision, in the memory that it takes: leave --precision and --memory-budget out").into()
+        );
+    }
     let earlier = args.compare.as_deref().map(|path| {
         let report: Report = files::read_json(path)?;
         if report.format == FORMAT { Ok(report) } else { Err(Error::file(path, "is not a report of `flap-gpu bench --json`")) }

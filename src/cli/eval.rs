@@ -47,9 +47,7 @@ const ENOUGH_BYTES_A_TOKEN: usize = 32;
 /// Says so where windows are longer than what the model was made for.
 pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()> {
     if let Some(most) = model.config.optional_size("max_position_embeddings")?.filter(|&most| most < length) {
-        terminal.note(&format!(
-            "windows of {length} tokens are longer than the {most} that the model is made for; give --sequence-length {most}"
-        ));
+        terminal.note(&format!("windows of {length} tokens are longer than the {most} that the model is made for"));
     }
     Ok(())
 }

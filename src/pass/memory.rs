@@ -68,7 +68,7 @@ fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> 
 /// weights take on the device.
 ///
 /// # Errors
-/// If the budget does not hold the layer that computes, the next, and the activations of one window.
+/// If the device binds too little for a window, or the budget does not hold the layer that computes, the next, and the activations of one window.
 pub fn plan(
     info: &DeviceInfo,
     architecture: &Architecture,
@@ -83,6 +83,13 @@ pub fn plan(
     let [layer, token, widest] = demands(architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
+    if widest * window_tokens as u64 > info.max_binding_bytes {
+        return Err(Error::input(format!(
+            "the activations of a window of {window_tokens} tokens are larger than the {} bytes that {} binds at once; give a smaller --sequence-length",
+            info.max_binding_bytes,
+            info.label()
+        )));
+    }
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
     let wanted = options.batch_tokens.unwrap_or_else(|| {
         let by_budget = fitting((budget / ACTIVATIONS_SHARE).min(budget.saturating_sub(weights)), token);

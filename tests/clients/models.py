@@ -124,10 +124,17 @@ MODELS = {
     # The width is that of its heads, and the padding token of its defaults lies beyond this vocabulary.
     "phi3": ("Phi3", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None), "llama-bpe"),
     "qwen2, yarn": ("Qwen2", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, rope_scaling=YARN), "qwen2"),
-    "phi3, longrope": (
+    # All that is compared is one kind of window or the other: transformers changes over within a text, llama.cpp does not.
+    "phi3, longrope, short windows": (
         "Phi3",
-        dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None, original_max_position_embeddings=64,
-             rope_scaling=LONGROPE),
+        dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None, max_position_embeddings=4 * POSITIONS,
+             original_max_position_embeddings=POSITIONS, rope_scaling=LONGROPE),
+        "llama-bpe",
+    ),
+    "phi3, longrope, long windows": (
+        "Phi3",
+        dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None, original_max_position_embeddings=4,
+             rope_scaling=LONGROPE | dict(attention_factor=1.2)),
         "llama-bpe",
     ),
     "phi3, sliding window": (

@@ -5,7 +5,7 @@ mod common;
 mod planning;
 
 pub use calibration::CalibrationArguments;
-pub use common::Common;
+pub use common::{Common, PrecisionArgument};
 pub use planning::PlanningArguments;
 
 use crate::calibration::Shard;
