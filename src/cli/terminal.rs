@@ -4,7 +4,7 @@ use super::args::Common;
 use crate::progress::Progress;
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -66,8 +66,9 @@ impl Progress for Terminal {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let rate = if unit == "bytes" { " {bytes_per_sec}," } else { "" };
-        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}, {{eta}} left{{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{msg}}");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("left", left).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         bar.set_prefix(what.to_string());
         // The clock goes on through linear algebra, which advances nothing for a while.
@@ -108,6 +109,13 @@ impl Work {
         let left = elapsed.mul_f64((1.0 / share.max(f64::EPSILON) - 1.0).clamp(0.0, 1e6));
         let (elapsed, left) = (HumanDuration(elapsed), HumanDuration(left));
         format!("{}: {:.0} % of {all} in {elapsed}, about {left} left{}", self.bar.prefix(), 100.0 * share, self.bar.message())
+    }
+}
+
+/// What is left of the time, once there is something to go by.
+fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(out, ", {:#} left", HumanDuration(state.eta()));
     }
 }
 
