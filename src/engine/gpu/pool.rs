@@ -8,9 +8,11 @@ pub(super) struct Pool {
     free: VecDeque<wgpu::Buffer>,
     free_bytes: u64,
     used_bytes: u64,
+    /// Of buffers that were let go while commands may still use them.
+    leaving_bytes: u64,
     /// Most that was used at once.
     most_used: u64,
-    /// Most that was held at once, used and free, since the budget was set.
+    /// Most that was held at once, in any of these ways, since the budget was set.
     most_held: u64,
     /// Bytes to hold at most, as far as it is for the pool to say.
     budget: u64,
@@ -18,12 +20,22 @@ pub(super) struct Pool {
 
 impl Pool {
     pub fn new(budget: u64) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { free: VecDeque::new(), free_bytes: 0, used_bytes: 0, most_used: 0, most_held: 0, budget }))
+        Arc::new(Mutex::new(Self {
+            free: VecDeque::new(),
+            free_bytes: 0,
+            used_bytes: 0,
+            leaving_bytes: 0,
+            most_used: 0,
+            most_held: 0,
+            budget,
+        }))
     }
 
+    /// Sets the budget of a device that has nothing to do.
     pub fn set_budget(&mut self, budget: u64) {
         self.budget = budget;
         self.keep_free(0);
+        self.idle();
         (self.most_used, self.most_held) = (self.used_bytes, self.used_bytes);
     }
 
@@ -39,11 +51,11 @@ impl Pool {
         Some(buffer)
     }
 
-    /// Lets go of free buffers where a new one of this size would not be within the budget. Returns whether it did.
+    /// Lets go of free buffers where a new one of this size would not be within the budget. Returns whether there is room only once the
+    /// device is done with them.
     pub fn make_room(&mut self, size: u64) -> bool {
-        let before = self.free_bytes;
         self.keep_free(self.budget.saturating_sub(self.used_bytes + size));
-        self.free_bytes < before
+        self.leaving_bytes > 0 && self.held() + size > self.budget
     }
 
     /// Lets go of the longest unused buffers beyond so many free bytes; the driver keeps what commands still use.
@@ -51,13 +63,23 @@ impl Pool {
         while self.free_bytes > most {
             let Some(oldest) = self.free.pop_front() else { return };
             self.free_bytes -= oldest.size();
+            self.leaving_bytes += oldest.size();
         }
+    }
+
+    /// The device is done with all commands.
+    pub fn idle(&mut self) {
+        self.leaving_bytes = 0;
+    }
+
+    fn held(&self) -> u64 {
+        self.used_bytes + self.free_bytes + self.leaving_bytes
     }
 
     fn count(&mut self, size: u64) {
         self.used_bytes += size;
         self.most_used = self.most_used.max(self.used_bytes);
-        self.most_held = self.most_held.max(self.used_bytes + self.free_bytes);
+        self.most_held = self.most_held.max(self.held());
     }
 
     /// Takes a buffer back. Layers of other sizes leave buffers that nobody asks for again: free are kept at most as many bytes as were

@@ -96,6 +96,7 @@ impl Context {
 
     /// Nothing is under way any more.
     fn done(&self) {
+        lock(&self.pool).idle();
         let submitted = &mut *self.submitted.borrow_mut();
         submitted.under_way.clear();
         submitted.staged.clear();
