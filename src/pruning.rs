@@ -70,6 +70,9 @@ pub fn plan_by_magnitude<E: Engine>(
         interrupt::check()?;
         let scores = |part: Part| -> Result<Vec<f64>> {
             let host = model.part(index, part)?;
+            if !host.is_finite() {
+                return Err(Error::weights_not_finite(&part.name(index)));
+            }
             Ok(importance::magnitude(&engine.column_norms(&engine.upload_matrix(&host)?)?.square_sum))
         };
         let scores = LayerScores {

@@ -146,13 +146,16 @@ pub struct OutputFile {
 impl OutputFile {
     /// Starts an output file; the inputs, files and folders, are never written to.
     pub fn create(output: &Path, inputs: &[&Path], force: bool) -> Result<Self> {
-        let parent = check(output, inputs, force)?;
         match output.metadata() {
             Ok(found) if found.is_dir() => return Err(Error::file(output, "is a folder; the output is a file")),
+            Err(_) if output.to_string_lossy().ends_with(std::path::is_separator) => {
+                return Err(Error::file(output, "is the name of a folder; the output is a file"));
+            }
             // A device or a pipe would be replaced, not written to.
             Ok(found) if !found.is_file() => return Err(Error::file(output, "is no ordinary file; choose another --output")),
             _ => {}
         }
+        let parent = check(output, inputs, force)?;
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
         Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
     }

@@ -45,6 +45,8 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
 pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Map<String, Value> {
     let report = json!({
         "output": output,
+        "recipe": plan.settings.recipe,
+        "weight_bytes": exported.weight_bytes,
         "parameters_before": exported.parameters_before,
         "parameters_after": exported.parameters_after,
         "ratio_reached": plan.ratio_reached,
@@ -60,12 +62,13 @@ pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Ma
 /// The same in words.
 pub fn text(output: &Path, plan: &Plan, exported: &Exported) -> String {
     let summary = format!(
-        "{}: {} parameters, {} (before: {}); {} removed",
+        "{}: {} parameters, {} (before: {}); {} {}",
         output.display(),
         grouped(exported.parameters_after),
         size(exported.weight_bytes),
         grouped(exported.parameters_before),
         share(plan.ratio_reached),
+        if plan.settings.mask_only { "zeroed" } else { "removed" },
     );
     let files = exported.gguf_files.iter().map(|file| output.join(file).display().to_string());
     std::iter::once(summary).chain(files).collect::<Vec<_>>().join("\n")

@@ -74,7 +74,7 @@ fn text(rows: &[Row], device: &str) -> String {
     let header = ["model", "perplexity", "parameters", "weights", "seconds", "heads per layer", "neurons per layer"];
     format!(
         "A small story model, pruned on {device}: no retraining, one pass over a little text with FLAP, two with the sequential recipe.\n{}\n\
-         Perplexity: on text the model has not seen, lower is better. Seconds: calibration, planning and writing.\n\
+         Perplexity: on text the model has not seen, in windows of {WINDOW_TOKENS} tokens; lower is better. Seconds: calibration, planning and writing.\n\
          Now with your own: flap-gpu prune MODEL --output DIR --calibration TEXT.txt --ratio 0.2",
         table(&header, rows.iter().map(line).collect())
     )

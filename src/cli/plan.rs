@@ -28,7 +28,8 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     };
     notes.iter().for_each(|note| terminal.note(note));
     if args.planning.client.is_some() {
-        terminal.note(&format!("for this client: {}", args.planning.choice(&model.architecture).words()));
+        let choice = args.planning.choice(&model.architecture);
+        terminal.note(&format!("for this client: {} (the format is for `compact`)", choice.words()));
     }
     note_missed(&plan, terminal);
     output.commit_json(&plan)?;

@@ -14,7 +14,7 @@ use crate::evaluation::{Guard, Guarded, perplexity};
 use crate::export::{self, Choice, Format, Measured, gguf, hf, name_of};
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Method, Plan, PlanOptions, Recipe};
+use crate::plan::{Compensation, Method, Plan, PlanOptions, Recipe};
 use crate::pruning;
 use crate::recipe::{self, RecipeOptions};
 use crate::resume::ResumeState;
@@ -65,7 +65,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     let choice = args.planning.choice(&model.architecture);
     let export = args.export.options(&args.output, choice.format)?;
     if args.planning.client.is_some() {
-        terminal.note(&format!("for this client: {}", Choice { format: export.formats[0], ..choice }.words()));
+        // A recipe that gives biases is not taken where none can be loaded.
+        let recipe = if choice.compensation == Compensation::None { " --recipe flap" } else { "" };
+        terminal.note(&format!("for this client: {}{recipe}", Choice { format: export.formats[0], ..choice }.words()));
     }
     if export.formats.contains(&Format::Gguf) {
         gguf::check(&options.expected(&model.architecture), &model)?;
@@ -118,7 +120,8 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     report.insert("device".into(), json!(engine.info().label()));
     if let Some(guard) = &guard {
         report.insert("divergence".into(), json!({"recipe": guard.recipe, "flap": guard.flap}));
-        if guard.recipe > guard.flap {
+        // Nearer by more than sums of f32 may be wrong by.
+        if guard.recipe > guard.flap + 1e-4 {
             terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard)));
         }
     }

@@ -66,7 +66,7 @@ impl Progress for Terminal {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let rate = if unit == "bytes" { " {bytes_per_sec}," } else { "" };
-        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{msg}}");
+        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{wide_msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("left", left).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);

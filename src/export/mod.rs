@@ -130,8 +130,8 @@ pub fn export(
         exported.weight_bytes += written.bytes;
         exported.notes.extend(written.note);
     }
-    if exported.parameters_after >= exported.parameters_before {
-        exported.notes.push("the biases have more parameters than what was removed: give a larger --ratio, or --compensation none".into());
+    if exported.parameters_after >= exported.parameters_before && !plan.settings.mask_only {
+        exported.notes.push("the biases have more parameters than what was removed: give a larger --ratio".into());
     }
     hf::carry_licences(&model.path, folder)?;
     files::write_json(&folder.join("plan.json"), plan)?;

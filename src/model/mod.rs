@@ -44,6 +44,9 @@ impl Model {
 
     /// Opens a model folder, as pruning needs it.
     pub fn open_folder(path: &Path) -> Result<Self> {
+        if crate::checkpoint::gguf::file_at(path).is_some() {
+            return Err(Error::file(path, "is a GGUF file; give the model folder with safetensors that it was made from"));
+        }
         if !path.is_dir() {
             return Err(Error::file(path, "is not a folder; give the folder that holds the model's config.json"));
         }

@@ -104,10 +104,11 @@ pub fn plan(
             0 => String::new(),
             bytes => format!(" and what is kept beside them {bytes},"),
         };
+        let smaller = if batch_tokens > window_tokens { "--batch-tokens or " } else { "" };
         let device = if info.kind == "cpu" { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
-             budget of {} has for them; give a larger --memory-budget, a smaller --batch-tokens or --sequence-length{device}",
+             budget of {} has for them; give a larger --memory-budget, a smaller {smaller}--sequence-length{device}",
             info.memory_budget
         )));
     }

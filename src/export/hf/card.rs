@@ -34,10 +34,11 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
     };
     let _ = writeln!(
         card,
-        "{} with {:.2} % of its prunable parameters (attention and MLP matrices) removed by {method}, without retraining: {} parameters \
+        "{} with {:.2} % of its prunable parameters (attention and MLP matrices) {} by {method}, without retraining: {} parameters \
          instead of {}.\n",
         origin.name,
         100.0 * plan.ratio_reached,
+        if plan.settings.mask_only { "zeroed" } else { "removed" },
         exported.parameters_after,
         exported.parameters_before,
     );
