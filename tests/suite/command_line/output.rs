@@ -102,7 +102,7 @@ fn a_pruned_gguf_file_is_a_model_too() {
     assert!(alone["gguf"][0].as_str().unwrap().ends_with("alone-F16.gguf"));
     assert!(!Path::new(&place.path("alone")).join("config.json").exists());
     let (code, _, message) = run(&["plan", &file, "--statistics", "none", "--output", &place.path("p.json")]);
-    assert!(code == 1 && message.contains("not a folder"), "{message}");
+    assert!(code == 1 && message.contains("is a GGUF file"), "{message}");
 }
 
 #[test]
