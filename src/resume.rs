@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,10 +103,30 @@ impl ResumeState {
         self.loaded.get()
     }
 
-    /// The file of a layer that all later saves need; a save writes those that are missing.
+    /// The file of a layer that all later saves need.
     #[must_use]
     pub fn of_layer(&self, layer: usize) -> PathBuf {
         self.folder.join(format!("{LAYER}{layer}.safetensors"))
+    }
+
+    /// Writes the file of a layer, unless it is there.
+    pub fn keep_layer(&self, layer: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.of_layer(layer);
+        if path.exists() {
+            return Ok(());
+        }
+        // What has the name is taken for complete.
+        let output = OutputFile::create(&path, &[], true)?;
+        write(&output.path())?;
+        output.commit()
+    }
+
+    /// Removes layers' files that a save which was never completed may have left: they are made anew.
+    pub fn forget_layers(&self, layers: Range<usize>) {
+        for layer in layers {
+            // It may never have been written.
+            let _ = fs::remove_file(self.of_layer(layer));
+        }
     }
 
     fn pointer(&self) -> PathBuf {

@@ -89,23 +89,16 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 let window_tokens = args.calibration.sequence_length.get();
                 let guarded =
                     Guarded { dense: &model, pruned: &pruned, statistics, options: &options, export: &export, ids, window_tokens };
-                match guarded.measure(e, passes, output.path(), terminal) {
-                    Ok(guard) => Some(guard),
-                    Err(Error::Interrupted) => return Err(Error::Interrupted.into()),
-                    // The model itself is complete.
-                    Err(error) => {
-                        terminal.note(&format!("the result could not be compared with plain FLAP: {error}"));
-                        None
-                    }
-                }
+                let guard = guarded.measure(e, passes, output.path(), terminal);
+                unless_it_fails(guard, "the result could not be compared with plain FLAP", terminal)?
             }
         };
-        let measured = match test.map(|test| measure(e, &model, &test, output.path(), passes, terminal)).transpose() {
-            Err(error) if !matches!(error.downcast_ref(), Some(Error::Interrupted)) => {
-                terminal.note(&format!("the perplexity was not measured: {error:#}"));
-                None
+        let measured = match &test {
+            None => None,
+            Some(test) => {
+                let measured = measure(e, &model, test, output.path(), passes, terminal);
+                unless_it_fails(measured, "the perplexity was not measured", terminal)?
             }
-            measured => measured?,
         };
         (planned, exported, measured, guard)
     });
@@ -145,6 +138,18 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     })
 }
 
+/// What is measured on a complete model, which a failure does not spoil; an interrupt is one all the same.
+fn unless_it_fails<T>(measured: crate::error::Result<T>, otherwise: &str, terminal: &Terminal) -> Result<Option<T>> {
+    match measured {
+        Ok(measured) => Ok(Some(measured)),
+        Err(Error::Interrupted) => Err(Error::Interrupted.into()),
+        Err(error) => {
+            terminal.note(&format!("{otherwise}: {error}"));
+            Ok(None)
+        }
+    }
+}
+
 fn words(guard: &Guard) -> String {
     // Rounding may leave a divergence of nothing a little below zero.
     let [recipe, flap] = [guard.recipe, guard.flap].map(|divergence| divergence.max(0.0));
@@ -169,7 +174,14 @@ fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Te
 }
 
 /// Perplexity of the dense model and of what was written into `folder`.
-fn measure<E: Engine>(engine: &E, dense: &Model, test: &Test, folder: &Path, passes: PassOptions, terminal: &Terminal) -> Result<Measured> {
+fn measure<E: Engine>(
+    engine: &E,
+    dense: &Model,
+    test: &Test,
+    folder: &Path,
+    passes: PassOptions,
+    terminal: &Terminal,
+) -> crate::error::Result<Measured> {
     let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, passes, terminal).map(|p| p.perplexity);
     Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on: test.what.clone() })
 }

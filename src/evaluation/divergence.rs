@@ -1,6 +1,6 @@
 //! How far a pruned model's predictions are from the dense model's.
 
-use super::{Unvisited, cross_entropies, normalised_head};
+use super::{Unvisited, normalised_head, normaliser_states};
 use crate::engine::{CrossEntropy, Engine};
 use crate::error::{Error, Result};
 use crate::forward::Head;
@@ -26,8 +26,7 @@ impl<E: Engine> Predictions<E> {
         let mut batches = pass.embed(ids)?;
         pass.layers(0, &mut batches, &mut Unvisited)?;
         let head = normalised_head(&pass, &mut batches)?;
-        // No token is asked for: any target serves.
-        let states = cross_entropies(&pass, &head, &batches, &vec![0; ids.len()])?;
+        let states = normaliser_states(&pass, &head, &batches)?;
         progress.finish();
         Ok(Self { head, batches, states, window_tokens })
     }

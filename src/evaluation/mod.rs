@@ -87,6 +87,11 @@ fn cross_entropies<E: Engine>(
     Ok(states)
 }
 
+/// The same where only the logits' normalisers are asked for: any target serves.
+fn normaliser_states<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>]) -> Result<Vec<CrossEntropy<E::Tensor>>> {
+    cross_entropies(pass, head, batches, &vec![0; pass.windows * pass.window_tokens])
+}
+
 /// The head, and the last layer's hidden states made ready for it, in place.
 fn normalised_head<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>]) -> Result<Head<E>> {
     let head = pass.model.head(pass.engine)?;

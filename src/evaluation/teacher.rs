@@ -3,7 +3,7 @@
 //! With the dense model's probabilities `p`, the divergence of logits `W h` from its own `W h*` is
 //! `log Z - <e, h> - (log Z* - <e, h*>)`, where `e = sum_v p_v W_v`: the expected row of the head, which is computed once.
 
-use super::{Unvisited, cross_entropies, normalised_head};
+use super::{Unvisited, normalised_head, normaliser_states};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Head;
@@ -67,8 +67,7 @@ impl<E: Engine> Teacher<E> {
 
 /// Per batch and token: the logarithm of the sum of the exponentials of the logits.
 fn normalisers<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[Batch<E>]) -> Result<Vec<Vec<f64>>> {
-    // No token is asked for: any target serves.
-    let states = cross_entropies(pass, head, batches, &vec![0; pass.windows * pass.window_tokens])?;
+    let states = normaliser_states(pass, head, batches)?;
     let normaliser = |s: &[f32]| f64::from(s[0]) + f64::from(s[1]).ln();
     states.iter().map(|state| Ok(pass.engine.download(&state.state)?.chunks_exact(3).map(normaliser).collect())).collect()
 }

@@ -4,7 +4,7 @@ use super::curve::Curve;
 use super::dense::{DenseSite, Sites, measure};
 use super::elimination::Elimination;
 use super::linear_algebra::System;
-use super::placement::{budget, eliminate};
+use super::placement::eliminate;
 use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
@@ -48,8 +48,6 @@ fn remove_all(model: &Model, layer: usize, site: Site, system: &mut dyn Eliminat
 struct Measuring<'a, E: Engine> {
     engine: &'a E,
     model: &'a Model,
-    /// Bytes of the device that an elimination may take.
-    budget: u64,
     /// For covariances that are kept.
     scratch: Option<Scratch>,
     saves: Option<&'a Saves<'a>>,
@@ -72,7 +70,7 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
         let system = System::ridged(moments.covariance, RIDGE);
         let outputs = self.model.architecture.hidden_size;
         let work = |system: &mut dyn Elimination| remove_all(self.model, layer, site, system);
-        let removal = eliminate(self.engine, self.budget, system, outputs, per_unit, work)?;
+        let removal = eliminate(self.engine, system, outputs, per_unit, work)?;
         self.algebra += start.elapsed().as_secs_f64();
         self.sites.push(Curve { layer, site, removal, stream_square, covariance });
         Ok(())
@@ -104,7 +102,6 @@ impl Curves {
         let mut measuring = Measuring {
             engine,
             model,
-            budget: budget(engine),
             scratch: keeps_covariances.then(Scratch::new).transpose()?,
             saves: saves.filter(|_| !keeps_covariances),
             finished,

@@ -47,6 +47,11 @@ pub fn factor(columns: &Mat<f64>, pivots: &[usize], what: &str) -> Result<Llt<f6
     })
 }
 
+/// An inverse covariance from which so much was removed that rounding is what is left of it.
+pub fn lost_definiteness(what: &str) -> Error {
+    Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness"))
+}
+
 /// A symmetric positive definite matrix of channels with rows `[outputs, channels]` that take part in what is done to it.
 pub struct System {
     /// The matrix, or its inverse.
@@ -91,7 +96,7 @@ impl System {
             return Ok(self.rows.col(channels.start).squared_norm_l2() / self.matrix.get(channels.start, channels.start));
         }
         let own = Mat::from_fn(channels.len(), channels.len(), |i, j| self.matrix.get(channels.start + i, channels.start + j));
-        let factor = own.llt(Side::Lower).map_err(|_| Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")))?;
+        let factor = own.llt(Side::Lower).map_err(|_| lost_definiteness(what))?;
         let mut y = self.rows.subcols(channels.start, channels.len()).to_owned();
         solve_lower_triangular_in_place(factor.L(), y.transpose_mut(), Par::Seq);
         Ok(y.squared_norm_l2())

@@ -175,7 +175,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
     let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
     let half = placement::budget(engine);
-    let algebra = placement::device_bytes(engine, half, widest, architecture.hidden_size).unwrap_or(0);
+    let algebra = placement::device_bytes(engine, widest, architecture.hidden_size).unwrap_or(0);
     PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
 }
 

@@ -3,10 +3,10 @@
 //! themselves are sums in f32.
 
 use super::elimination::Elimination;
-use super::linear_algebra::factor;
+use super::linear_algebra::{factor, lost_definiteness};
 use super::symmetric::{PANEL, Symmetric};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use faer::linalg::solvers::{Llt, Solve};
 use faer::{Mat, MatRef};
 use std::ops::Range;
@@ -168,7 +168,7 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
 
     fn costs(&self, _: usize, what: &str) -> Result<Vec<f64>> {
         if self.left.iter().any(|&channel| self.diagonal[channel] <= 0.0) {
-            return Err(Error::NotFinite(format!("{what}: the inverse covariance lost its definiteness")));
+            return Err(lost_definiteness(what));
         }
         let mut squares = Vec::with_capacity(self.size());
         for panel in &self.rows {

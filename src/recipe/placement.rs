@@ -8,17 +8,16 @@ use super::symmetric::PANEL;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device within `budget` bytes where it has single channels
-/// as units; larger units are factored one by one, on the host, where the work is also done again if f32 does not suffice.
+/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and single channels as
+/// units; larger units are factored one by one, on the host, where the work is also done again if f32 does not suffice.
 pub fn eliminate<E: Engine, R>(
     engine: &E,
-    budget: u64,
     mut system: System,
     outputs: usize,
     channels_per_unit: usize,
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    if channels_per_unit == 1 && device_bytes(engine, budget, system.matrix.size(), outputs).is_some() {
+    if channels_per_unit == 1 && device_bytes(engine, system.matrix.size(), outputs).is_some() {
         let done = OnDevice::new(engine, &system.matrix, system.rows.as_ref()).and_then(|mut on_device| work(&mut on_device));
         match done {
             Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
@@ -29,11 +28,11 @@ pub fn eliminate<E: Engine, R>(
 }
 
 /// Bytes that an elimination takes on the device; none if it stays on the host.
-pub fn device_bytes<E: Engine>(engine: &E, budget: u64, size: usize, outputs: usize) -> Option<u64> {
+pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize) -> Option<u64> {
     let info = engine.info();
     let bytes = OnDevice::<E>::bytes(size, outputs);
     let largest_tensor = 4 * size.div_ceil(BLOCKS).max(PANEL) as u64 * size.max(outputs) as u64;
-    (info.kind == "gpu" && bytes <= budget && largest_tensor <= info.max_binding_bytes).then_some(bytes)
+    (info.kind == "gpu" && bytes <= budget(engine) && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 
 /// Bytes of the device that an elimination may take.

@@ -17,7 +17,6 @@ pub fn reader_map<E: Engine>(
     site: Site,
     weights: &LayerWeights<E>,
     [dense, pruned]: [&[Batch<E>]; 2],
-    budget: u64,
     what: &str,
 ) -> Result<Mat<f64>> {
     let engine = pass.engine;
@@ -38,7 +37,7 @@ pub fn reader_map<E: Engine>(
     let mut system = System::ridged(own, RIDGE);
     system.rows = across.finish(engine)?;
     (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
-    eliminate(engine, budget, system, hidden, 1, |system| {
+    eliminate(engine, system, hidden, 1, |system| {
         system.invert(what)?;
         system.take_rows()
     })

@@ -8,7 +8,7 @@ use super::layer::readers;
 use super::{RecipeOptions, writer};
 use crate::architecture::Part;
 use crate::calibration::{CalibrationSet, HIDDEN_STATES, load_layers, save_layers};
-use crate::checkpoint::{OutputFile, SafetensorsWriter, TensorFile, TensorHeader, files};
+use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
 use crate::compaction::Replaced;
 use crate::engine::{Engine, HostTensor};
 use crate::error::{Error, Result};
@@ -22,7 +22,6 @@ use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// Files of a save.
@@ -88,8 +87,7 @@ impl<'a> Saves<'a> {
             let fitted = record.fit.as_ref().map_or(0, |units| units.kept.len() / 2);
             let (layers, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
             self.check(&record, layers.len()).map_err(|what| Error::file(&path, what))?;
-            // What a save that was never completed has left is made anew.
-            (fitted..self.model.architecture.layers.len()).for_each(|layer| drop(fs::remove_file(self.state.of_layer(layer))));
+            self.state.forget_layers(fitted..self.model.architecture.layers.len());
             let fit = record.fit.map(|fit| -> Result<_> {
                 let mut replaced = Replaced::new();
                 (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
@@ -157,7 +155,7 @@ impl<'a> Saves<'a> {
         let fitted = units.kept.len() / 2;
         self.state.save_if_due(&self.identity, first.layers.len() + fitted, |folder| {
             for layer in 0..fitted {
-                write_weights(&self.state.of_layer(layer), layer, replaced)?;
+                self.state.keep_layer(layer, |path| write_weights(path, layer, replaced))?;
             }
             save_layers(engine, folder, &self.set.header, first.layers, dense)?;
             Batch::save(engine, pruned, &folder.join(PRUNED))?;
@@ -181,11 +179,8 @@ fn write_record(folder: &Path, record: &Record) -> Result<()> {
     files::write(&path, text)
 }
 
-/// Writes a layer's new tensors, if they are not there yet.
+/// Writes a layer's new tensors.
 fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
     let tensors: Vec<(Part, &HostTensor)> = Part::ALL.iter().filter_map(|&part| Some((part, replaced.get(&(layer, part))?))).collect();
     let header = |&(part, tensor): &(Part, &HostTensor)| TensorHeader {
         name: part.name(layer),
@@ -193,12 +188,9 @@ fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
         shape: vec![tensor.rows, tensor.columns],
         bytes: tensor.bytes.as_ref().len(),
     };
-    // What has the name is taken for complete.
-    let output = OutputFile::create(path, &[], true)?;
-    let mut writer = SafetensorsWriter::create(&output.path(), &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
+    let mut writer = SafetensorsWriter::create(path, &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
     tensors.iter().try_for_each(|(_, tensor)| writer.write(tensor.bytes.as_ref()))?;
-    writer.finish()?;
-    output.commit()
+    writer.finish()
 }
 
 /// Reads them back; the numbers stay in the mapped file.

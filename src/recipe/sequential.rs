@@ -3,7 +3,7 @@
 
 use super::layer::{Fitted, cut_readers, place_readers, readers};
 use super::linear_algebra::{System, product, ridge};
-use super::placement::{budget, eliminate};
+use super::placement::eliminate;
 use super::refit::reader_map;
 use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
@@ -52,16 +52,8 @@ pub fn run<E: Engine>(
     };
     let first = units.kept.len() / 2;
     progress.start("fitting layers", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
-    let mut visitor = Fit {
-        pruned,
-        refit: options.refit,
-        token_weights: options.plan.token_weights,
-        budget: budget(engine),
-        scratch: Scratch::new()?,
-        saves,
-        units,
-        replaced,
-    };
+    let mut visitor =
+        Fit { pruned, refit: options.refit, token_weights: options.plan.token_weights, scratch: Scratch::new()?, saves, units, replaced };
     pass.layers(first, &mut dense, &mut visitor)?;
     progress.finish();
     Ok((visitor.units.kept, visitor.replaced))
@@ -72,8 +64,6 @@ struct Fit<'a, E: Engine> {
     pruned: Vec<Batch<E>>,
     refit: bool,
     token_weights: TokenWeights,
-    /// Bytes of the device that an elimination may take.
-    budget: u64,
     scratch: Scratch,
     saves: Option<(&'a Saves<'a>, FirstPass<'a>)>,
     units: Units,
@@ -121,7 +111,7 @@ impl<E: Engine> Fit<'_, E> {
         let is_first = layer == 0 && site == Site::Attention;
         if self.refit && !is_first {
             pass.stage(&format!("{what}: readers"));
-            let map = reader_map(pass, site, weights, [&*dense, &self.pruned], self.budget, &what)?;
+            let map = reader_map(pass, site, weights, [&*dense, &self.pruned], &what)?;
             for host in &mut read {
                 let bytes = to_bytes(product(to_matrix(host).as_ref(), map.as_ref()).as_ref(), host.dtype, &what)?;
                 *host = HostTensor::owning(bytes, host.dtype, host.rows, host.columns);
@@ -201,7 +191,7 @@ impl<E: Engine> Fit<'_, E> {
         let mut system = System::ridged(found.covariance, RIDGE);
         system.rows = rows;
         let count = self.units.removed[self.units.kept.len()];
-        let (removal, weights) = eliminate(engine, self.budget, system, host.rows, per_unit, |system| {
+        let (removal, weights) = eliminate(engine, system, host.rows, per_unit, |system| {
             system.invert(what)?;
             Ok((remove_greedily(system, per_unit, count, what)?, system.take_rows()?))
         })?;

@@ -5,7 +5,7 @@ use super::dense::{DenseSite, Sites};
 use super::{dense, least_squares, plan_of};
 use crate::architecture::LayerShape;
 use crate::calibration::{CalibrationSet, HIDDEN_STATES};
-use crate::checkpoint::{OutputFile, Scratch};
+use crate::checkpoint::Scratch;
 use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -19,7 +19,6 @@ use crate::resume::ResumeState;
 use crate::statistics::{self, Header, LayerStatistics, SiteCovariance, Statistics, TokenWeights};
 use memmap2::Mmap;
 use serde_json::{Value, json};
-use std::fs;
 
 /// The statistics of a calibration with the covariances of all sites, which stay in a temporary file. With `resume`, finished layers are kept
 /// there, and an interrupted run goes on from them.
@@ -46,7 +45,8 @@ pub fn calibrate<E: Engine>(
     let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
     let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
     let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;
-    Ok(Statistics { layers: sites.with_covariances(&statistics.layers), header: sites.header })
+    let layers = statistics.layers.iter().enumerate().map(|(index, layer)| sites.with_covariances(index, layer)).collect();
+    Ok(Statistics { layers, header: sites.header })
 }
 
 struct Covariances<'a> {
@@ -62,12 +62,11 @@ struct Covariances<'a> {
 }
 
 impl Covariances<'_> {
-    fn with_covariances(&self, layers: &[LayerStatistics]) -> Vec<LayerStatistics> {
-        let mut layers = layers.to_vec();
-        for (layer, found) in layers.iter_mut().zip(self.found.chunks_exact(2)) {
-            Site::BOTH.into_iter().zip(found).for_each(|(site, found)| layer.site_mut(site).covariance = Some(found.clone()));
-        }
-        layers
+    fn with_covariances(&self, index: usize, layer: &LayerStatistics) -> LayerStatistics {
+        let mut layer = layer.clone();
+        let found = &self.found[2 * index..];
+        Site::BOTH.into_iter().zip(found).for_each(|(site, found)| layer.site_mut(site).covariance = Some(found.clone()));
+        layer
     }
 }
 
@@ -84,14 +83,11 @@ impl<E: Engine> Sites<E> for Covariances<'_> {
     fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]) {
         let Some(state) = self.resume.filter(|_| statistics.len() < self.layers) else { return };
         state.save_if_due(&self.identity, statistics.len(), |folder| {
-            for (index, layer) in self.with_covariances(statistics).into_iter().enumerate() {
-                let path = state.of_layer(index);
-                if !path.exists() {
-                    // What has the name is taken for complete.
-                    let output = OutputFile::create(&path, &[], true)?;
-                    statistics::write(&output.path(), &Statistics { header: self.header.clone(), layers: vec![layer] })?;
-                    output.commit()?;
-                }
+            for (index, layer) in statistics.iter().enumerate() {
+                state.keep_layer(index, |path| {
+                    let layers = vec![self.with_covariances(index, layer)];
+                    statistics::write(path, &Statistics { header: self.header.clone(), layers })
+                })?;
             }
             Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
         });
@@ -108,8 +104,7 @@ fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<Vec<Lay
     if !(1..all).contains(&layers) {
         return Err(Error::file(&state.of_layer(layers), "is not what a save goes on from"));
     }
-    // What a save that was never completed has left is made anew.
-    (layers..all).for_each(|layer| drop(fs::remove_file(state.of_layer(layer))));
+    state.forget_layers(layers..all);
     let read = |layer: usize| -> Result<LayerStatistics> {
         let path = state.of_layer(layer);
         let mut found = statistics::read(&path)?.layers;

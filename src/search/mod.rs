@@ -152,9 +152,8 @@ impl Problem {
             notes.push(format!("no head is removed: --remove-heads is less than one attention unit{each}"));
         }
         notes.extend(round::round(self, structure, &mut layers));
-        let size = |kept: &[bool]| kept.iter().filter(|&&kept| kept).count();
-        let sizes = |kept: &Kept| (size(&kept.attention), size(&kept.mlp));
-        if uniform && !layers.iter().all(|kept| sizes(kept) == sizes(&layers[0]) && self.allows_units(size(&kept.attention))) {
+        let sizes = |kept: &Kept| (count(&kept.attention), count(&kept.mlp));
+        if uniform && !layers.iter().all(|kept| sizes(kept) == sizes(&layers[0]) && self.allows_units(count(&kept.attention))) {
             return Err(Error::input(
                 "no plan of this structure leaves layers alike: leave --structure (or --method) out, or --uniform and --for",
             ));
@@ -176,6 +175,11 @@ impl Problem {
         }
         notes
     }
+}
+
+/// How many stay.
+fn count(kept: &[bool]) -> usize {
+    kept.iter().filter(|&&kept| kept).count()
 }
 
 /// The place of the largest score, the first among equals.

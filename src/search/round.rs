@@ -1,6 +1,6 @@
 //! Rounding what each layer keeps to a multiple, for hardware and quantisers that want whole blocks.
 
-use super::{Kept, LayerScores, Problem, Structure, ascending};
+use super::{Kept, LayerScores, Problem, Structure, ascending, count};
 use std::cmp::Reverse;
 
 /// Rounds every layer's neurons and attention units. Returns what could not be rounded.
@@ -30,11 +30,11 @@ impl Site {
         let mut carried = 0i64;
         for (index, (kept, scores)) in layers.iter_mut().zip(&problem.layers).enumerate() {
             let (kept, scores) = ((self.kept)(kept), (self.scores)(scores));
-            let found = kept.iter().filter(|&&k| k).count();
+            let found = count(kept);
             let wanted = found as i64 + carried;
             let nearest =
                 (1..=scores.len()).filter(|&count| allowed(count)).min_by_key(|&count| (wanted.abs_diff(count as i64), Reverse(count)));
-            let Some(count) = nearest else {
+            let Some(rounded) = nearest else {
                 notes.push(format!(
                     "layer {index}: no number of its {} {} is a multiple that was asked for; not rounded",
                     scores.len(),
@@ -43,11 +43,11 @@ impl Site {
                 continue;
             };
             if carries {
-                carried = wanted - count as i64;
+                carried = wanted - rounded as i64;
             }
-            if count != found {
+            if rounded != found {
                 *kept = vec![false; scores.len()];
-                ascending(&scores).into_iter().rev().take(count).for_each(|i| kept[i] = true);
+                ascending(&scores).into_iter().rev().take(rounded).for_each(|i| kept[i] = true);
             }
         }
         notes
