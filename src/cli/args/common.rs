@@ -26,7 +26,7 @@ pub struct Common {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
     /// Device memory to stay within, such as 3G or 800M; hidden states that do not fit move to host memory or a temporary file
-    /// [default: 4G on a GPU, 2G on an integrated one, 1G on the CPU]
+    /// [default: three quarters of a card's memory, 4G where it is not known, 2G on an integrated GPU, 1G on the CPU]
     #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
     pub memory_budget: Option<u64>,
     /// Threads of the CPU engine and of reading [default: all cores]

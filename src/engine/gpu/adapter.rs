@@ -130,6 +130,26 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     units.filter(|(_, size)| subgroup_sizes.contains(size)).collect()
 }
 
+/// Bytes of a card's memory, where its backend can be asked.
+fn card_memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    #[cfg(not(target_vendor = "apple"))]
+    // SAFETY: the raw handles are only asked for the sizes of heaps, and live as long as the adapter.
+    unsafe {
+        const DEVICE_LOCAL: u32 = 1;
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = vulkan.shared_instance().raw_instance();
+        let memory = instance.get_physical_device_memory_properties(vulkan.raw_physical_device());
+        let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+        heaps.iter().filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+    }
+    #[cfg(target_vendor = "apple")]
+    {
+        // Every GPU there shares the machine's memory.
+        let _ = adapter;
+        None
+    }
+}
+
 fn matrix_features() -> wgpu::Features {
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
 }
@@ -172,8 +192,13 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     };
     let failed = |e: wgpu::RequestDeviceError| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
-    // Adapters do not tell their memory; this leaves room beside a desktop on a card of 6 GB, and in a laptop whose GPU shares its memory.
-    let memory_budget = if info.device_type == DeviceType::IntegratedGpu { 2 << 30 } else { 4 << 30 };
+    let memory_budget = match info.device_type {
+        // The rest is for a desktop, and for the driver.
+        DeviceType::DiscreteGpu => card_memory(adapter).map_or(4 << 30, |bytes| bytes / 4 * 3),
+        // A laptop whose GPU shares its memory.
+        DeviceType::IntegratedGpu => 2 << 30,
+        _ => 4 << 30,
+    };
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),

@@ -144,8 +144,7 @@ impl Engine for GpuEngine {
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        let bytes = self.context.download(tensor.buffer(), 4 * tensor.count() as u64)?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        self.context.download(tensor.buffer(), tensor.count())
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -192,7 +191,7 @@ impl Engine for GpuEngine {
             let params = words([x.count()]);
             self.over(Kernel::NonFinite, &params, &[(1, x.buffer()), (2, &found)], x.count(), THREADS * FINITE_PER_THREAD)?;
         }
-        Ok(self.context.download(&found, 4)?.iter().all(|&byte| byte == 0))
+        Ok(self.context.download::<u32>(&found, 1)? == [0])
     }
 
     fn moments(&self, shape: MomentsShape) -> Result<Moments> {

@@ -54,8 +54,7 @@ impl GpuEngine {
     /// See [`crate::engine::Engine::read_moments`].
     pub(super) fn slots_of(&self, moments: &Moments) -> Result<Vec<SlotMoments>> {
         let MomentsShape { channels, .. } = moments.shape;
-        let bytes = self.context.download(&moments.slots, 16 * (moments.shape.slots() * channels) as u64)?;
-        let state: Vec<[f32; 4]> = bytemuck::pod_collect_to_vec(&bytes);
+        let state: Vec<[f32; 4]> = self.context.download(&moments.slots, moments.shape.slots() * channels)?;
         let slot = |(slot, state): (usize, &[[f32; 4]])| SlotMoments {
             count: moments.shape.slot_tokens(slot) as u64,
             mean: state.iter().map(|s| f64::from(s[0]) + f64::from(s[1])).collect(),

@@ -65,11 +65,11 @@ impl GpuEngine {
         let x = self.zeros(side, inputs)?;
         let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * inputs], Dtype::F16, side, inputs))?;
         // What was queued for them is not to be timed.
-        self.context.download(x.buffer(), 4)?;
+        self.context.download::<f32>(x.buffer(), 1)?;
         let begin = Instant::now();
         let y = self.linear(&x, &weight, None)?;
         // Reading back waits.
-        self.context.download(y.buffer(), 4)?;
+        self.context.download::<f32>(y.buffer(), 1)?;
         Ok(begin.elapsed().as_secs_f64())
     }
 }

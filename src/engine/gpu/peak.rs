@@ -30,7 +30,7 @@ impl GpuEngine {
                 let job = Job { kernel, constants: &constants, params: &[rounds], buffers: &buffers, workgroups: [GROUPS as u32, 1, 1] };
                 let operation = || format!("{matrices} matrices of {side} x {side}");
                 self.context.dispatch(&job, 0, operation)?;
-                if self.context.download(y.buffer(), 4)? == (-1.0f32).to_le_bytes() {
+                if self.context.download::<f32>(y.buffer(), 1)? == [-1.0] {
                     let message = "the driver makes other subgroups of a kernel's threads than of another's".into();
                     return Err(Error::Device { operation: operation(), message });
                 }

@@ -6,6 +6,7 @@ mod submission;
 use super::pool::{Buffer, Pool, lock, size_class};
 use super::shaders::Kernel;
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,8 @@ use submission::{Counter, Pending, Submitted};
 const FIRST_SHORT_WORK: u64 = 1 << 30;
 /// Bytes on their way to a buffer that are copied, and let go, together: few drivers give a matrix's worth of such memory in one piece.
 const UPLOAD_PIECE: usize = 64 << 20;
+/// Bytes that one thread copies between the host's memory and what a driver maps.
+const COPY_PART: usize = 1 << 20;
 /// Bytes that may be on their way to buffers.
 pub(super) const MOST_STAGED: u64 = 256 << 20;
 /// Rows of workgroups that every adapter takes.
@@ -151,7 +154,7 @@ impl Context {
         self.flush()?;
         for (index, piece) in bytes.chunks(UPLOAD_PIECE).enumerate() {
             let (first, whole) = (index * UPLOAD_PIECE, piece.len() & !3);
-            self.queue.write_buffer(&buffer.buffer, first as u64, &piece[..whole]);
+            self.write(&buffer, first as u64, &piece[..whole]);
             if whole < piece.len() {
                 let mut word = [0u8; 4];
                 word[..piece.len() - whole].copy_from_slice(&piece[whole..]);
@@ -162,6 +165,28 @@ impl Context {
         }
         self.check(|| format!("uploading {} bytes", bytes.len()))?;
         Ok(buffer)
+    }
+
+    /// Writes whole words, copied by all threads: one alone fills a fast bus to a third, and a mapped file's pages come in turn.
+    fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
+        struct Part<'a>(wgpu::WriteOnly<'a, [u8]>);
+        // SAFETY: a part is the only way to its bytes, which are plain memory.
+        unsafe impl Send for Part<'_> {}
+        impl Part<'_> {
+            fn fill(mut self, bytes: &[u8]) {
+                self.0.copy_from_slice(bytes);
+            }
+        }
+        let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return };
+        // None after an error, which the device has reported.
+        let Some(mut staging) = self.queue.write_buffer_with(&buffer.buffer, offset, size) else { return };
+        let (mut rest, mut parts) = (staging.slice(..), Vec::new());
+        for bytes in bytes.chunks(COPY_PART) {
+            let (part, behind) = rest.split_at(bytes.len());
+            rest = behind;
+            parts.push((Part(part), bytes));
+        }
+        parts.into_par_iter().for_each(|(part, bytes)| part.fill(bytes));
     }
 
     /// Copies the first `bytes`, whole words, from one buffer to another.

@@ -1,10 +1,11 @@
 //! Commands on their way: gathered, handed over, counted and waited for.
 
-use super::{Context, MOST_STAGED};
+use super::{COPY_PART, Context, MOST_STAGED};
 use crate::engine::gpu::Kernel;
 use crate::engine::gpu::pool::{Buffer, lock};
 use crate::error::{Error, Result};
 use crate::interrupt;
+use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -127,10 +128,11 @@ impl Context {
         }
     }
 
-    /// Reads the first `bytes` of a buffer; waits for all work queued before, and fails if some of it was not carried out.
-    pub fn download(&self, buffer: &Buffer, bytes: u64) -> Result<Vec<u8>> {
+    /// Reads the first `count` numbers of a buffer; waits for all work queued before, and fails if some of it was not carried out.
+    pub fn download<T: bytemuck::Pod + Send>(&self, buffer: &Buffer, count: usize) -> Result<Vec<T>> {
+        let bytes = count * size_of::<T>();
         let operation = || format!("reading back {bytes} bytes");
-        let whole = bytes.next_multiple_of(4);
+        let whole = bytes.next_multiple_of(4) as u64;
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read back"),
             size: whole + 4,
@@ -139,7 +141,7 @@ impl Context {
         });
         let pending = self.pending.take().map(|pending| pending.encoder);
         let encoder = pending.unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
-        let count = self.submit(encoder, |encoder| {
+        let submission = self.submit(encoder, |encoder| {
             encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
             encoder.copy_buffer_to_buffer(&self.counter.done, 0, &staging, whole, 4);
         });
@@ -156,10 +158,14 @@ impl Context {
         self.check(operation)?;
         let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         let (values, done) = view.split_at(whole as usize);
-        if done != count.to_le_bytes() {
+        if done != submission.to_le_bytes() {
             return Err(failed("the device did not finish its work: it may be out of memory; use a smaller --memory-budget".into()));
         }
-        Ok(values[..bytes as usize].to_vec())
+        let mut result = vec![T::zeroed(); count];
+        // What a driver maps may be slow to read, and the result's pages are touched for the first time.
+        let parts = bytemuck::cast_slice_mut::<T, u8>(&mut result).par_chunks_mut(COPY_PART);
+        parts.zip(values[..bytes].par_chunks(COPY_PART)).for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(result)
     }
 }
 
