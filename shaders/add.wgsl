@@ -1,13 +1,14 @@
 // x += factor * y.
 //#include shared/workgroup.wgsl
 struct Params {
-    count: u32,
+    // Numbers by four, rounded up: what lies behind the last number belongs to nobody.
+    quads: u32,
     factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> y: array<f32>;
-@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> x: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -16,7 +17,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let i = linear_workgroup(group, groups) * 256u + thread;
-    if (i < params.count) {
+    if (i < params.quads) {
         x[i] += params.factor * y[i];
     }
 }

@@ -1,24 +1,30 @@
 // y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias on matrix units: f16 operands, f32 sums.
 //
-// A workgroup of four subgroups computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. 32 inputs at a time pass
-// through workgroup memory as f16; the next ones are read into registers while the matrix units work. Needs inputs that are a
-// multiple of 8, and both operands in f16. If the subgroups are not of the size that the constants say, nothing is written: the host
-// tries the sizes that an adapter may have, and sees by a first product which is right.
+// A workgroup of eight subgroups, two by four, computes a tile of TILE x TILE; a subgroup keeps 4 x 2 matrices of sums. DEPTH inputs at a
+// time pass through workgroup memory as f16. Few sums a thread leave registers for a second workgroup, which computes while the first
+// waits for what it reads; reading ahead into registers was slower where it was measured. Needs inputs that are a multiple of 4, and both
+// operands in f16. If the subgroups are not of the size that the constants say, nothing is written: the host tries the sizes that an
+// adapter may have, and sees by a first product which is right.
 override SUBGROUP_SIZE: u32 = 32u;
-override THREADS: u32 = 128u; // 4 * SUBGROUP_SIZE
-override STEPS: u32 = 4u; // TILE * 4 / THREADS
+override THREADS: u32 = 256u; // 8 * SUBGROUP_SIZE
+override STEPS: u32 = 4u; // TILE * DEPTH / 4 / THREADS
+// 64 fills whole cache lines, and halves the barriers; 32 where workgroup memory is short.
+override DEPTH: u32 = 32u;
+override QUADS: u32 = DEPTH / 4u;
+// Numbers between two lines of a staged tile: eight more than DEPTH, against bank conflicts.
+override LINE: u32 = DEPTH + 8u;
+override STAGED: u32 = TILE * LINE / UNIT;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> weight: array<Eight>;
-@group(0) @binding(2) var<storage, read> x: array<Eight>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f16>>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f16>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 // The f16 form of a token's activations times its number is what they were.
 @group(0) @binding(5) var<storage, read> scales: array<f32>;
 
-const DEPTH = 32u;
-// Numbers between two lines of a staged tile: eight more than DEPTH, against bank conflicts.
-const LINE = 40u;
+// STEPS of the smallest subgroups.
+const MOST_STEPS = 8u;
 
 var<workgroup> x_tile: array<Staged, STAGED>;
 var<workgroup> weight_tile: array<Staged, STAGED>;
@@ -28,21 +34,10 @@ var<workgroup> patches: array<f32, PATCHES>;
 var<workgroup> tile_scales: array<f32, TILE>;
 var<workgroup> tile_biases: array<f32, TILE>;
 
-// Eight consecutive inputs of a token or of an output.
-struct Eight {
-    low: vec4<f16>,
-    high: vec4<f16>,
-}
-
-// The eight that a thread reads of a line. Beyond the edges it is one that exists: what is read in a branch is waited for where the branch
-// ends, and would not be read ahead.
-fn eight_at(depth: u32, thread: u32) -> u32 {
-    return min(depth / 8u + thread % 4u, params.inputs / 8u - 1u);
-}
-
-// Where a line begins. Beyond the last one it is the last, whose products nobody writes.
+// Where a line begins. Beyond the last one it is the last, whose products nobody writes: what is read in a branch is waited for where the
+// branch ends.
 fn line_at(line: u32, lines: u32) -> u32 {
-    return min(line, lines - 1u) * (params.inputs / 8u);
+    return min(line, lines - 1u) * (params.inputs / 4u);
 }
 
 @compute @workgroup_size(THREADS)
@@ -55,65 +50,53 @@ fn main(
 ) {
     let first_row = group.x * TILE;
     let first_token = (params.first_row + group.y) * TILE;
-    // The subgroups stand two by two. Should a driver make more or fewer of the threads, all they do is stay within the tiles.
-    let subgroup = subgroup_id % 4u;
-    let subgroup_token = subgroup / 2u * 4u * SIDE;
-    let subgroup_row = subgroup % 2u * 4u * SIDE;
+    // Should a driver make more or fewer subgroups of the threads, all they do is stay within the tiles.
+    let subgroup = subgroup_id % 8u;
+    let subgroup_token = subgroup / 4u * 4u * SIDE;
+    let subgroup_row = subgroup % 4u * 2u * SIDE;
     // Indexed by constants only, so that every driver keeps them in registers.
-    var sums: array<Sum, 16>;
-    // TILE * 4 eights of each operand, spread over the threads: where their lines begin, and those that were read ahead.
-    var x_lines: array<u32, EIGHTHS>;
-    var weight_lines: array<u32, EIGHTHS>;
-    var x_ahead: array<Eight, EIGHTHS>;
-    var weight_ahead: array<Eight, EIGHTHS>;
+    var sums: array<Sum, 8>;
+    // The quads of each operand, spread over the threads: where their lines begin, and what was read. Where the subgroups are large there
+    // are fewer quads than threads, and some are staged twice.
+    var x_lines: array<u32, MOST_STEPS>;
+    var weight_lines: array<u32, MOST_STEPS>;
+    var x_read: array<vec4<f16>, MOST_STEPS>;
+    var weight_read: array<vec4<f16>, MOST_STEPS>;
+    let quad = thread % QUADS;
     for (var i = 0u; i < STEPS; i++) {
-        let line = (thread + i * THREADS) / 4u;
+        let line = (thread + i * THREADS) / QUADS % TILE;
         x_lines[i] = line_at(first_token + line, params.tokens);
         weight_lines[i] = line_at(first_row + line, params.panel_rows);
-        x_ahead[i] = x[x_lines[i] + eight_at(0u, thread)];
-        weight_ahead[i] = weight[weight_lines[i] + eight_at(0u, thread)];
     }
     for (var depth = 0u; depth < params.inputs; depth += DEPTH) {
-        // Zero in one of the operands is enough where inputs end.
-        let exists = depth + thread % 4u * 8u < params.inputs;
+        let column = min(depth / 4u + quad, params.inputs / 4u - 1u);
         for (var i = 0u; i < STEPS; i++) {
-            let place = (thread + i * THREADS) / 4u * LINE + thread % 4u * 8u;
-            let low = select(vec4<f16>(), x_ahead[i].low, exists);
-            let high = select(vec4<f16>(), x_ahead[i].high, exists);
-            stage_x(place, Eight(low, high));
-            stage_weight(place, weight_ahead[i]);
+            x_read[i] = x[x_lines[i] + column];
+            weight_read[i] = weight[weight_lines[i] + column];
+        }
+        // Zero in one of the operands is enough where inputs end.
+        let exists = depth + quad * 4u < params.inputs;
+        for (var i = 0u; i < STEPS; i++) {
+            let place = (thread + i * THREADS) / QUADS % TILE * LINE + quad * 4u;
+            stage_x(place, select(vec4<f16>(), x_read[i], exists));
+            stage_weight(place, weight_read[i]);
         }
         workgroupBarrier();
-        let eight = eight_at(depth + DEPTH, thread);
-        for (var i = 0u; i < STEPS; i++) {
-            x_ahead[i] = x[x_lines[i] + eight];
-            weight_ahead[i] = weight[weight_lines[i] + eight];
-        }
         for (var k = 0u; k < DEPTH; k += SIDE) {
             let right_0 = coopLoad<Right>(&weight_tile[(subgroup_row * LINE + k) / UNIT], LINE / UNIT);
             let right_1 = coopLoad<Right>(&weight_tile[((subgroup_row + SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_2 = coopLoad<Right>(&weight_tile[((subgroup_row + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_3 = coopLoad<Right>(&weight_tile[((subgroup_row + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
             let left_0 = coopLoadT<Left>(&x_tile[(subgroup_token * LINE + k) / UNIT], LINE / UNIT);
             sums[0] = coopMultiplyAdd(left_0, right_0, sums[0]);
             sums[1] = coopMultiplyAdd(left_0, right_1, sums[1]);
-            sums[2] = coopMultiplyAdd(left_0, right_2, sums[2]);
-            sums[3] = coopMultiplyAdd(left_0, right_3, sums[3]);
             let left_1 = coopLoadT<Left>(&x_tile[((subgroup_token + SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[4] = coopMultiplyAdd(left_1, right_0, sums[4]);
-            sums[5] = coopMultiplyAdd(left_1, right_1, sums[5]);
-            sums[6] = coopMultiplyAdd(left_1, right_2, sums[6]);
-            sums[7] = coopMultiplyAdd(left_1, right_3, sums[7]);
+            sums[2] = coopMultiplyAdd(left_1, right_0, sums[2]);
+            sums[3] = coopMultiplyAdd(left_1, right_1, sums[3]);
             let left_2 = coopLoadT<Left>(&x_tile[((subgroup_token + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[8] = coopMultiplyAdd(left_2, right_0, sums[8]);
-            sums[9] = coopMultiplyAdd(left_2, right_1, sums[9]);
-            sums[10] = coopMultiplyAdd(left_2, right_2, sums[10]);
-            sums[11] = coopMultiplyAdd(left_2, right_3, sums[11]);
+            sums[4] = coopMultiplyAdd(left_2, right_0, sums[4]);
+            sums[5] = coopMultiplyAdd(left_2, right_1, sums[5]);
             let left_3 = coopLoadT<Left>(&x_tile[((subgroup_token + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[12] = coopMultiplyAdd(left_3, right_0, sums[12]);
-            sums[13] = coopMultiplyAdd(left_3, right_1, sums[13]);
-            sums[14] = coopMultiplyAdd(left_3, right_2, sums[14]);
-            sums[15] = coopMultiplyAdd(left_3, right_3, sums[15]);
+            sums[6] = coopMultiplyAdd(left_3, right_0, sums[6]);
+            sums[7] = coopMultiplyAdd(left_3, right_1, sums[7]);
         }
         workgroupBarrier();
     }
@@ -128,39 +111,23 @@ fn main(
     let tile = Tile(first_token, first_row);
     let token = subgroup_token;
     let row = subgroup_row;
-    let writes = subgroups == 4u;
+    let writes = subgroups == 8u;
     coopStoreT(sums[0], &patches[corner], SIDE);
     store(tile, writes, token, row, corner, lane);
     coopStoreT(sums[1], &patches[corner], SIDE);
     store(tile, writes, token, row + SIDE, corner, lane);
     coopStoreT(sums[2], &patches[corner], SIDE);
-    store(tile, writes, token, row + 2u * SIDE, corner, lane);
-    coopStoreT(sums[3], &patches[corner], SIDE);
-    store(tile, writes, token, row + 3u * SIDE, corner, lane);
-    coopStoreT(sums[4], &patches[corner], SIDE);
     store(tile, writes, token + SIDE, row, corner, lane);
-    coopStoreT(sums[5], &patches[corner], SIDE);
+    coopStoreT(sums[3], &patches[corner], SIDE);
     store(tile, writes, token + SIDE, row + SIDE, corner, lane);
-    coopStoreT(sums[6], &patches[corner], SIDE);
-    store(tile, writes, token + SIDE, row + 2u * SIDE, corner, lane);
-    coopStoreT(sums[7], &patches[corner], SIDE);
-    store(tile, writes, token + SIDE, row + 3u * SIDE, corner, lane);
-    coopStoreT(sums[8], &patches[corner], SIDE);
+    coopStoreT(sums[4], &patches[corner], SIDE);
     store(tile, writes, token + 2u * SIDE, row, corner, lane);
-    coopStoreT(sums[9], &patches[corner], SIDE);
+    coopStoreT(sums[5], &patches[corner], SIDE);
     store(tile, writes, token + 2u * SIDE, row + SIDE, corner, lane);
-    coopStoreT(sums[10], &patches[corner], SIDE);
-    store(tile, writes, token + 2u * SIDE, row + 2u * SIDE, corner, lane);
-    coopStoreT(sums[11], &patches[corner], SIDE);
-    store(tile, writes, token + 2u * SIDE, row + 3u * SIDE, corner, lane);
-    coopStoreT(sums[12], &patches[corner], SIDE);
+    coopStoreT(sums[6], &patches[corner], SIDE);
     store(tile, writes, token + 3u * SIDE, row, corner, lane);
-    coopStoreT(sums[13], &patches[corner], SIDE);
+    coopStoreT(sums[7], &patches[corner], SIDE);
     store(tile, writes, token + 3u * SIDE, row + SIDE, corner, lane);
-    coopStoreT(sums[14], &patches[corner], SIDE);
-    store(tile, writes, token + 3u * SIDE, row + 2u * SIDE, corner, lane);
-    coopStoreT(sums[15], &patches[corner], SIDE);
-    store(tile, writes, token + 3u * SIDE, row + 3u * SIDE, corner, lane);
 }
 
 struct Tile {

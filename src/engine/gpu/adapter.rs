@@ -1,7 +1,7 @@
 //! Finding adapters and opening a device on one.
 
 use super::context::{Context, MOST_STAGED};
-use super::products::Products;
+use super::products::{Products, SUBGROUPS};
 use crate::engine::{DeviceInfo, Dtype, Precision};
 use crate::error::{Error, Result};
 use wgpu::{Backends, DeviceType};
@@ -103,8 +103,8 @@ pub(super) struct Opened {
     pub products: Vec<Products>,
 }
 
-/// The products on matrix units: their side, bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
-const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_776, 8), (16, 25_600, 32)];
+/// The products on matrix units: their side, least bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
+const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 12_800, 8), (16, 29_696, 32)];
 
 /// Sides of the matrix units that multiply f16 by f16 to f32, each with the sizes of the subgroups that may share one: a driver may
 /// choose among several.
@@ -123,11 +123,13 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     let properties = adapter.cooperative_matrix_properties().into_iter();
     let square = properties.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == F16 && p.cr_type == F32);
     let sides: Vec<u32> = square.map(|p| p.m_size).collect();
-    let memory = adapter.limits().max_compute_workgroup_storage_size;
+    let limits = adapter.limits();
+    let memory = limits.max_compute_workgroup_storage_size;
     let kernels = UNIT_KERNELS.into_iter().filter(|&(side, bytes, _)| sides.contains(&side) && bytes <= memory);
     let sizes = |least: u32| [8, 16, 32, 64].into_iter().filter(move |&size| size >= least);
     let units = kernels.flat_map(|(side, _, least)| sizes(least).map(move |size| (side as usize, size)));
-    units.filter(|(_, size)| subgroup_sizes.contains(size)).collect()
+    let fits = |size: u32| SUBGROUPS * size <= limits.max_compute_invocations_per_workgroup && subgroup_sizes.contains(&size);
+    units.filter(|&(_, size)| fits(size)).collect()
 }
 
 /// Bytes of a card's memory, where its backend can be asked.

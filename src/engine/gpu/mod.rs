@@ -161,8 +161,9 @@ impl Engine for GpuEngine {
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
-        let [count] = words([x.count()]);
-        self.over(Kernel::Add, &[count, factor.to_bits()], &[(1, y.buffer()), (2, x.changed())], count as usize, THREADS)
+        let quads = x.count().div_ceil(4);
+        let [quads_word] = words([quads]);
+        self.over(Kernel::Add, &[quads_word, factor.to_bits()], &[(1, y.buffer()), (2, x.changed())], quads, THREADS)
     }
 
     fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
@@ -176,8 +177,8 @@ impl Engine for GpuEngine {
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
-        let count = gate.count();
-        self.over(Kernel::Swiglu, &words([count]), &[(1, up.buffer()), (2, gate.changed())], count, THREADS)
+        let quads = gate.count().div_ceil(4);
+        self.over(Kernel::Swiglu, &words([quads]), &[(1, up.buffer()), (2, gate.changed())], quads, THREADS)
     }
 
     fn scale_columns(&self, x: &mut Tensor, mask: &Tensor) -> Result<()> {

@@ -14,6 +14,10 @@ const WIDE_TOKENS: usize = 64;
 const WIDE_OUTPUTS: usize = 64;
 const NARROW_TILE: usize = 64;
 const WIDE_TILE: usize = 128;
+/// Subgroups of a workgroup on matrix units.
+pub(super) const SUBGROUPS: u32 = 8;
+/// Workgroup memory of a product on matrix units of 16 x 16 that stages 64 inputs at a time.
+const DEEP_BYTES: u32 = 46_080;
 
 /// How an engine multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +93,9 @@ impl GpuEngine {
             let (kernel, tile) = self.kernel(x.rows, rows, weight);
             let constants = match (kernel, self.products) {
                 (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
-                    let threads = 4 * subgroup_size;
-                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", (4 * tile as u32).div_ceil(threads))]
+                    let (threads, depth) = (SUBGROUPS * subgroup_size, self.depth(kernel));
+                    let steps = (tile as u32 * depth / 4).div_ceil(threads);
+                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", steps), ("DEPTH", depth)]
                 }
                 _ => vec![weight.format()],
             };
@@ -116,6 +121,12 @@ impl GpuEngine {
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
         self.over(Kernel::ToF16, &words([x.rows, x.columns / 4]), &buffers, x.rows, 1)?;
         Ok(Halves { numbers, scales })
+    }
+
+    /// Inputs that a workgroup stages at a time on matrix units.
+    fn depth(&self, kernel: Kernel) -> u32 {
+        let roomy = self.context.limits().max_compute_workgroup_storage_size >= DEEP_BYTES;
+        if kernel == Kernel::MatmulCooperative16 && roomy { 64 } else { 32 }
     }
 
     /// The kernel for a product and the side of its tile.

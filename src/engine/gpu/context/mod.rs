@@ -110,7 +110,7 @@ impl Context {
     /// A buffer of at least `bytes`, all of which one kernel can bind; its content is undefined.
     pub fn buffer(&self, bytes: u64) -> Result<Buffer> {
         let operation = || format!("allocating {bytes} bytes");
-        let largest = self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size);
+        let largest = self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size) & !15;
         if bytes > largest {
             return Err(Error::Device {
                 operation: operation(),
@@ -118,7 +118,7 @@ impl Context {
             });
         }
         self.check(operation)?;
-        let size = size_class(bytes).min(self.limits.max_buffer_size & !3);
+        let size = size_class(bytes).min(self.limits.max_buffer_size & !15);
         let create = || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
@@ -234,7 +234,7 @@ impl Context {
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &buffer.buffer,
                 offset: 0,
-                size: std::num::NonZeroU64::new(buffer.buffer.size().min(self.limits.max_storage_buffer_binding_size & !3)),
+                size: std::num::NonZeroU64::new(buffer.buffer.size().min(self.limits.max_storage_buffer_binding_size & !15)),
             }),
         }));
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
