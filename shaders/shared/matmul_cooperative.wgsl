@@ -2,7 +2,7 @@
 //
 // A workgroup of eight subgroups, two by four, computes a tile of TILE x TILE; a subgroup keeps 4 x 2 matrices of sums. DEPTH inputs at a
 // time pass through workgroup memory as f16. Few sums a thread leave registers for a second workgroup, which computes while the first
-// waits for what it reads; reading ahead into registers was slower where it was measured. Needs inputs that are a multiple of 4, and both
+// waits for what it reads. Needs inputs that are a multiple of 4, and both
 // operands in f16. If the subgroups are not of the size that the constants say, nothing is written: the host tries the sizes that an
 // adapter may have, and sees by a first product which is right.
 override SUBGROUP_SIZE: u32 = 32u;
@@ -56,15 +56,14 @@ fn main(
     let subgroup_row = subgroup % 4u * 2u * SIDE;
     // Indexed by constants only, so that every driver keeps them in registers.
     var sums: array<Sum, 8>;
-    // The quads of each operand, spread over the threads: where their lines begin, and what was read. Where the subgroups are large there
-    // are fewer quads than threads, and some are staged twice.
+    // The quads of each operand, spread over the threads: where their lines begin, and what was read.
     var x_lines: array<u32, MOST_STEPS>;
     var weight_lines: array<u32, MOST_STEPS>;
     var x_read: array<vec4<f16>, MOST_STEPS>;
     var weight_read: array<vec4<f16>, MOST_STEPS>;
     let quad = thread % QUADS;
     for (var i = 0u; i < STEPS; i++) {
-        let line = (thread + i * THREADS) / QUADS % TILE;
+        let line = (thread + i * THREADS) / QUADS;
         x_lines[i] = line_at(first_token + line, params.tokens);
         weight_lines[i] = line_at(first_row + line, params.panel_rows);
     }
@@ -77,7 +76,7 @@ fn main(
         // Zero in one of the operands is enough where inputs end.
         let exists = depth + quad * 4u < params.inputs;
         for (var i = 0u; i < STEPS; i++) {
-            let place = (thread + i * THREADS) / QUADS % TILE * LINE + quad * 4u;
+            let place = (thread + i * THREADS) / QUADS * LINE + quad * 4u;
             stage_x(place, select(vec4<f16>(), x_read[i], exists));
             stage_weight(place, weight_read[i]);
         }

@@ -146,7 +146,7 @@ fn card_memory(adapter: &wgpu::Adapter) -> Option<u64> {
     }
     #[cfg(target_vendor = "apple")]
     {
-        // Every GPU there shares the machine's memory.
+        // Vulkan is not compiled in there.
         let _ = adapter;
         None
     }
@@ -196,11 +196,12 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
     let memory_budget = match info.device_type {
         // The rest is for a desktop, and for the driver.
-        DeviceType::DiscreteGpu => card_memory(adapter).map_or(4 << 30, |bytes| bytes / 4 * 3),
+        DeviceType::DiscreteGpu => card_memory(adapter).map(|bytes| bytes / 4 * 3),
         // A laptop whose GPU shares its memory.
-        DeviceType::IntegratedGpu => 2 << 30,
-        _ => 4 << 30,
+        DeviceType::IntegratedGpu => Some(2 << 30),
+        _ => None,
     };
+    let memory_budget = memory_budget.unwrap_or(4 << 30);
     let device_info = DeviceInfo {
         kind: "gpu",
         name: info.name.clone(),

@@ -94,7 +94,7 @@ impl GpuEngine {
             let constants = match (kernel, self.products) {
                 (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
                     let (threads, depth) = (SUBGROUPS * subgroup_size, self.depth(kernel));
-                    let steps = (tile as u32 * depth / 4).div_ceil(threads);
+                    let steps = tile as u32 * depth / 4 / threads;
                     vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", steps), ("DEPTH", depth)]
                 }
                 _ => vec![weight.format()],
