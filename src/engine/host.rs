@@ -148,8 +148,10 @@ impl HostTensor {
     /// All numbers as f32.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
+        const CHUNK: usize = 1 << 16;
         let mut values = vec![0.0; self.rows * self.columns];
-        widen(self.dtype, self.bytes.as_ref(), &mut values);
+        let bytes = self.bytes.as_ref().par_chunks(CHUNK * self.dtype.size());
+        values.par_chunks_mut(CHUNK).zip(bytes).for_each(|(values, bytes)| widen(self.dtype, bytes, values));
         values
     }
 

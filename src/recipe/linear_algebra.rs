@@ -37,14 +37,20 @@ pub fn ridge(covariance: &Symmetric, lambda: f64) -> f64 {
     if mean > 0.0 { lambda * mean } else { 1.0 }
 }
 
-/// The Cholesky factor of the pivots' own part of `columns`, the matrix's columns at the pivots.
-pub fn factor(columns: &Mat<f64>, pivots: &[usize], what: &str) -> Result<Llt<f64>> {
-    let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| columns[(pivots[i], j)]);
+/// The Cholesky factor of the pivots' own square.
+pub fn factor(own: MatRef<'_, f64>, what: &str) -> Result<Llt<f64>> {
     own.llt(Side::Lower).map_err(|_| {
         Error::NotFinite(format!(
             "{what}: the activations' covariance is not positive definite; they hold numbers too large to be summed in f32"
         ))
     })
+}
+
+/// `L^-1` of a factor `L`.
+pub fn inverse_of_factor(factor: MatRef<'_, f64>) -> Mat<f64> {
+    let mut inverse = Mat::identity(factor.nrows(), factor.nrows());
+    solve_lower_triangular_in_place(factor, inverse.as_mut(), parallel());
+    inverse
 }
 
 /// An inverse covariance from which so much was removed that rounding is what is left of it.
@@ -81,7 +87,8 @@ impl System {
     fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots> {
         crate::interrupt::check()?;
         let mut x = self.matrix.columns(pivots);
-        let factor = factor(&x, pivots, what)?.L().to_owned();
+        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(pivots[i], j)]);
+        let factor = factor(own.as_ref(), what)?.L().to_owned();
         solve_lower_triangular_in_place(factor.as_ref(), x.transpose_mut(), parallel());
         let mut y = select_columns(self.rows.as_ref(), pivots);
         solve_lower_triangular_in_place(factor.as_ref(), y.transpose_mut(), parallel());
@@ -110,9 +117,7 @@ impl Elimination for System {
             let pivots: Vec<usize> = (first..(first + PANEL).min(self.matrix.size())).collect();
             let Pivots { factor, mut x, mut y } = self.eliminate(&pivots, what)?;
             // Swept columns hold A_:p A_pp^-1, and -A_pp^-1 on the pivots themselves.
-            let mut negative = Mat::<f64>::identity(pivots.len(), pivots.len());
-            solve_lower_triangular_in_place(factor.as_ref(), negative.as_mut(), Par::Seq);
-            x.subrows_mut(first, pivots.len()).copy_from(-negative.transpose());
+            x.subrows_mut(first, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()).transpose());
             solve_upper_triangular_in_place(factor.transpose(), x.transpose_mut(), parallel());
             solve_upper_triangular_in_place(factor.transpose(), y.transpose_mut(), parallel());
             self.matrix.replace(first..first + pivots.len(), x.as_ref());

@@ -171,12 +171,17 @@ fn flap<E: Engine>(
 /// What a pass may use beside the sums of the widest site, and with other residual streams at its side.
 fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_streams: usize) -> PassOptions {
     let architecture = &model.architecture;
-    let widest = architecture.layers.iter().map(|l| l.intermediate_size.max(l.heads * architecture.head_dim)).max().unwrap_or(0);
+    let sites = architecture.layers.iter().flat_map(|shape| {
+        let head_dim = architecture.head_dim;
+        [(shape.intermediate_size, 1), (shape.heads * head_dim, shape.group_size() * head_dim)]
+    });
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
-    let sums = 4 * (widest * (widest / 2 + architecture.hidden_size)) as u64;
-    let half = placement::budget(engine);
-    let algebra = placement::device_bytes(engine, widest, architecture.hidden_size).unwrap_or(0);
-    PassOptions { reserved: sums.max(algebra).min(half), other_streams, ..options }
+    let of_site = |(channels, per_unit): (usize, usize)| {
+        let sums = 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
+        sums.max(placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0))
+    };
+    let widest = sites.map(of_site).max().unwrap_or(0);
+    PassOptions { reserved: widest.min(placement::budget(engine)), other_streams, ..options }
 }
 
 /// The projection that writes a site's activations back into the residual stream, and its bias.

@@ -2,14 +2,13 @@
 
 use super::elimination::Elimination;
 use super::linear_algebra::System;
-use super::on_device::OnDevice;
+use super::on_device::{OnDevice, panel_lines};
 use super::removal::BLOCKS;
-use super::symmetric::PANEL;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and single channels as
-/// units; larger units are factored one by one, on the host, where the work is also done again if f32 does not suffice.
+/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and on the host where
+/// it has not, or if f32 does not suffice.
 pub fn eliminate<E: Engine, R>(
     engine: &E,
     mut system: System,
@@ -17,9 +16,9 @@ pub fn eliminate<E: Engine, R>(
     channels_per_unit: usize,
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    if channels_per_unit == 1 && device_bytes(engine, system.matrix.size(), outputs).is_some() {
-        let done = OnDevice::new(engine, &system.matrix, system.rows.as_ref()).and_then(|mut on_device| work(&mut on_device));
-        match done {
+    if device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).is_some() {
+        let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
+        match on_device.and_then(|mut on_device| work(&mut on_device)) {
             Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
             done => return done,
         }
@@ -28,10 +27,11 @@ pub fn eliminate<E: Engine, R>(
 }
 
 /// Bytes that an elimination takes on the device; none if it stays on the host.
-pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize) -> Option<u64> {
+pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize, channels_per_unit: usize) -> Option<u64> {
     let info = engine.info();
-    let bytes = OnDevice::<E>::bytes(size, outputs);
-    let largest_tensor = 4 * size.div_ceil(BLOCKS).max(PANEL) as u64 * size.max(outputs) as u64;
+    let bytes = OnDevice::<E>::bytes(size, outputs, channels_per_unit);
+    let lines = size.div_ceil(BLOCKS).max(panel_lines(channels_per_unit));
+    let largest_tensor = 4 * lines as u64 * size.max(outputs) as u64;
     (info.kind == "gpu" && bytes <= budget(engine) && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 

@@ -2,9 +2,11 @@
 
 use super::RIDGE;
 use super::gram::{Cross, Gram};
-use super::linear_algebra::{System, ridge};
-use super::placement::eliminate;
-use crate::engine::Engine;
+use super::linear_algebra::{System, product, ridge};
+use super::on_device::upload_columns;
+use super::placement::{budget, eliminate};
+use super::weights::{rows_to_bytes, to_bytes, to_matrix};
+use crate::engine::{Engine, HostTensor};
 use crate::error::Result;
 use crate::forward::{LayerWeights, Site};
 use crate::pass::{Batch, Pass};
@@ -41,4 +43,32 @@ pub fn reader_map<E: Engine>(
         system.invert(what)?;
         system.take_rows()
     })
+}
+
+/// Rows of a weight that are multiplied at once on the device.
+const PANEL_ROWS: usize = 512;
+
+/// `weight map`, in the weight's number format: on the device, in f32, where it has room for the map.
+pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &str) -> Result<HostTensor> {
+    let (columns, dtype) = (weight.columns, weight.dtype);
+    let map_bytes = 4 * (columns * columns) as u64;
+    if engine.info().kind != "gpu" || map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
+        let bytes = to_bytes(product(to_matrix(weight).as_ref(), map.as_ref()).as_ref(), dtype, what)?;
+        return Ok(HostTensor::owning(bytes, dtype, weight.rows, columns));
+    }
+    let map = upload_columns(engine, map.transpose())?;
+    let mut bytes = Vec::with_capacity(weight.rows * weight.row_bytes());
+    for first in (0..weight.rows).step_by(PANEL_ROWS) {
+        let rows = PANEL_ROWS.min(weight.rows - first);
+        let panel = engine.upload(&weight.row_panel(first..first + rows).to_f32(), columns)?;
+        // Sums run over lines: the panel is turned, by a product with ones, which is exact.
+        let ones = upload_columns(engine, Mat::identity(rows, rows).as_ref())?;
+        let mut turned = engine.zeros(columns, rows)?;
+        engine.add_cross(&mut turned, &panel, 0..columns, &ones, false)?;
+        let mut fitted = engine.zeros(rows, columns)?;
+        engine.add_cross(&mut fitted, &turned, 0..rows, &map, false)?;
+        let values = engine.download(&fitted)?;
+        bytes.extend(rows_to_bytes(rows, columns, |i, j| values[i * columns + j], dtype, what)?);
+    }
+    Ok(HostTensor::owning(bytes, dtype, weight.rows, columns))
 }

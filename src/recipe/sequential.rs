@@ -2,13 +2,13 @@
 //! reaches it in the pruned model, toward the dense stream: what earlier sites have lost is part of the target.
 
 use super::layer::{Fitted, cut_readers, place_readers, readers};
-use super::linear_algebra::{System, product, ridge};
+use super::linear_algebra::{System, ridge};
 use super::placement::eliminate;
-use super::refit::reader_map;
+use super::refit::{reader_map, refit};
 use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
-use super::weights::{to_bytes, to_matrix};
+use super::weights::to_matrix;
 use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
@@ -113,8 +113,7 @@ impl<E: Engine> Fit<'_, E> {
             pass.stage(&format!("{what}: readers"));
             let map = reader_map(pass, site, weights, [&*dense, &self.pruned], &what)?;
             for host in &mut read {
-                let bytes = to_bytes(product(to_matrix(host).as_ref(), map.as_ref()).as_ref(), host.dtype, &what)?;
-                *host = HostTensor::owning(bytes, host.dtype, host.rows, host.columns);
+                *host = refit(engine, host, &map, &what)?;
             }
             place_readers(engine, own, site, &read)?;
         }

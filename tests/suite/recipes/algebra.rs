@@ -79,7 +79,7 @@ const DEVICE_TOLERANCE: f64 = 2e-5;
 fn eliminations_on_the_device_agree() {
     let (outputs, tokens) = (9, 700);
     on_both_engines!(engine => {
-        for channels in [1, 40, 256, 600] {
+        for (channels, per_unit) in [(1, 1), (40, 1), (256, 1), (600, 1), (40, 8), (300, 20), (520, 130)] {
             let noise = crate::support::noise(1, tokens * channels);
             // Channels of different sizes, each like its neighbour.
             let value = |t: usize, c: usize| noise[t * channels + c] + 0.7 * noise[t * channels + (c + 1) % channels];
@@ -93,22 +93,22 @@ fn eliminations_on_the_device_agree() {
                 system
             };
             let mut host: Box<dyn Elimination> = Box::new(system());
-            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.as_ref()).unwrap());
+            let mut device: Box<dyn Elimination> = Box::new(OnDevice::new(engine, &system().matrix, rows.as_ref(), per_unit).unwrap());
             let close = |found: &[f64], expected: &[f64], what: &str| {
                 let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
                 let size = norm(&mut expected.iter().copied()).max(f64::MIN_POSITIVE);
                 let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / size;
-                assert_eq!(found.len(), expected.len(), "{channels} channels, {what}");
-                assert!(error < DEVICE_TOLERANCE, "{channels} channels, {what}: {error:e}");
+                assert_eq!(found.len(), expected.len(), "{channels} channels in units of {per_unit}, {what}");
+                assert!(error < DEVICE_TOLERANCE, "{channels} channels in units of {per_unit}, {what}: {error:e}");
             };
             for system in [&mut host, &mut device] {
                 system.invert("a test").unwrap();
             }
-            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs");
-            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, 1, channels.div_ceil(2), "a test").unwrap());
-            assert_eq!(removals[0].order, removals[1].order, "{channels} channels");
+            close(&device.costs(per_unit, "a test").unwrap(), &host.costs(per_unit, "a test").unwrap(), "costs");
+            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, per_unit, (channels / per_unit).div_ceil(2), "a test").unwrap());
+            assert_eq!(removals[0].order, removals[1].order, "{channels} channels in units of {per_unit}");
             close(&removals[1].curve[1..], &removals[0].curve[1..], "curve");
-            close(&device.costs(1, "a test").unwrap(), &host.costs(1, "a test").unwrap(), "costs after the removal");
+            close(&device.costs(per_unit, "a test").unwrap(), &host.costs(per_unit, "a test").unwrap(), "costs after the removal");
             let [host, device] = [host, device].map(|mut system| system.take_rows().unwrap());
             let values = |rows: &Mat<f64>| rows.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect::<Vec<_>>();
             close(&values(&device), &values(&host), "rows");
