@@ -19,7 +19,6 @@ use crate::engine::{self, AnyEngine};
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
-use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 use terminal::Terminal;
 
@@ -34,11 +33,11 @@ macro_rules! with_engine {
 }
 use with_engine;
 
-/// Parses the arguments, runs the command, prints errors as one line. Exit codes: 0 done, 1 failed, 2 a command line that cannot be read.
+/// Parses the arguments, runs the command, prints an error as one line, and with `--json` as a document, too. Exit codes: 0 done, 1 failed, 2 a command line that cannot be read.
 #[must_use]
 pub fn main() -> ExitCode {
     quiet_driver();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,8 +47,11 @@ pub fn main() -> ExitCode {
                 // The reader of our output has seen enough, as with `| head`.
                 return ExitCode::SUCCESS;
             }
-            // The error itself matters even under --quiet. Standard error may be closed; then nobody is left to tell.
+            // The error itself matters even under --quiet. Standard error and output may be closed; then nobody is left to tell.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            if arguments.common.json {
+                let _ = Terminal::print(format!("{:#}\n", serde_json::json!({"error": format!("{error:#}")})).as_bytes());
+            }
             ExitCode::FAILURE
         }
     }
@@ -78,7 +80,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Demo => demo::run(common, &terminal),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::command(), "flap-gpu", &mut script);
+            clap_complete::generate(*shell, &mut Arguments::definition(), "flap-gpu", &mut script);
             Terminal::print(&script)
         }
     }

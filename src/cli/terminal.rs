@@ -5,6 +5,7 @@ use crate::progress::Progress;
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Terminal {
     json: bool,
     quiet: bool,
+    /// What was noted so far, for the JSON document.
+    notes: RefCell<Vec<String>>,
     /// The work under way.
     work: RefCell<Option<Work>>,
 }
@@ -30,12 +33,19 @@ struct Work {
 
 impl Terminal {
     pub fn new(common: &Common) -> Self {
-        Self { json: common.json, quiet: common.quiet, work: RefCell::default() }
+        Self { json: common.json, quiet: common.quiet, notes: RefCell::default(), work: RefCell::default() }
     }
 
-    /// Prints a result: the JSON document with --json, else the text.
-    pub fn result(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<()> {
-        let mut out = if self.json { serde_json::to_string_pretty(json)? } else { text() };
+    /// Prints a result: the JSON document with --json, and the notes in it, else the text.
+    pub fn result(&self, json: &Value, text: impl FnOnce() -> String) -> Result<()> {
+        let document = || {
+            let mut json = json.clone();
+            if let Value::Object(fields) = &mut json {
+                fields.insert("notes".into(), json!(*self.notes.borrow()));
+            }
+            serde_json::to_string_pretty(&json)
+        };
+        let mut out = if self.json { document()? } else { text() };
         out.truncate(out.trim_end().len());
         out.push('\n');
         Self::print(out.as_bytes())
@@ -50,6 +60,11 @@ impl Terminal {
 
     /// A note for the user, on standard error.
     pub fn note(&self, text: &str) {
+        self.notes.borrow_mut().push(text.to_string());
+        self.say(text);
+    }
+
+    fn say(&self, text: &str) {
         if !self.quiet {
             // Standard error may be closed; a note is not worth failing for.
             let _ = writeln!(std::io::stderr(), "note: {text}");
@@ -81,7 +96,7 @@ impl Progress for Terminal {
         if let Some(work) = &mut *self.work.borrow_mut() {
             work.bar.inc(units);
             if work.last_line.is_some_and(|last| last.elapsed() >= LINE_INTERVAL) {
-                self.note(&work.line());
+                self.say(&work.line());
                 work.last_line = Some(Instant::now());
             }
         }
@@ -106,9 +121,13 @@ impl Work {
         let (done, total, elapsed) = (self.bar.position(), self.bar.length().unwrap_or_default(), self.bar.elapsed());
         let all = if self.unit == "bytes" { size(total) } else { format!("{} {}", grouped(total), self.unit) };
         let share = done as f64 / total.max(1) as f64;
-        let left = elapsed.mul_f64((1.0 / share.max(f64::EPSILON) - 1.0).clamp(0.0, 1e6));
-        let (elapsed, left) = (HumanDuration(elapsed), HumanDuration(left));
-        format!("{}: {:.0} % of {all} in {elapsed}, about {left} left{}", self.bar.prefix(), 100.0 * share, self.bar.message())
+        // Nothing done is nothing to go by.
+        let left = match done {
+            0 => String::new(),
+            _ => format!(", about {} left", HumanDuration(elapsed.mul_f64((1.0 / share - 1.0).clamp(0.0, 1e6)))),
+        };
+        let elapsed = HumanDuration(elapsed);
+        format!("{}: {:.0} % of {all} in {elapsed}{left}{}", self.bar.prefix(), 100.0 * share, self.bar.message())
     }
 }
 

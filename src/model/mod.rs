@@ -47,6 +47,9 @@ impl Model {
         if crate::checkpoint::gguf::file_at(path).is_some() {
             return Err(Error::file(path, "is a GGUF file; give the model folder with safetensors that it was made from"));
         }
+        if !path.exists() {
+            return Err(Error::file(path, "does not exist; give a model's folder"));
+        }
         if !path.is_dir() {
             return Err(Error::file(path, "is not a folder; give the folder that holds the model's config.json"));
         }

@@ -64,6 +64,15 @@ fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> 
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }
 
+/// A budget that holds `fixed` bytes beside what was `reserved` of the budget at hand.
+fn enough(info: &DeviceInfo, fixed: u64, reserved: u64) -> u64 {
+    let half = info.memory_budget / 2;
+    // What is reserved grows with the budget, up to half of it.
+    let (bytes, share) = if reserved < half { (fixed + reserved, 1.0) } else { (fixed + reserved - half, 0.5) };
+    let rounding = if info.staging_bytes.is_none() { 0.0 } else { 1.0 / 9.0 };
+    (bytes as f64 / (share - rounding)).ceil() as u64
+}
+
 /// Plans the memory of a pass over `windows` windows of `window_tokens` tokens. `weight_bytes` gives the bytes that a layer's
 /// weights take on the device.
 ///
@@ -108,8 +117,9 @@ pub fn plan(
         let device = if info.kind == "cpu" { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
-             budget of {} has for them; give a larger --memory-budget, a smaller {smaller}--sequence-length{device}",
-            info.memory_budget
+             budget of {} has for them; give --memory-budget {}M or more, a smaller {smaller}--sequence-length{device}",
+            info.memory_budget,
+            enough(info, fixed, options.reserved).div_ceil(1 << 20)
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

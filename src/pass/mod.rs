@@ -105,7 +105,12 @@ impl<'a, E: Engine> Pass<'a, E> {
 
     /// Says that a batch went through a layer.
     pub fn advance(&self, batch: &Batch<E>) {
-        self.progress.advance((batch.windows * self.window_tokens) as u64);
+        self.advance_by((batch.windows * self.window_tokens) as u64);
+    }
+
+    /// Says that work worth so many tokens is done.
+    pub fn advance_by(&self, tokens: u64) {
+        self.progress.advance(tokens);
     }
 
     /// Says what is being done now.

@@ -9,7 +9,7 @@ pub struct Site {
     pub cost: u64,
     /// Error after so many removals, relative to what follows the site; from 0 removals to all.
     pub curve: Vec<f64>,
-    /// Kept units are a multiple of this.
+    /// Kept units are a multiple of this, which is at most their number.
     pub multiple: usize,
     /// Whether units are so many and so cheap that few counts need be tried and the rest is filled up one by one.
     pub fine: bool,
@@ -23,18 +23,17 @@ impl Site {
         self.curve.len() - 1
     }
 
+    /// What goes in any case, to leave a multiple.
+    pub(super) fn least_removed(&self) -> usize {
+        self.units() % self.multiple
+    }
+
     /// Numbers of removed units that are tried, ascending. One unit stays in any case.
     fn candidates(&self) -> Vec<usize> {
         let units = self.units();
         let step = if self.fine { (units / STEPS).max(1).next_multiple_of(self.multiple) } else { self.multiple };
         let least = self.multiple.min(units);
-        let mut kept: Vec<usize> =
-            (least..=units).rev().filter(|kept| (units - kept).is_multiple_of(step) && kept.is_multiple_of(self.multiple)).collect();
-        if kept.is_empty() || kept[0] != units {
-            // A width that is no multiple itself: nothing removed is still a choice.
-            kept = (least..units).rev().filter(|kept| kept.is_multiple_of(step)).collect();
-            kept.insert(0, units);
-        }
+        let mut kept: Vec<usize> = (least..=units - self.least_removed()).rev().step_by(step).collect();
         if kept.last() != Some(&least) {
             kept.push(least);
         }
@@ -84,9 +83,9 @@ pub(super) fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
         for (site, count) in sites.iter().zip(&mut *counts).filter(|(site, _)| site.fine) {
             // Back to the next multiple of kept units.
             let kept = site.units() - *count;
-            let step = (kept + 1).next_multiple_of(site.multiple).min(site.units()) - kept;
+            let step = (kept + 1).next_multiple_of(site.multiple) - kept;
             let cost = (site.cost * step as u64) as f64;
-            if *count >= step && step > 0 && removed - cost >= wanted {
+            if *count >= step && removed - cost >= wanted {
                 *count -= step;
                 removed -= cost;
             }

@@ -200,6 +200,17 @@ fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
     }
 }
 
+/// How much of a layer's work is at a site, for the progress: Gram matrices and linear algebra grow with the square of its channels, or more.
+/// One half of a site's work counts with its tokens, the other when it is through.
+fn share_of_work(model: &Model, layer: usize, site: Site) -> f64 {
+    let shape = &model.architecture.layers[layer];
+    let [attention, mlp] = [shape.heads * model.architecture.head_dim, shape.intermediate_size].map(|channels| (channels as f64).powi(2));
+    match site {
+        Site::Attention => attention / (attention + mlp),
+        Site::Mlp => mlp / (attention + mlp),
+    }
+}
+
 /// The units that stay of so many when some go.
 fn keep(removed: &[usize], units: usize) -> Vec<bool> {
     let mut kept = vec![true; units];

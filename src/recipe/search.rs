@@ -57,7 +57,7 @@ pub fn allocate<E: Engine>(
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
     progress.start("searching", "tokens x sites", (rounds * steps * ids.len()) as u64);
     let teacher = Teacher::of(&pass, ids)?;
-    let mut removed = vec![0; sites.len()];
+    let mut removed: Vec<usize> = sites.iter().map(AllocationSite::least_removed).collect();
     let mut fits = HashMap::new();
     let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     for round in 1..=rounds {

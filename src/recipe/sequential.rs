@@ -9,7 +9,7 @@ use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::to_matrix;
-use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, writer};
+use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, share_of_work, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
@@ -77,7 +77,6 @@ impl<E: Engine> Visitor<E> for Fit<'_, E> {
         for site in Site::BOTH {
             self.site(pass, layer, site, weights, &mut own, dense)?;
         }
-        dense.iter().for_each(|batch| pass.advance(batch));
         Ok(())
     }
 
@@ -119,7 +118,8 @@ impl<E: Engine> Fit<'_, E> {
         }
         let refitted = begin.elapsed().as_secs_f64();
         pass.stage(&format!("{what}: activations"));
-        let found = self.moments(pass, site, weights, own, dense, &what)?;
+        let share = share_of_work(model, layer, site);
+        let found = self.sums(pass, site, weights, own, dense, share)?.finish(engine, &what)?;
         let measured = begin.elapsed().as_secs_f64();
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
@@ -146,20 +146,21 @@ impl<E: Engine> Fit<'_, E> {
         self.replaced.insert((layer, part), fitted.weight);
         self.replaced.insert((layer, bias_part), fitted.bias);
         self.units.kept.push(kept);
+        pass.advance_by(((pass.windows * pass.window_tokens) as f64 * share / 2.0) as u64);
         Ok(())
     }
 
-    /// Moments of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream
-    /// passes the site.
-    fn moments(
+    /// Sums of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream passes
+    /// the site, whose `share` of the layer's work is half done then.
+    fn sums(
         &self,
         pass: &Pass<'_, E>,
         site: Site,
         weights: &LayerWeights<E>,
         own: &LayerWeights<E>,
         dense: &mut [Batch<E>],
-        what: &str,
-    ) -> Result<SiteMoments> {
+        share: f64,
+    ) -> Result<SiteSums<E>> {
         let engine = pass.engine;
         let mut sums = SiteSums::new();
         for (dense, pruned) in dense.iter_mut().zip(&self.pruned) {
@@ -171,9 +172,11 @@ impl<E: Engine> Fit<'_, E> {
                 engine.add_scaled(&mut target, g, -1.0)?;
                 own.site_input(engine, site, pass.rope(), g, pass.window_tokens)
             })?;
-            sums.add(engine, &input, Some(&target), scales.as_ref(), pruned.windows * pass.window_tokens)?;
+            let tokens = pruned.windows * pass.window_tokens;
+            sums.add(engine, &input, Some(&target), scales.as_ref(), tokens)?;
+            pass.advance_by((tokens as f64 * share / 2.0) as u64);
         }
-        sums.finish(engine, what)
+        Ok(sums)
     }
 
     /// Units, weights and bias of the next site from its moments: `host` is what the weights are drawn to by the ridge.

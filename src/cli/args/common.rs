@@ -13,7 +13,7 @@ pub struct Common {
     /// Number format of the matrix products
     #[arg(long, global = true, value_enum, default_value_t = PrecisionArgument::Auto, help_heading = "Everywhere")]
     pub precision: PrecisionArgument,
-    /// Print one JSON document on standard output, and nothing else there
+    /// Print one JSON document on standard output, and nothing else there; one with `error` if the command fails
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
     /// No progress, no notes
@@ -25,7 +25,7 @@ pub struct Common {
     /// Replace an output that exists
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
-    /// Device memory to stay within, such as 3G or 800M; hidden states that do not fit move to host memory or a temporary file
+    /// Device memory to stay within, such as 1.5G or 800M; hidden states that do not fit move to host memory or a temporary file
     /// [default: three quarters of a card's memory, 4G where it is not known, 2G on an integrated GPU, 1G on the CPU]
     #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
     pub memory_budget: Option<u64>,
@@ -50,8 +50,8 @@ impl Common {
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a number of bytes; write 3000000000, 800M or 3G");
-    let (digits, power) = match text.find(|c: char| !c.is_ascii_digit()) {
+    let wrong = || format!("`{text}` is not a number of bytes; write 3000000000, 800M or 1.5G");
+    let (number, power) = match text.find(|c: char| !c.is_ascii_digit() && c != '.') {
         None => (text, 0),
         Some(end) => {
             let unit = text[end..].to_ascii_uppercase();
@@ -60,7 +60,16 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
             (&text[..end], power as u32 + 1)
         }
     };
-    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << (10 * power))).ok_or_else(wrong)
+    let bytes = match number.parse::<u64>() {
+        Ok(count) => count.checked_mul(1 << (10 * power)),
+        // A fraction of a unit.
+        Err(_) => number
+            .parse::<f64>()
+            .ok()
+            .filter(|_| power > 0 && number.contains('.'))
+            .map(|count| (count * f64::from(10 * power).exp2()) as u64),
+    };
+    bytes.ok_or_else(wrong)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,7 +11,7 @@ pub use planning::PlanningArguments;
 use crate::calibration::Shard;
 use crate::export::gguf::GgufType;
 use crate::export::{self, ExportOptions, Format};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,28 @@ pub struct Arguments {
     pub command: Command,
     #[command(flatten)]
     pub common: Common,
+}
+
+impl Arguments {
+    /// As typed; a command line that cannot be read ends the program.
+    pub fn read() -> Self {
+        Self::from_arg_matches(&Self::definition().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What can be typed.
+    pub fn definition() -> clap::Command {
+        // Options are shared with `prune`; what `plan` refuses, with the reason, is not in its help.
+        Self::command().mut_subcommand("plan", |plan| {
+            plan.mut_arg("recipe", |recipe| {
+                recipe
+                    .hide_possible_values(true)
+                    .help("flap, or least-squares where the statistics have covariances [default: flap]")
+                    .long_help(None::<&str>)
+            })
+            .mut_arg("method", |method| method.hide(true))
+            .mut_arg("no_refit", |no_refit| no_refit.hide(true))
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]

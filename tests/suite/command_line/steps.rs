@@ -128,5 +128,16 @@ fn a_small_memory_budget_changes_nothing() {
     let output = place.path("too small");
     let (code, _, stderr) = run(&["calibrate", &place.model, "--calibration", &text, "--output", &output, "--memory-budget", "100K"]);
     assert!(code == 1 && stderr.contains("--memory-budget"), "{stderr}");
+    for recipe in ["flap", "sequential"] {
+        let prune = |budget: &str| {
+            let fixed = ["prune", &place.model, "--calibration", &text, "--output", &place.path(recipe), "--samples", "32"];
+            run(&[&fixed[..], &["--recipe", recipe, "--memory-budget", budget]].concat())
+        };
+        let (code, _, stderr) = prune("0.5M");
+        let enough = stderr.split("--memory-budget ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a budget is named");
+        assert!(code == 1 && enough != "0.5M", "{stderr}");
+        let (code, _, stderr) = prune(enough);
+        assert_eq!(code, 0, "{recipe}, {enough}: {stderr}");
+    }
     assert_eq!(run(&["calibrate", &place.model, "--calibration", &text, "--output", &output, "--memory-budget", "much"]).0, 2);
 }

@@ -99,6 +99,27 @@ fn quiet_is_quiet_and_completions_exist() {
     }
 }
 
+/// Scripts find notes and errors in the document, too.
+#[test]
+fn a_json_document_has_notes_and_errors() {
+    let place = Place::new();
+    let report = place.prune(&place.model, "out", &["--method", "magnitude-sp"]);
+    let notes = report["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note.as_str().unwrap().contains("the calibration text is not used")), "{notes:?}");
+    let (code, stdout, stderr) = run(&["inspect", &place.path("nothing"), "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, format!("error: {}\n", document["error"].as_str().unwrap())), (1, stderr));
+}
+
+/// `plan` shares its options with `prune`, but does not list what it refuses.
+#[test]
+fn plan_lists_what_it_takes() {
+    let help = |command: &str| run(&[command, "--help"]).1;
+    for refused in ["--no-refit", "--method", "sequential:"] {
+        assert!(help("prune").contains(refused) && !help("plan").contains(refused), "{refused}");
+    }
+}
+
 #[test]
 fn devices_are_listed() {
     let report = run_json(&["devices"]);

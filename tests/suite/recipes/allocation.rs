@@ -42,6 +42,15 @@ proptest! {
         prop_assert_eq!(&counts, &allocate(&sites, ratio).unwrap());
     }
 
+    /// Whatever the size of the dense model, what stays of a site is a multiple where one is asked for.
+    #[test]
+    fn what_stays_is_a_multiple(sites in curves(), multiples in (1usize..3, 1usize..40), ratio in 0.01f64..0.6) {
+        let multiple = |s: &AllocationSite| if s.fine { multiples.1 } else { multiples.0 };
+        let sites: Vec<AllocationSite> = sites.iter().map(|s| AllocationSite { multiple: multiple(s), ..s.clone() }).collect();
+        let Ok(counts) = allocate(&sites, ratio) else { return Ok(()) };
+        prop_assert!(counts.iter().zip(&sites).all(|(&n, s)| (s.curve.len() - 1 - n).is_multiple_of(s.multiple) && n < s.curve.len() - 1));
+    }
+
     /// No other choice that removes at least as much loses less: all are tried. (Sites that are filled up one by one come near to it only.)
     #[test]
     fn allocation_is_the_best_there_is(sites in curves(), ratio in 0.01f64..0.9) {

@@ -89,6 +89,10 @@ fn compare<E: Engine>(engine: &E) {
         let ways = [(TokenWeights::Equal, ""), (TokenWeights::InverseSquare, "weighted.")];
         let runs = [Recipe::LeastSquares, Recipe::Sequential].into_iter().flat_map(|recipe| ways.map(|way| (recipe, way)));
         for (recipe, (token_weights, way)) in runs {
+            // What least-squares does with the engine is the first pass of sequential.
+            if recipe == Recipe::LeastSquares && engine.info().kind == "gpu" && name != MODELS[0] {
+                continue;
+            }
             let removed = reference.integers(&format!("{way}removed"));
             let mut options = options(recipe, 0.4);
             options.plan.token_weights = token_weights;

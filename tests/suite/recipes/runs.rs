@@ -95,10 +95,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// Ends a run as a crash would, after so many batches of a kind of work.
+/// Ends a run as a crash would, after so many steps of a kind of work.
 struct Crash {
     work: &'static str,
-    batches: Cell<usize>,
+    steps: Cell<usize>,
     now: RefCell<String>,
     /// Work that was begun, and how much of it was to be done.
     begun: RefCell<Vec<(String, u64)>>,
@@ -112,7 +112,7 @@ impl Progress for Crash {
     }
     fn advance(&self, _: u64) {
         if self.now.borrow().starts_with(self.work) {
-            self.batches.set(self.batches.get().checked_sub(1).expect("the crash that this test wants"));
+            self.steps.set(self.steps.get().checked_sub(1).expect("the crash that this test wants"));
         }
     }
     fn finish(&self) {}
@@ -149,8 +149,8 @@ fn an_interrupted_recipe_goes_on() {
             std::fs::create_dir_all(folder.path().join("pruned.resume")).unwrap();
             let missing = (0..layers).map(|layer| state.of_layer(layer)).filter(|path| !path.exists());
             missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
-            // Two batches are a layer.
-            let crash = Crash { work, batches: Cell::new(3), now: RefCell::default(), begun: RefCell::default() };
+            // A layer advances with the two batches of both its sites, and behind each site.
+            let crash = Crash { work, steps: Cell::new(9), now: RefCell::default(), begun: RefCell::default() };
             let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             begun.append(&mut crash.begun.borrow_mut());
@@ -185,7 +185,7 @@ fn an_interrupted_recipe_goes_on() {
             assert!(again.unwrap().changes.replaced == whole.changes.replaced, "begun anew, as {} is damaged", path.display());
         }
         let other = RecipeOptions { refit: false, ..options };
-        let all = Crash { work: "nothing", batches: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
+        let all = Crash { work: "nothing", steps: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
         recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();
         assert_eq!(all.begun.borrow().last().unwrap().1, layers as u64 * tokens, "another run's state is not used");
         drop(outcome);
