@@ -32,6 +32,7 @@ use std::ops::Range;
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
 const CROSS_TILE: usize = 128;
+const CROSS_COLUMN_WIDTH: usize = 16;
 const FINITE_PER_THREAD: usize = 16;
 
 /// The GPU engine.
@@ -222,6 +223,11 @@ impl Engine for GpuEngine {
     }
 
     fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
+        if columns.len() == 1 {
+            let params = words([a.rows, a.columns, columns.start, b.columns, sum.columns]);
+            let (width, buffers) = (sum.columns, [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())]);
+            return self.over(Kernel::CrossColumn, &params, &buffers, width, CROSS_COLUMN_WIDTH);
+        }
         let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
         let [width, rows] = words([sum.columns.div_ceil(CROSS_TILE), columns.len().div_ceil(CROSS_TILE)]);
         let row_work = (CROSS_TILE * sum.columns * a.rows) as u64;

@@ -9,6 +9,7 @@ pub enum Kernel {
     ColumnNorms,
     Count,
     Cross,
+    CrossColumn,
     CrossEntropy,
     Divergence,
     InverseNorms,
@@ -33,12 +34,13 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Add,
         Self::Attention,
         Self::ColumnNorms,
         Self::Count,
         Self::Cross,
+        Self::CrossColumn,
         Self::CrossEntropy,
         Self::Divergence,
         Self::InverseNorms,
@@ -74,6 +76,7 @@ impl Kernel {
             Self::ColumnNorms => shader!("column_norms"),
             Self::Count => shader!("count"),
             Self::Cross => shader!("cross"),
+            Self::CrossColumn => shader!("cross_column"),
             Self::CrossEntropy => shader!("cross_entropy"),
             Self::Divergence => shader!("divergence"),
             Self::InverseNorms => shader!("inverse_norms"),

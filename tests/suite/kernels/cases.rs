@@ -89,7 +89,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 60] = [
+pub const CASES: [Case; 63] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -132,6 +132,9 @@ pub const CASES: [Case; 60] = [
     Add { rows: 3, columns: 5, factor: 1.0 },
     Add { rows: 257, columns: 300, factor: -0.5 },
     Cross { tokens: 1, a: 1, first: 0, columns: 1, b: 1 },
+    Cross { tokens: 150, a: 5, first: 3, columns: 1, b: 37 },
+    Cross { tokens: 63, a: 1, first: 0, columns: 1, b: 16 },
+    Cross { tokens: 70, a: 40, first: 20, columns: 1, b: 0 },
     Cross { tokens: 37, a: 130, first: 3, columns: 90, b: 67 },
     Cross { tokens: 21, a: 290, first: 7, columns: 260, b: 140 },
     Cross { tokens: 300, a: 70, first: 0, columns: 70, b: 0 },
