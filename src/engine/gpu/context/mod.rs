@@ -1,16 +1,18 @@
 //! A device with its queue: buffers, pipelines that are built once, commands gathered into submissions, and the driver's errors as
 //! values. Only this module and its siblings speak wgpu.
 
+mod pending;
 mod submission;
 
 use super::pool::{Buffer, Pool, lock, size_class};
 use super::shaders::Kernel;
 use crate::error::{Error, Result};
+use pending::Pending;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use submission::{Counter, Pending, Submitted};
+use submission::{Counter, Submitted};
 
 /// Multiply-adds of a submission until the device's pace is known.
 const FIRST_SHORT_WORK: u64 = 1 << 30;
@@ -191,13 +193,13 @@ impl Context {
 
     /// Copies the first `bytes`, whole words, from one buffer to another.
     pub fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
-        self.encode(0, |encoder| encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes))?;
+        self.encode(0, |commands| commands.encoder().copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes))?;
         self.check(|| format!("copying {bytes} bytes"))
     }
 
     /// Fills the buffer with zeros.
     pub fn clear(&self, buffer: &Buffer) -> Result<()> {
-        self.encode(0, |encoder| encoder.clear_buffer(&buffer.buffer, 0, None))?;
+        self.encode(0, |commands| commands.encoder().clear_buffer(&buffer.buffer, 0, None))?;
         self.check(|| format!("clearing {} bytes", buffer.buffer.size()))
     }
 
@@ -219,37 +221,31 @@ impl Context {
     pub fn dispatch(&self, job: &Job<'_>, work: u64, operation: impl FnOnce() -> String) -> Result<()> {
         let &Job { kernel, constants, params, buffers, workgroups } = job;
         let pipeline = self.pipeline(kernel, constants);
-        let mut padded = params.to_vec();
-        padded.resize(params.len().next_multiple_of(4), 0);
-        let uniform = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(kernel.name()),
-            size: 4 * padded.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        self.queue.write_buffer(&uniform, 0, bytemuck::cast_slice(&padded));
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
-        entries.extend(buffers.iter().map(|&(binding, buffer)| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &buffer.buffer,
-                offset: 0,
-                size: std::num::NonZeroU64::new(buffer.buffer.size().min(self.limits.max_storage_buffer_binding_size & !15)),
-            }),
-        }));
-        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(kernel.name()),
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
-        self.encode(work, |encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(kernel.name()), timestamp_writes: None });
+        self.encode(work, |commands| {
+            let parameters = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(commands.parameters(params)) };
+            let entries: Vec<_> =
+                std::iter::once(parameters).chain(buffers.iter().map(|&(binding, buffer)| self.entry(binding, buffer))).collect();
+            let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(kernel.name()),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            });
+            let pass = commands.pass();
             pass.set_pipeline(&pipeline);
             pass.set_bind_group(0, &group, &[]);
             let [x, y, z] = workgroups;
             pass.dispatch_workgroups(x, y, z);
         })?;
         self.check(|| format!("{}: {}", kernel.name(), operation()))
+    }
+
+    /// As much of a buffer as can be bound.
+    fn entry<'a>(&self, binding: u32, buffer: &'a Buffer) -> wgpu::BindGroupEntry<'a> {
+        let size = wgpu::BufferSize::new(buffer.buffer.size().min(self.limits.max_storage_buffer_binding_size & !15));
+        wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &buffer.buffer, offset: 0, size }),
+        }
     }
 
     fn pipeline(&self, kernel: Kernel, constants: &[(&'static str, u32)]) -> wgpu::ComputePipeline {

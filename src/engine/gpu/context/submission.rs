@@ -1,5 +1,6 @@
 //! Commands on their way: gathered, handed over, counted and waited for.
 
+use super::pending::Pending;
 use super::{COPY_PART, Context, MOST_STAGED};
 use crate::engine::gpu::Kernel;
 use crate::engine::gpu::pool::{Buffer, lock};
@@ -9,19 +10,9 @@ use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Dispatches gathered before they are handed to the driver: enough to hide the cost of a submission, few enough for the device to
-/// start early.
-const DISPATCHES_PER_SUBMISSION: usize = 16;
 /// Submissions that may be under way. Enough that the device never waits; few enough that an interrupt takes effect soon, and the next
 /// layer's weights do not pile up before it.
 const MOST_UNDER_WAY: usize = 32;
-
-/// Commands that are not handed over yet.
-pub struct Pending {
-    encoder: wgpu::CommandEncoder,
-    dispatches: usize,
-    work: u64,
-}
 
 /// Submissions so far, and those that may not be finished.
 #[derive(Default)]
@@ -40,25 +31,24 @@ pub struct Counter {
 }
 
 impl Context {
-    /// Gathers commands that do so many multiply-adds.
-    pub(super) fn encode(&self, work: u64, commands: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
-        let mut gathered = self.pending.take().unwrap_or_else(|| Pending {
-            encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()),
-            dispatches: 0,
-            work: 0,
-        });
-        commands(&mut gathered.encoder);
-        gathered.dispatches += 1;
-        gathered.work += work;
-        let full = gathered.dispatches >= DISPATCHES_PER_SUBMISSION || gathered.work >= self.short_work;
+    /// Gathers a command that does so many multiply-adds.
+    pub(super) fn encode(&self, work: u64, command: impl FnOnce(&mut Pending)) -> Result<()> {
+        let mut gathered = self.pending.take().unwrap_or_else(|| Pending::new(&self.device));
+        command(&mut gathered);
+        let full = gathered.is_full(work, self.short_work);
         self.pending.replace(Some(gathered));
         if full { self.flush() } else { Ok(()) }
     }
 
+    /// Takes gathered commands, with what they need.
+    fn gathered(&self) -> Option<wgpu::CommandEncoder> {
+        self.pending.take().map(|pending| pending.finish(&self.queue))
+    }
+
     /// Hands gathered commands to the driver.
     pub(super) fn flush(&self) -> Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        self.submit(pending.encoder, |_| ());
+        let Some(encoder) = self.gathered() else { return Ok(()) };
+        self.submit(encoder, |_| ());
         let oldest = {
             let under_way = &mut self.submitted.borrow_mut().under_way;
             if under_way.len() > MOST_UNDER_WAY { under_way.pop_front() } else { None }
@@ -139,8 +129,7 @@ impl Context {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let pending = self.pending.take().map(|pending| pending.encoder);
-        let encoder = pending.unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
+        let encoder = self.gathered().unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
         let submission = self.submit(encoder, |encoder| {
             encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
             encoder.copy_buffer_to_buffer(&self.counter.done, 0, &staging, whole, 4);
