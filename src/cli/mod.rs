@@ -33,7 +33,8 @@ macro_rules! with_engine {
 }
 use with_engine;
 
-/// Parses the arguments, runs the command, prints an error as one line, and with `--json` as a document, too. Exit codes: 0 done, 1 failed, 2 a command line that cannot be read.
+/// Parses the arguments, runs the command, prints an error as one line, and with `--json` as a document, too. Exit codes: 0 done,
+/// 1 failed, 2 a command line that cannot be read.
 #[must_use]
 pub fn main() -> ExitCode {
     quiet_driver();
