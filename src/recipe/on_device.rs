@@ -1,5 +1,5 @@
-//! Eliminations on the device, in f32: only the pivots' own square goes to the host, is factored there in f64, and comes back as the inverse
-//! of its factor; everything else is sums of products of the engine. A ridge of a hundredth of the mean variance keeps f32 exact enough:
+//! Eliminations on the device, in f32: the pivots' own square is factored on the host in f64, and comes back as the inverse of its factor;
+//! everything else is sums of products of the engine. A ridge of a hundredth of the mean variance keeps f32 exact enough:
 //! the statistics themselves are sums in f32.
 
 use super::elimination::Elimination;
