@@ -2,9 +2,8 @@
 //
 // A workgroup of eight subgroups, two by four, computes a tile of TILE x TILE; a subgroup keeps 4 x 2 matrices of sums. DEPTH inputs at a
 // time pass through workgroup memory as f16. Few sums a thread leave registers for a second workgroup, which computes while the first
-// waits for what it reads. Needs inputs that are a multiple of 4, and both
-// operands in f16. If the subgroups are not of the size that the constants say, nothing is written: the host tries the sizes that an
-// adapter may have, and sees by a first product which is right.
+// waits for what it reads. Needs inputs that are a multiple of 4, and both operands in f16. If the subgroups are not of the size that the
+// constants say, nothing is written: the host tries the sizes that an adapter may have, and sees by a first product which is right.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 256u; // 8 * SUBGROUP_SIZE
 override STEPS: u32 = 4u; // TILE * DEPTH / 4 / THREADS

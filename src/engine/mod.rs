@@ -181,6 +181,12 @@ pub trait Engine {
     /// `sum += a^T b` over all tokens, for the columns `columns` of `a` and as many columns of `b` as `sum` has: `[columns, width]`. Where
     /// `symmetric` is set, `b` is `a`, and sums above the diagonal may be left out.
     fn add_cross(&self, sum: &mut Self::Tensor, a: &Self::Tensor, columns: Range<usize>, b: &Self::Tensor, symmetric: bool) -> Result<()>;
+    /// `a^T b` over all tokens, for the columns `columns` of `a`: `[columns, b]`.
+    fn cross(&self, a: &Self::Tensor, columns: Range<usize>, b: &Self::Tensor) -> Result<Self::Tensor> {
+        let mut sum = self.zeros(columns.len(), self.columns(b))?;
+        self.add_cross(&mut sum, a, columns, b, false)?;
+        Ok(sum)
+    }
     /// Column norms of a matrix.
     fn column_norms(&self, matrix: &Self::Matrix) -> Result<ColumnNorms>;
 

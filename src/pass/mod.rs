@@ -105,12 +105,12 @@ impl<'a, E: Engine> Pass<'a, E> {
 
     /// Says that a batch went through a layer.
     pub fn advance(&self, batch: &Batch<E>) {
-        self.advance_by((batch.windows * self.window_tokens) as u64);
+        self.advance_by(batch.windows * self.window_tokens, 1.0);
     }
 
-    /// Says that work worth so many tokens is done.
-    pub fn advance_by(&self, tokens: u64) {
-        self.progress.advance(tokens);
+    /// Says that a share of a layer's work on so many tokens is done.
+    pub fn advance_by(&self, tokens: usize, share: f64) {
+        self.progress.advance((tokens as f64 * share) as u64);
     }
 
     /// Says what is being done now.

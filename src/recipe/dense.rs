@@ -1,7 +1,7 @@
 //! The first pass: through the dense model, with the second moments of every site.
 
 use super::site_moments::{SiteMoments, SiteSums, mean_square};
-use super::{leave_room, share_of_work};
+use super::{half_of_work, leave_room};
 use crate::calibration::{CalibrationSet, ChannelMoments};
 use crate::checkpoint::Scratch;
 use crate::engine::{Dtype, Engine};
@@ -79,7 +79,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
         for site in Site::BOTH {
             let begin = Instant::now();
             let what = format!("layer {layer}, {}", site.name());
-            let share = share_of_work(pass.model, layer, site);
+            let half = half_of_work(pass.model, layer, site);
             pass.stage(&format!("{what}: activations"));
             let mut sums = SiteSums::new();
             let mut norms = Vec::new();
@@ -97,14 +97,14 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
                     norms.push(norm);
                     Ok(())
                 })?;
-                pass.advance_by((tokens as f64 * share / 2.0) as u64);
+                pass.advance_by(tokens, half);
             }
             let moments = sums.finish(engine, &what)?;
             let stream_square = mean_square(engine, self.token_weights, &norms)?;
             tracing::info!("{what}: activations and Gram matrix {:.1} s", begin.elapsed().as_secs_f64());
             pass.stage(&format!("{what}: error curve"));
             self.sites.site(DenseSite { layer, site, moments, stream_square })?;
-            pass.advance_by((self.set.ids.len() as f64 * share / 2.0) as u64);
+            pass.advance_by(self.set.ids.len(), half);
         }
         self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);
         Ok(())

@@ -171,12 +171,10 @@ fn flap<E: Engine>(
 /// What a pass may use beside the sums of the widest site, and with other residual streams at its side.
 fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_streams: usize) -> PassOptions {
     let architecture = &model.architecture;
-    let sites = architecture.layers.iter().flat_map(|shape| {
-        let head_dim = architecture.head_dim;
-        [(shape.intermediate_size, 1), (shape.heads * head_dim, shape.group_size() * head_dim)]
-    });
+    let sites = (0..architecture.layers.len()).flat_map(|layer| Site::BOTH.map(|site| (layer, site)));
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
-    let of_site = |(channels, per_unit): (usize, usize)| {
+    let of_site = |(layer, site): (usize, Site)| {
+        let (channels, per_unit) = (channels(model, layer, site), channels_per_unit(model, layer, site));
         let sums = 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
         sums.max(placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0))
     };
@@ -192,6 +190,15 @@ fn writer(site: Site) -> (Part, Part) {
     }
 }
 
+/// Channels of a site.
+fn channels(model: &Model, layer: usize, site: Site) -> usize {
+    let shape = &model.architecture.layers[layer];
+    match site {
+        Site::Attention => shape.heads * model.architecture.head_dim,
+        Site::Mlp => shape.intermediate_size,
+    }
+}
+
 /// Channels that a unit of a site owns.
 fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
     match site {
@@ -200,15 +207,11 @@ fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
     }
 }
 
-/// How much of a layer's work is at a site, for the progress: Gram matrices and linear algebra grow with the square of its channels, or more.
-/// One half of a site's work counts with its tokens, the other when it is through.
-fn share_of_work(model: &Model, layer: usize, site: Site) -> f64 {
-    let shape = &model.architecture.layers[layer];
-    let [attention, mlp] = [shape.heads * model.architecture.head_dim, shape.intermediate_size].map(|channels| (channels as f64).powi(2));
-    match site {
-        Site::Attention => attention / (attention + mlp),
-        Site::Mlp => mlp / (attention + mlp),
-    }
+/// How much of a layer's work is half of that at a site, for the progress: Gram matrices and linear algebra grow with the square of its
+/// channels, or more. One half counts with the site's tokens, the other when it is through.
+fn half_of_work(model: &Model, layer: usize, site: Site) -> f64 {
+    let square = |site: Site| (channels(model, layer, site) as f64).powi(2);
+    square(site) / (2.0 * Site::BOTH.map(square).iter().sum::<f64>())
 }
 
 /// The units that stay of so many when some go.

@@ -77,10 +77,7 @@ impl<'a, E: Engine> OnDevice<'a, E> {
 
     /// `coefficients lines`.
     fn combine(&self, coefficients: &Mat<f64>, lines: &E::Tensor) -> Result<E::Tensor> {
-        let mut sum = self.engine.zeros(coefficients.nrows(), self.engine.columns(lines))?;
-        let coefficients = upload_columns(self.engine, coefficients.as_ref())?;
-        self.engine.add_cross(&mut sum, &coefficients, 0..self.engine.columns(&coefficients), lines, false)?;
-        Ok(sum)
+        self.engine.cross(&upload_columns(self.engine, coefficients.as_ref())?, 0..coefficients.nrows(), lines)
     }
 
     /// Lines of the matrix and of the rows at some channels: picked out by products with ones, which are exact.
@@ -104,12 +101,8 @@ impl<'a, E: Engine> OnDevice<'a, E> {
 
     /// The square of a panel's own channels, on the host.
     fn own_square(&self, index: usize, range: Range<usize>) -> Result<Mat<f64>> {
-        let engine = self.engine;
         let lines = range.len();
-        let ones = upload_columns(engine, Mat::identity(lines, lines).as_ref())?;
-        let mut own = engine.zeros(lines, lines)?;
-        engine.add_cross(&mut own, &self.matrix[index], range, &ones, false)?;
-        let values = engine.download(&own)?;
+        let values = self.engine.download(&turned(self.engine, &self.matrix[index], lines, range)?)?;
         Ok(Mat::from_fn(lines, lines, |i, j| f64::from(values[i * lines + j])))
     }
 
@@ -160,6 +153,11 @@ impl<'a, E: Engine> OnDevice<'a, E> {
         self.left.iter().for_each(|&channel| stays[channel] = true);
         stays
     }
+}
+
+/// Some columns of so many lines as lines: a product with ones, which is exact.
+pub fn turned<E: Engine>(engine: &E, lines: &E::Tensor, count: usize, columns: Range<usize>) -> Result<E::Tensor> {
+    engine.cross(lines, columns, &upload_columns(engine, Mat::identity(count, count).as_ref())?)
 }
 
 /// Columns as lines of a tensor.

@@ -3,7 +3,7 @@
 use super::RIDGE;
 use super::gram::{Cross, Gram};
 use super::linear_algebra::{System, product, ridge};
-use super::on_device::upload_columns;
+use super::on_device::{turned, upload_columns};
 use super::placement::{budget, eliminate};
 use super::weights::{rows_to_bytes, to_bytes, to_matrix};
 use crate::engine::{Engine, HostTensor};
@@ -61,13 +61,9 @@ pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &
     for first in (0..weight.rows).step_by(PANEL_ROWS) {
         let rows = PANEL_ROWS.min(weight.rows - first);
         let panel = engine.upload(&weight.row_panel(first..first + rows).to_f32(), columns)?;
-        // Sums run over lines: the panel is turned, by a product with ones, which is exact.
-        let ones = upload_columns(engine, Mat::identity(rows, rows).as_ref())?;
-        let mut turned = engine.zeros(columns, rows)?;
-        engine.add_cross(&mut turned, &panel, 0..columns, &ones, false)?;
-        let mut fitted = engine.zeros(rows, columns)?;
-        engine.add_cross(&mut fitted, &turned, 0..rows, &map, false)?;
-        let values = engine.download(&fitted)?;
+        // Sums run over lines.
+        let turned = turned(engine, &panel, rows, 0..columns)?;
+        let values = engine.download(&engine.cross(&turned, 0..rows, &map)?)?;
         bytes.extend(rows_to_bytes(rows, columns, |i, j| values[i * columns + j], dtype, what)?);
     }
     Ok(HostTensor::owning(bytes, dtype, weight.rows, columns))

@@ -9,7 +9,7 @@ use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::to_matrix;
-use super::{RIDGE, RecipeOptions, channels_per_unit, keep, kept_channels, leave_room, share_of_work, writer};
+use super::{RIDGE, RecipeOptions, channels_per_unit, half_of_work, keep, kept_channels, leave_room, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
@@ -118,8 +118,8 @@ impl<E: Engine> Fit<'_, E> {
         }
         let refitted = begin.elapsed().as_secs_f64();
         pass.stage(&format!("{what}: activations"));
-        let share = share_of_work(model, layer, site);
-        let found = self.sums(pass, site, weights, own, dense, share)?.finish(engine, &what)?;
+        let half = half_of_work(model, layer, site);
+        let found = self.sums(pass, site, weights, own, dense, half)?.finish(engine, &what)?;
         let measured = begin.elapsed().as_secs_f64();
         let per_unit = channels_per_unit(model, layer, site);
         let (part, bias_part) = writer(site);
@@ -146,12 +146,12 @@ impl<E: Engine> Fit<'_, E> {
         self.replaced.insert((layer, part), fitted.weight);
         self.replaced.insert((layer, bias_part), fitted.bias);
         self.units.kept.push(kept);
-        pass.advance_by(((pass.windows * pass.window_tokens) as f64 * share / 2.0) as u64);
+        pass.advance_by(pass.windows * pass.window_tokens, half);
         Ok(())
     }
 
     /// Sums of the site's activations in the pruned stream, with the target that leads back to the dense stream; the dense stream passes
-    /// the site, whose `share` of the layer's work is half done then.
+    /// the site, `half` of whose work this is.
     fn sums(
         &self,
         pass: &Pass<'_, E>,
@@ -159,7 +159,7 @@ impl<E: Engine> Fit<'_, E> {
         weights: &LayerWeights<E>,
         own: &LayerWeights<E>,
         dense: &mut [Batch<E>],
-        share: f64,
+        half: f64,
     ) -> Result<SiteSums<E>> {
         let engine = pass.engine;
         let mut sums = SiteSums::new();
@@ -174,7 +174,7 @@ impl<E: Engine> Fit<'_, E> {
             })?;
             let tokens = pruned.windows * pass.window_tokens;
             sums.add(engine, &input, Some(&target), scales.as_ref(), tokens)?;
-            pass.advance_by((tokens as f64 * share / 2.0) as u64);
+            pass.advance_by(tokens, half);
         }
         Ok(sums)
     }

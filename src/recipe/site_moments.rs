@@ -125,8 +125,7 @@ impl<E: Engine> Side<E> {
     /// Seen from the mean of the first batch.
     fn new(engine: &E, x: &E::Tensor, ones: &E::Tensor, tokens: usize) -> Result<Self> {
         let columns = engine.columns(x);
-        let mut sum = engine.zeros(1, columns)?;
-        engine.add_cross(&mut sum, ones, 0..1, x, false)?;
+        let sum = engine.cross(ones, 0..1, x)?;
         let shift: Vec<f32> = engine.download(&sum)?.iter().map(|sum| sum / tokens as f32).collect();
         Ok(Self { on_device: engine.upload(&shift, columns)?, shift, away: Cross::new(engine, 1, columns) })
     }

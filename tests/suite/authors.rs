@@ -161,7 +161,7 @@ fn compare_with_authors<E: Engine>(engine: &E, reference: &Reference) {
     assert!((found / dense - 1.0).abs() < DENSE_TOLERANCE, "dense perplexity {found}, authors {dense}");
     let folder = tempfile::tempdir().unwrap();
     // Masks and biases are compared in every run. What follows them is the same for all metrics and ratios, and its perplexity takes the
-    // longest: every way at the larger ratio, the paper's at both; on wiki-llama, whose 410 000 tokens take a minute, the paper's once.
+    // longest: every way at the larger ratio, the paper's at both; on wiki-llama, whose text is twice as long, the paper's once.
     let long = reference.test.len() > 300_000;
     for (run, name, plan, added) in &plans(engine, reference, |_| true) {
         let (papers, larger) = (name.starts_with("WIFV.AL-AM."), plan.settings.ratio == 0.5);

@@ -105,7 +105,8 @@ fn eliminations_on_the_device_agree() {
                 system.invert("a test").unwrap();
             }
             close(&device.costs(per_unit, "a test").unwrap(), &host.costs(per_unit, "a test").unwrap(), "costs");
-            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, per_unit, (channels / per_unit).div_ceil(2), "a test").unwrap());
+            let half = (channels / per_unit).div_ceil(2);
+            let removals = [&mut host, &mut device].map(|system| remove_greedily(&mut **system, per_unit, half, "a test").unwrap());
             assert_eq!(removals[0].order, removals[1].order, "{channels} channels in units of {per_unit}");
             close(&removals[1].curve[1..], &removals[0].curve[1..], "curve");
             close(&device.costs(per_unit, "a test").unwrap(), &host.costs(per_unit, "a test").unwrap(), "costs after the removal");
