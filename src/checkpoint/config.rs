@@ -15,12 +15,29 @@ pub struct Config {
     values: Map<String, Value>,
 }
 
+/// What to do about a folder without a `config.json`.
+fn without(folder: &Path) -> &'static str {
+    let holds = |end: &str| {
+        std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(end)))
+    };
+    if holds("adapter_config.json") {
+        "it holds an adapter: merge it into its model and give that model's folder"
+    } else if holds(".gguf") {
+        "it holds several GGUF files: name one of them"
+    } else {
+        "give the folder of a model as Hugging Face distributes it"
+    }
+}
+
 impl Config {
     /// Reads `config.json` of a model folder.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.exists() && folder.join("snapshots").is_dir() {
             return Err(Error::file(folder, "is the cache entry of a download; give the folder in its `snapshots` folder"));
+        }
+        if !path.exists() {
+            return Err(Error::file(folder, format!("has no config.json; {}", without(folder))));
         }
         Ok(Self { values: files::read_json(&path)?, path })
     }

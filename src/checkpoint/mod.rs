@@ -4,6 +4,7 @@
 
 mod config;
 pub mod files;
+pub mod folder;
 pub mod gguf;
 mod output;
 mod partial;

@@ -1,7 +1,7 @@
 //! Output that appears whole or not at all: written beside its place under a temporary name, renamed when complete.
 
-use super::files;
 use super::partial::Partial;
+use super::{files, folder};
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,14 +62,19 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a model is replaced, nothing else.
+    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and
+    /// nothing else, is replaced.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
         let parent = check(output, &[source], force || is_empty_folder(output))?;
-        if output.symlink_metadata().is_ok() {
-            let replaceable =
-                output.is_dir() && (["config.json", "plan.json"].iter().any(|name| output.join(name).is_file()) || is_empty_folder(output));
-            if !replaceable {
-                return Err(Error::file(output, "exists and is not a model folder, so --force does not replace it; remove it yourself"));
+        if output.symlink_metadata().is_ok() && !is_empty_folder(output) {
+            if !output.is_dir() || !output.join(folder::PLAN).is_file() {
+                return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
+            }
+            if let Some(name) = folder::foreign(output) {
+                return Err(Error::file(
+                    output,
+                    format!("holds {name} too, which --force does not remove; move it away, or choose another --output"),
+                ));
             }
         }
         Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })

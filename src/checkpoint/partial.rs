@@ -1,8 +1,8 @@
 //! Output in the making: a hidden folder beside its place, locked while its program lives. What a killed one has left there is removed by
-//! the next that makes the same output.
+//! the next that makes the same output; while one is at work, no other begins.
 
 use crate::error::{Error, Result};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -18,10 +18,12 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Starts a folder for `output`, which lies in `parent`.
+    /// Starts a folder for `output`, which lies in `parent`; fails while another run makes the same output.
     pub fn create(output: &Path, parent: &Path) -> Result<Self> {
         let prefix = prefix(output);
-        remove_abandoned(parent, &prefix);
+        clear(parent, &prefix).map_err(|other| {
+            Error::file(output, format!("is being made by another run, in {}; wait for it, or choose another --output", other.display()))
+        })?;
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(Error::io(parent, "cannot create a folder in"))?;
         // Where a file system knows no locks, there is none, and what is left is not taken for abandoned.
         let lock = lock(folder.path()).inspect_err(|_| unlock(folder.path())).ok();
@@ -76,13 +78,18 @@ fn unlock(folder: &Path) {
     }
 }
 
-/// Removes folders whose file nobody holds locked any more. What cannot be removed stays: it is in nobody's way.
-fn remove_abandoned(parent: &Path, prefix: &str) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+/// Removes folders whose file nobody holds locked any more. What cannot be removed stays: it is in nobody's way. Fails with a folder that is
+/// still in the making: only one of both could take the place in the end.
+fn clear(parent: &Path, prefix: &str) -> std::result::Result<(), PathBuf> {
+    let Ok(entries) = fs::read_dir(parent) else { return Ok(()) };
     for folder in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).map(|entry| entry.path()) {
-        let abandoned = File::open(folder.join(LOCK)).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned && fs::remove_dir_all(&folder).is_ok() {
-            tracing::info!("removed {}, which a killed run had left", folder.display());
+        let Ok(lock) = File::open(folder.join(LOCK)) else { continue };
+        match lock.try_lock() {
+            Ok(()) if fs::remove_dir_all(&folder).is_ok() => tracing::info!("removed {}, which a killed run had left", folder.display()),
+            Err(TryLockError::WouldBlock) => return Err(folder),
+            // Not removed, or a file system that knows no locks.
+            _ => {}
         }
     }
+    Ok(())
 }

@@ -22,7 +22,10 @@ impl Tokenizer {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
-            return Err(Error::file(&path, "is missing; text cannot be tokenised without it"));
+            return Err(Error::file(
+                &path,
+                "is missing; text cannot be tokenised without it: load the tokenizer with transformers (AutoTokenizer) and save it with save_pretrained",
+            ));
         }
         Self::parse(&path, &files::read_text(&path)?)
     }

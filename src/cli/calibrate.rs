@@ -31,6 +31,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
         return Err(Error::input("--token-weights belongs to the recipes beyond flap: give --covariances too, or leave it out").into());
     }
     let model = Model::open_folder(&args.model)?;
+    model.remarks().iter().for_each(|remark| terminal.note(remark));
     let inputs: Vec<&Path> = std::iter::once(&args.model).chain(&args.calibration.calibration).map(PathBuf::as_path).collect();
     let output = OutputFile::create(&args.output, &inputs, common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;

@@ -16,6 +16,7 @@ use std::path::Path;
 
 pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
+    let options = args.export.options(&args.output, Format::Hf)?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let plan = Plan::read(&args.plan)?;
     let place = || args.plan.display().to_string();
@@ -33,7 +34,6 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
             return Err(Error::input(message).into());
         }
     };
-    let options = args.export.options(&args.output, Format::Hf)?;
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;

@@ -3,6 +3,7 @@
 use super::args::{Common, ConvertArguments};
 use super::terminal::{Terminal, size};
 use crate::checkpoint::OutputFile;
+use crate::checkpoint::folder::PLAN;
 use crate::compaction::CompactModel;
 use crate::error::Error;
 use crate::export::{self, gguf};
@@ -16,7 +17,7 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
     // A folder that was pruned says how; another's plan.json says nothing here.
-    let plan = Plan::read(&args.model.join("plan.json")).ok();
+    let plan = Plan::read(&args.model.join(PLAN)).ok();
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();

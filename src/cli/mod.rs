@@ -19,6 +19,7 @@ use crate::engine::{self, AnyEngine};
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
+use clap_complete::Shell;
 use std::process::ExitCode;
 use terminal::Terminal;
 
@@ -38,7 +39,15 @@ use with_engine;
 #[must_use]
 pub fn main() -> ExitCode {
     quiet_driver();
-    let arguments = Arguments::read();
+    let arguments = match Arguments::read() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                print_error(error.to_string().trim_end());
+            }
+            error.exit()
+        }
+    };
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,11 +60,16 @@ pub fn main() -> ExitCode {
             // The error itself matters even under --quiet. Standard error and output may be closed; then nobody is left to tell.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
             if arguments.common.json {
-                let _ = Terminal::print(format!("{:#}\n", serde_json::json!({"error": format!("{error:#}")})).as_bytes());
+                print_error(&format!("{error:#}"));
             }
             ExitCode::FAILURE
         }
     }
+}
+
+/// The document of a failure. Standard output may be closed; then nobody is left to tell.
+fn print_error(message: &str) {
+    let _ = Terminal::print(format!("{:#}\n", serde_json::json!({ "error": message })).as_bytes());
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -80,11 +94,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Devices => devices::run(&terminal),
         Command::Demo => demo::run(common, &terminal),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::definition(), "flap-gpu", &mut script);
-            Terminal::print(&script)
+            let script = completions(*shell);
+            terminal.result(&serde_json::json!({"shell": shell.to_string(), "script": script}), || script.clone())
         }
     }
+}
+
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::definition(), "flap-gpu", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    // Bash finds a command's options by a name that the library makes in two ways where the program's has a hyphen.
+    if shell == Shell::Bash { script.replace("flap__subcmd__gpu__", "flap__gpu__") } else { script.into_owned() }
 }
 
 /// Without a desktop session, a Vulkan layer that asks the desktop for its favourite GPU complains on standard error. It has nothing to

@@ -48,6 +48,7 @@ pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Resul
 
 fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal: &Terminal) -> Result<()> {
     let model = Model::open_folder(&args.model)?;
+    model.remarks().iter().for_each(|remark| terminal.note(remark));
     let mut options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
     options.token_weights = args.calibration.token_weights;
     if options.recipe == Recipe::Flap && !options.token_weights.is_equal() {
@@ -124,7 +125,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
     terminal.result(&Value::Object(report), || {
         format!(
-            "{}\n{}{}\n{:.1} s on {}",
+            "{}\n{}{}\n{}, {:.1} s on {}",
             layers_table(&planned.plan),
             compact::text(&args.output, &planned.plan, &exported),
             [
@@ -132,6 +133,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
                 measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default()
             ]
             .concat(),
+            planned.plan.settings.words(),
             begin.elapsed().as_secs_f64(),
             engine.info().label()
         )

@@ -2,7 +2,7 @@
 
 use super::args::Common;
 use crate::progress::Progress;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
@@ -54,8 +54,7 @@ impl Terminal {
     /// Writes to standard output as it is.
     pub fn print(bytes: &[u8]) -> Result<()> {
         let mut stdout = std::io::stdout();
-        stdout.write_all(bytes)?;
-        Ok(stdout.flush()?)
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).context("standard output cannot be written")
     }
 
     /// A note for the user, on standard error.
@@ -81,7 +80,13 @@ impl Progress for Terminal {
         // Hidden unless standard error is a terminal.
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let rate = if unit == "bytes" { " {bytes_per_sec}," } else { "" };
-        let template = format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{wide_msg}}");
+        // A line that is wider than the terminal would stay there.
+        let columns = console::Term::stderr().size().1;
+        let template = match columns {
+            0..50 => "{percent} %{wide_msg}".to_string(),
+            50..100 => "{prefix} {percent} %, {elapsed}{left}{wide_msg}".to_string(),
+            _ => format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{wide_msg}}"),
+        };
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("left", left).progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);

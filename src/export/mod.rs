@@ -8,6 +8,7 @@ pub mod hf;
 
 pub use client::{Choice, Client};
 
+use crate::checkpoint::folder::PLAN;
 use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::{Changes, CompactModel};
 use crate::error::{Error, Result};
@@ -134,6 +135,6 @@ pub fn export(
         exported.notes.push("the biases have more parameters than what was removed: give a larger --ratio".into());
     }
     hf::carry_licences(&model.path, folder)?;
-    files::write_json(&folder.join("plan.json"), plan)?;
+    files::write_json(&folder.join(PLAN), plan)?;
     Ok(exported)
 }

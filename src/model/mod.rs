@@ -3,7 +3,7 @@
 mod gguf;
 mod phi3;
 
-use crate::architecture::{Architecture, LayerTensor, Part, is_fused};
+use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, is_fused};
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
 use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
@@ -58,6 +58,18 @@ impl Model {
         let tensors = Tensors::open(path)?;
         let tensors = if is_fused(&config) { phi3::split(tensors, &architecture)? } else { tensors };
         Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None }.checked()
+    }
+
+    /// What lies in the model's folder or configuration and is not taken into account.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let adapter = self.path.join("adapter_config.json").exists();
+        let code = self.config.get("auto_map").is_some() && self.config.get(PRUNED_KEY).is_none();
+        let adapter =
+            adapter.then(|| "the adapter in the model's folder is left aside: merge it first if it belongs to the model".to_string());
+        let family = self.architecture.family;
+        let code = code.then(|| format!("the model's own code (`auto_map` in config.json) is not run: it is taken for a {family}"));
+        adapter.into_iter().chain(code).collect()
     }
 
     fn checked(self) -> Result<Self> {

@@ -114,6 +114,20 @@ pub struct Settings {
     pub compat: bool,
 }
 
+impl Settings {
+    /// What made the plan, in a few words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match (self.recipe, self.method, &self.metric, &self.structure) {
+            (Recipe::Flap, Method::Flap, Some(metric), Some(structure)) => {
+                format!("recipe flap ({}, {})", argument(metric), argument(structure))
+            }
+            (Recipe::Flap, method, ..) => format!("method {}", method.name()),
+            (recipe, ..) => format!("recipe {}", recipe.name()),
+        }
+    }
+}
+
 /// A value as the command line names it.
 pub(crate) fn argument(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()

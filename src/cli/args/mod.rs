@@ -11,7 +11,7 @@ pub use planning::PlanningArguments;
 use crate::calibration::Shard;
 use crate::export::gguf::GgufType;
 use crate::export::{self, ExportOptions, Format};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -29,15 +29,17 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// As typed; a command line that cannot be read ends the program.
-    pub fn read() -> Self {
-        Self::from_arg_matches(&Self::definition().get_matches()).unwrap_or_else(|error| error.exit())
+    /// As typed, or why it cannot be read; help is such an error.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&Self::definition().try_get_matches()?)
     }
 
     /// What can be typed.
     pub fn definition() -> clap::Command {
+        // A negative number is a wrong value, not an unknown option.
+        let number = |arg: Arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
         // Options are shared with `prune`; what `plan` refuses, with the reason, is not in its help.
-        Self::command().mut_subcommand("plan", |plan| {
+        Self::command().mut_args(number).mut_subcommands(|command| command.mut_args(number)).mut_subcommand("plan", |plan| {
             plan.mut_arg("recipe", |recipe| {
                 recipe
                     .hide_possible_values(true)
@@ -99,6 +101,9 @@ impl ExportArguments {
         let formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
         if self.gguf_type.is_some() && !formats.contains(&Format::Gguf) {
             return Err(crate::error::Error::input("--gguf-type is of a GGUF file: give --format gguf too"));
+        }
+        if !formats.contains(&Format::Gguf) && output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+            return Err(crate::error::Error::file(output, "will be a folder: give --format gguf for a GGUF file in it, or another name"));
         }
         Ok(ExportOptions { formats, gguf_type: self.gguf_type.unwrap_or_default(), name: export::output_name(output) })
     }

@@ -4,6 +4,8 @@ use super::linear::SharedOutput;
 use super::product::product;
 use super::vectors::{exp, maximum, sum, vectorised};
 use crate::engine::AttentionShape;
+use crate::error::Result;
+use crate::interrupt;
 use faer::Accum;
 use faer::mat::{MatMut, MatRef};
 use rayon::prelude::*;
@@ -11,8 +13,8 @@ use rayon::prelude::*;
 /// Queries whose scores are held at once; `[128, keys]` f32 for 4096 keys is 2 MiB.
 const QUERY_BLOCK: usize = 128;
 
-/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `[tokens, heads * head_dim]`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
+/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `[tokens, heads * head_dim]`; fails when interrupted.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Result<Vec<f32>> {
     let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
     let (q_columns, kv_columns) = (heads * head_dim, key_value_heads * head_dim);
     let windows = q.len() / (q_columns * window_tokens);
@@ -32,6 +34,10 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
         let (first_token, head) = (task / heads * window_tokens, task % heads);
         let kv_head = head / (heads / key_value_heads);
         for block in (0..window_tokens).step_by(QUERY_BLOCK) {
+            // A very long window takes minutes.
+            if interrupt::check().is_err() {
+                return;
+            }
             let queries = QUERY_BLOCK.min(window_tokens - block);
             let first_key = (block + 1).saturating_sub(reach);
             let keys = block + queries - first_key;
@@ -58,7 +64,8 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<
             product(o, Accum::Replace, s, v_view, 1.0);
         }
     });
-    output
+    interrupt::check()?;
+    Ok(output)
 }
 
 /// Softmax over the visible keys of one row; all others become 0.

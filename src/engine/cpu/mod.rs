@@ -129,7 +129,7 @@ impl Engine for CpuEngine {
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape), columns: q.columns })
+        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape)?, columns: q.columns })
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {

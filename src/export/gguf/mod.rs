@@ -3,6 +3,7 @@
 
 mod encode;
 mod metadata;
+mod stripping;
 mod vocabulary;
 
 use crate::architecture::{Architecture, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
@@ -118,16 +119,17 @@ impl Runner {
 /// Fails, with the reason, if no architecture of llama.cpp runs a model of this structure, or it has no name for the dense model's tokenizer.
 pub fn check(architecture: &Architecture, dense: &Model) -> Result<()> {
     Runner::of(architecture)?;
-    vocabulary::keys(dense).map(|_| ())
+    vocabulary::keys(dense, "").map(|_| ())
 }
 
 /// Writes the file `path`. Returns what the user should know.
 pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
     let architecture = &compact.architecture;
     let runner = Runner::of(architecture)?;
-    let (vocabulary, mut notes) = vocabulary::keys(source.model)?;
+    let vocabulary::Keys { metadata, name, mut notes } = vocabulary::keys(source.model, source.name)?;
+    let source = &Source { name: &name, ..*source };
     let mut keys = metadata::keys(source, architecture, runner, gguf_type, &mut notes)?;
-    keys.extend(vocabulary);
+    keys.extend(metadata);
     let factors = rope_factors(&architecture.rope);
     let of_pairs = |(name, factors): &(&str, Vec<f64>)| GgufHeader {
         name: (*name).into(),

@@ -3,6 +3,7 @@
 //! A byte-level BPE becomes the kind `gpt2`, a BPE on SentencePiece's pieces with byte fallback the kind `llama`. Everything comes from
 //! `tokenizer.json`, which is written into the file as well: whoever reads it with that library needs no other.
 
+use super::stripping::name_for;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Config, files};
 use crate::error::{Error, Result};
@@ -43,12 +44,23 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 /// The score of a piece that no merge makes.
 const UNMERGED: f32 = -1e6;
 
-/// All keys of the vocabulary, and what the user should know.
-pub fn keys(model: &Model) -> Result<(Metadata, Vec<String>)> {
+/// What a file says about a model's vocabulary.
+pub struct Keys {
+    /// All keys.
+    pub metadata: Metadata,
+    /// The name of the model that goes with them.
+    pub name: String,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// For a model that shall be called `name`.
+pub fn keys(model: &Model, name: &str) -> Result<Keys> {
     let path = model.path.join("tokenizer.json");
     if !path.is_file() {
         let note = "the model folder has no tokenizer.json: the GGUF file has no vocabulary and takes token ids only".to_string();
-        return Ok((vec![("tokenizer.ggml.model".into(), Value::text("no_vocab"))], vec![note]));
+        let metadata = vec![("tokenizer.ggml.model".into(), Value::text("no_vocab"))];
+        return Ok(Keys { metadata, name: name.into(), notes: vec![note] });
     }
     let text = files::read_text(&path)?;
     let json: Json = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
@@ -77,7 +89,8 @@ pub fn keys(model: &Model) -> Result<(Metadata, Vec<String>)> {
         keys.push(("tokenizer.chat_template".into(), Value::Text(template)));
     }
     keys.push(("tokenizer.huggingface.json".into(), Value::Text(text)));
-    Ok((keys, Vec::new()))
+    let (name, note) = name_for(name, &json);
+    Ok(Keys { metadata: keys, name, notes: note.into_iter().collect() })
 }
 
 /// A parsed `tokenizer.json`.

@@ -1,7 +1,7 @@
 //! The model card: what the model is, where it comes from, how it was made and how it is loaded.
 
-use super::form::CODE_FILE;
 use crate::checkpoint::files;
+use crate::checkpoint::folder::{CARD, CODE};
 use crate::error::Result;
 use crate::export::{Exported, Measured};
 use crate::plan::{Method, Plan, Recipe};
@@ -48,7 +48,7 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
         let _ = writeln!(card, "| {} | {:.4} |\n| this model | {:.4} |\n", origin.name, measured.dense, measured.pruned);
     }
     loading(&mut card, folder, exported);
-    files::write(&folder.join("README.md"), card)
+    files::write(&folder.join(CARD), card)
 }
 
 /// How it was made, and what makes it again.
@@ -76,7 +76,7 @@ fn quoted(word: &str) -> String {
 fn loading(card: &mut String, folder: &Path, exported: &Exported) {
     let _ = writeln!(card, "## Loading\n");
     if folder.join("config.json").exists() {
-        let trust = if folder.join(CODE_FILE).exists() { ", trust_remote_code=True" } else { "" };
+        let trust = if folder.join(CODE).exists() { ", trust_remote_code=True" } else { "" };
         let _ = writeln!(
             card,
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
@@ -86,7 +86,7 @@ fn loading(card: &mut String, folder: &Path, exported: &Exported) {
         if !trust.is_empty() {
             let _ = writeln!(
                 card,
-                "`trust_remote_code` is needed because layers differ in ways that no class of transformers has; `{CODE_FILE}` gives every \
+                "`trust_remote_code` is needed because layers differ in ways that no class of transformers has; `{CODE}` gives every \
                  layer its sizes and leaves everything else to the library.\n"
             );
         }
@@ -108,7 +108,7 @@ impl Origin {
     /// Reads what a model folder says about itself.
     #[must_use]
     pub fn of(source: &Path) -> Self {
-        let card = std::fs::read_to_string(source.join("README.md")).unwrap_or_default();
+        let card = std::fs::read_to_string(source.join(CARD)).unwrap_or_default();
         let header = card.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map_or("", |(header, _)| header);
         let entry = |line: &str| -> Option<(String, String)> {
             let (key, value) = line.split_once(':')?;

@@ -3,13 +3,12 @@
 
 use crate::architecture::{Architecture, LayerShape, PRUNED_KEY, per_layer_config};
 use crate::checkpoint::Config;
+use crate::checkpoint::folder::CODE;
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 
-/// Name of the code file.
-pub const CODE_FILE: &str = "modeling_flap_gpu.py";
-/// The code that gives every layer its sizes.
-pub const CODE: &str = include_str!("modeling_flap_gpu.py");
+/// The content of the code file.
+pub const CODE_TEXT: &str = include_str!("modeling_flap_gpu.py");
 
 /// Families, the name of their model type, and the beginning of their classes' names.
 const MODEL_TYPES: [(&str, &str, &str); 4] = [
@@ -38,7 +37,7 @@ impl Form {
     pub fn note(&self) -> Option<String> {
         let reason = if self.uniform { "its biases or its number of heads have" } else { "its layers differ in size, which has" };
         self.remote_code.then(|| {
-            format!("{reason} no class in transformers: load the folder with trust_remote_code=True ({CODE_FILE} is beside the weights)")
+            format!("{reason} no class in transformers: load the folder with trust_remote_code=True ({CODE} is beside the weights)")
         })
     }
 }
@@ -46,6 +45,7 @@ impl Form {
 /// Chooses the form of a pruned model whose source has `config`.
 pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     let uniform = pruned.is_uniform();
+    let config = &current_names(config);
     let plain = plain_config(config, pruned);
     if uniform {
         for candidate in [plain.clone(), as_llama(&plain, pruned)] {
@@ -58,7 +58,7 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     }
     let &(family, model_type, class) = MODEL_TYPES.iter().find(|known| known.0 == pruned.family).expect("every family is in the table");
     let mut values = config.values().clone();
-    let module = CODE_FILE.trim_end_matches(".py");
+    let module = CODE.trim_end_matches(".py");
     values.insert("architectures".into(), json!([format!("FlapGpu{class}ForCausalLM")]));
     values.insert("model_type".into(), json!(format!("flap_gpu_{model_type}")));
     let auto_map = json!({
@@ -68,6 +68,17 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     values.insert("auto_map".into(), auto_map);
     values.insert(PRUNED_KEY.into(), json!({"architecture": family, "per_layer_config": per_layer_config(pruned)}));
     Ok(Form { config: values, architecture: pruned.clone(), remote_code: true, uniform })
+}
+
+/// The configuration in the words of today's transformers, which no longer knows `su` for longrope.
+fn current_names(config: &Config) -> Config {
+    let mut values = config.values().clone();
+    if let Some(Value::Object(scaling)) = values.get_mut("rope_scaling") {
+        for key in ["type", "rope_type"] {
+            scaling.get_mut(key).filter(|kind| *kind == "su").into_iter().for_each(|kind| *kind = json!("longrope"));
+        }
+    }
+    Config::new(config.path().to_owned(), values)
 }
 
 /// The source's configuration with the first layer's sizes for all.

@@ -6,6 +6,7 @@ mod form;
 
 pub use card::{Origin, write_card};
 
+use crate::checkpoint::folder::{CARRIED, CODE, LICENCES};
 use crate::checkpoint::{SafetensorsWriter, TensorHeader, files};
 use crate::compaction::{CompactModel, CompactTensor};
 use crate::error::{Error, Result};
@@ -17,22 +18,6 @@ use std::path::Path;
 
 /// Weights above this are split over several files.
 const SHARD_BYTES: usize = 5_000_000_000;
-
-/// Files beside the weights that a model needs to be used.
-const CARRIED: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-/// Beginnings of names of files that a licence asks to pass on.
-const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 
 /// What a folder holds.
 pub struct Written {
@@ -51,7 +36,7 @@ pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn
     write_weights(folder, &compact.tensors, progress)?;
     files::write_json(&folder.join("config.json"), &form.config)?;
     if form.remote_code {
-        files::write(&folder.join(form::CODE_FILE), form::CODE)?;
+        files::write(&folder.join(CODE), form::CODE_TEXT)?;
     }
     carry(&model.path, folder, &|name| CARRIED.contains(&name))?;
     let bytes = compact.tensors.iter().map(|t| t.bytes() as u64).sum();

@@ -30,6 +30,21 @@ fn only_earlier_output_is_replaced() {
         place.prune(&place.model, "small.gguf", &["--format", "gguf", "--method", "magnitude-sp", "--force"]);
         assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
     }
+    // What the user has put there is not removed, nor a folder of something else.
+    let own = place.path("small.gguf/notes.txt");
+    fs::write(&own, "precious").unwrap();
+    let forced =
+        |output: &str| run(&["prune", &place.model, "--output", output, "--method", "magnitude-sp", "--format", "gguf", "--force"]);
+    let (code, _, stderr) = forced(&place.path("small.gguf"));
+    assert!(code == 1 && stderr.contains("holds notes.txt too"), "{stderr}");
+    fs::remove_file(place.path("small.gguf/plan.json")).unwrap();
+    fs::remove_file(&own).unwrap();
+    let (code, _, stderr) = forced(&place.path("small.gguf"));
+    assert!(code == 1 && stderr.contains("no pruned model's folder"), "{stderr}");
+    assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
+    // A folder would have a file's name.
+    let (code, _, stderr) = run(&["prune", &place.model, "--output", &place.path("other.gguf"), "--method", "magnitude-sp"]);
+    assert!(code == 1 && stderr.contains("--format gguf"), "{stderr}");
     #[cfg(unix)]
     {
         let pipe = place.path("pipe");

@@ -97,6 +97,11 @@ fn quiet_is_quiet_and_completions_exist() {
         let (code, stdout, _) = run(&["completions", shell]);
         assert!(code == 0 && stdout.contains("flap-gpu") && stdout.contains("round-neurons"), "{shell}");
     }
+    let script = run_json(&["completions", "bash"])["script"].as_str().unwrap().to_string();
+    // The command that bash finds has options to offer.
+    for command in script.split("cmd=\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0)).filter(|name| !name.is_empty()) {
+        assert!(script.contains(&format!(" {command})")), "{command} completes nothing");
+    }
 }
 
 /// Scripts find notes and errors in the document, too.
@@ -109,6 +114,12 @@ fn a_json_document_has_notes_and_errors() {
     let (code, stdout, stderr) = run(&["inspect", &place.path("nothing"), "--json"]);
     let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, format!("error: {}\n", document["error"].as_str().unwrap())), (1, stderr));
+    for (wrong, what) in [(&["plan", "--json"][..], "--statistics"), (&["eval", "model", "--json", "--windows", "-5"], "'-5'")] {
+        let (code, stdout, stderr) = run(wrong);
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let error = document["error"].as_str().unwrap();
+        assert!(code == 2 && error.contains(what) && stderr.trim_end() == error, "{error}");
+    }
 }
 
 /// `plan` shares its options with `prune`, but does not list what it refuses.

@@ -50,7 +50,7 @@ fn requests_that_cannot_be_met() {
     fs::create_dir(folder.path("out")).unwrap();
     fs::write(folder.path("out/mine.txt"), "keep me").unwrap();
     folder.prune_fails(&[], &["out", "--force"]);
-    folder.prune_fails(&["--force"], &["out", "not a model folder"]);
+    folder.prune_fails(&["--force"], &["out", "no pruned model's folder"]);
     assert_eq!(fs::read_to_string(folder.path("out/mine.txt")).unwrap(), "keep me");
 }
 

@@ -1,6 +1,8 @@
 //! GGUF files: their bytes before a reader that is not ours, what llama.cpp asks of them, and reading them back.
 
-use crate::support::{GOLDEN, data, demo_model, normalised_squared_error, prune_by_place};
+mod vocabulary;
+
+use crate::support::{GOLDEN, data, normalised_squared_error, prune_by_place};
 use flap_gpu::architecture::Part;
 use flap_gpu::checkpoint::gguf::{GgufFile, Value, q8_0};
 use flap_gpu::compaction::CompactModel;
@@ -237,63 +239,4 @@ fn an_overflow_of_f16_is_an_error() {
         assert!(message.contains(&entries[place].name) && message.contains("--gguf-type bf16"), "{message}");
     }
     attempt(GgufType::Bf16).unwrap();
-}
-
-/// The demo's vocabulary before another reader.
-#[test]
-fn the_vocabulary_is_complete() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = Model::open(&demo_model()).unwrap();
-    let (path, notes) = converted(&model, GgufType::F16, folder.path());
-    assert!(notes.is_empty(), "{notes:?}");
-    let bytes = fs::read(&path).unwrap();
-    let file = GGuf::new(&bytes).unwrap();
-    let tokens: Vec<String> = file.get_str_arr("tokenizer.ggml.tokens").unwrap().map(|t| t.unwrap().to_string()).collect();
-    assert_eq!(tokens.len(), model.architecture.vocabulary_size);
-    let distinct: std::collections::HashSet<&String> = tokens.iter().collect();
-    assert_eq!(distinct.len(), tokens.len(), "llama.cpp aborts on a token that is there twice");
-    assert_eq!(file.get_i32_arr("tokenizer.ggml.token_type").unwrap().count(), tokens.len());
-    let tokenizer = fs::read_to_string(demo_model().join("tokenizer.json")).unwrap();
-    assert_eq!(file.get_str("tokenizer.huggingface.json").unwrap(), tokenizer);
-    // What is read back tokenises text as the folder does.
-    let text = "Once upon a time, there was 1 café.\n";
-    let again = Model::open(&path).unwrap().tokenizer().unwrap();
-    assert_eq!(again.encode(text).unwrap(), model.tokenizer().unwrap().encode(text).unwrap());
-}
-
-/// A BPE on pieces: the earlier a merge, the higher the score of what it makes.
-#[test]
-fn pieces_are_scored_by_their_merges() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("model");
-    fs::create_dir(&source).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(data("golden/qwen2-bf16").join(file), source.join(file)).unwrap();
-    }
-    let write_tokenizer = |pre_tokenizer: serde_json::Value, byte_fallback: bool| {
-        let json = serde_json::json!({
-            "version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
-            "normalizer": {"type": "Prepend", "prepend": "▁"}, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
-            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": byte_fallback,
-                      "vocab": {"<unk>": 0, "<0x0A>": 1, "▁": 2, "a": 3, "b": 4, "ab": 5, "▁ab": 6},
-                      "merges": [["a", "b"], ["▁", "ab"]]},
-        });
-        fs::write(source.join("tokenizer.json"), json.to_string()).unwrap();
-    };
-    write_tokenizer(serde_json::Value::Null, true);
-    let (path, _) = converted(&Model::open(&source).unwrap(), GgufType::F16, folder.path());
-    let bytes = fs::read(&path).unwrap();
-    let file = GGuf::new(&bytes).unwrap();
-    let scores: Vec<f32> = file.get_f32_arr("tokenizer.ggml.scores").unwrap().map(|s| s.unwrap()).collect();
-    assert!(scores[5] > scores[6] && scores[6] > scores[3], "{scores:?}");
-    let kinds: Vec<i32> = file.get_i32_arr("tokenizer.ggml.token_type").unwrap().map(|k| k.unwrap()).collect();
-    assert_eq!((kinds[0], kinds[1], kinds[2], kinds[7]), (2, 6, 1, 5), "unknown, byte, normal, unused");
-    assert!(file.get_bool("tokenizer.ggml.add_space_prefix").unwrap());
-    // A rule that has no name there would tokenise differently: refused.
-    write_tokenizer(serde_json::json!({"type": "Whitespace"}), false);
-    let model = Model::open(&source).unwrap();
-    let target = folder.path().join("other.gguf");
-    let refused = write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), GgufType::F16, &target, &Silent);
-    assert!(refused.unwrap_err().to_string().contains("Whitespace"));
-    assert!(!target.exists());
 }

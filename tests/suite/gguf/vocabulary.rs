@@ -1,0 +1,110 @@
+//! The vocabulary of a GGUF file, before another reader.
+
+use super::converted;
+use crate::support::{data, demo_model};
+use flap_gpu::compaction::CompactModel;
+use flap_gpu::export::gguf::{GgufType, Source, write};
+use flap_gpu::model::Model;
+use flap_gpu::progress::Silent;
+use ggus::{GGuf, GGufMetaMapExt};
+use std::fs;
+
+#[test]
+fn the_vocabulary_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::open(&demo_model()).unwrap();
+    let (path, notes) = converted(&model, GgufType::F16, folder.path());
+    assert!(notes.is_empty(), "{notes:?}");
+    let bytes = fs::read(&path).unwrap();
+    let file = GGuf::new(&bytes).unwrap();
+    let tokens: Vec<String> = file.get_str_arr("tokenizer.ggml.tokens").unwrap().map(|t| t.unwrap().to_string()).collect();
+    assert_eq!(tokens.len(), model.architecture.vocabulary_size);
+    let distinct: std::collections::HashSet<&String> = tokens.iter().collect();
+    assert_eq!(distinct.len(), tokens.len(), "llama.cpp aborts on a token that is there twice");
+    assert_eq!(file.get_i32_arr("tokenizer.ggml.token_type").unwrap().count(), tokens.len());
+    let tokenizer = fs::read_to_string(demo_model().join("tokenizer.json")).unwrap();
+    assert_eq!(file.get_str("tokenizer.huggingface.json").unwrap(), tokenizer);
+    // What is read back tokenises text as the folder does.
+    let text = "Once upon a time, there was 1 café.\n";
+    let again = Model::open(&path).unwrap().tokenizer().unwrap();
+    assert_eq!(again.encode(text).unwrap(), model.tokenizer().unwrap().encode(text).unwrap());
+}
+
+/// A BPE on pieces: the earlier a merge, the higher the score of what it makes.
+#[test]
+fn pieces_are_scored_by_their_merges() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("model");
+    fs::create_dir(&source).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data("golden/qwen2-bf16").join(file), source.join(file)).unwrap();
+    }
+    let write_tokenizer = |pre_tokenizer: serde_json::Value, byte_fallback: bool| {
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
+            "normalizer": {"type": "Prepend", "prepend": "▁"}, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": byte_fallback,
+                      "vocab": {"<unk>": 0, "<0x0A>": 1, "▁": 2, "a": 3, "b": 4, "ab": 5, "▁ab": 6},
+                      "merges": [["a", "b"], ["▁", "ab"]]},
+        });
+        fs::write(source.join("tokenizer.json"), json.to_string()).unwrap();
+    };
+    write_tokenizer(serde_json::Value::Null, true);
+    let (path, _) = converted(&Model::open(&source).unwrap(), GgufType::F16, folder.path());
+    let bytes = fs::read(&path).unwrap();
+    let file = GGuf::new(&bytes).unwrap();
+    let scores: Vec<f32> = file.get_f32_arr("tokenizer.ggml.scores").unwrap().map(|s| s.unwrap()).collect();
+    assert!(scores[5] > scores[6] && scores[6] > scores[3], "{scores:?}");
+    let kinds: Vec<i32> = file.get_i32_arr("tokenizer.ggml.token_type").unwrap().map(|k| k.unwrap()).collect();
+    assert_eq!((kinds[0], kinds[1], kinds[2], kinds[7]), (2, 6, 1, 5), "unknown, byte, normal, unused");
+    assert!(file.get_bool("tokenizer.ggml.add_space_prefix").unwrap());
+    // A rule that has no name there would tokenise differently: refused.
+    write_tokenizer(serde_json::json!({"type": "Whitespace"}), false);
+    let model = Model::open(&source).unwrap();
+    let target = folder.path().join("other.gguf");
+    let refused = write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), GgufType::F16, &target, &Silent);
+    assert!(refused.unwrap_err().to_string().contains("Whitespace"));
+    assert!(!target.exists());
+}
+
+/// llama.cpp strips white space behind special tokens where, and only where, a name says Phi-3.
+#[test]
+fn the_name_says_whether_special_tokens_strip() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("model");
+    fs::create_dir(&source).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data("golden/phi3-bf16").join(file), source.join(file)).unwrap();
+    }
+    let special = |id: usize, content: &str, rstrip: bool| serde_json::json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": rstrip, "normalized": false});
+    let named = |tokens: &[serde_json::Value], name: &str| {
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": tokens, "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5},
+                      "merges": [["a", "b"]]},
+        });
+        fs::write(source.join("tokenizer.json"), json.to_string()).unwrap();
+        let path = folder.path().join("named.gguf");
+        let model = Model::open(&source).unwrap();
+        let notes =
+            write(&Source { model: &model, name, plan: None }, &CompactModel::whole(&model), GgufType::F16, &path, &Silent).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        (
+            GGuf::new(&bytes).unwrap().get_str("general.name").unwrap().to_string(),
+            notes.iter().filter(|note| note.contains("white space")).count(),
+        )
+    };
+    let phi3 = [
+        special(0, "<unk>", false),
+        special(1, "<s>", false),
+        special(2, "</s>", true),
+        special(6, "<|endoftext|>", false),
+        special(7, "<|user|>", true),
+    ];
+    assert_eq!(named(&phi3, "small"), ("small (Phi-3)".into(), 0));
+    assert_eq!(named(&phi3, "Phi-3-mini-small"), ("Phi-3-mini-small".into(), 0));
+    // Without one of the tokens that it looks for, llama.cpp does not load such a file.
+    assert_eq!(named(&phi3[..3], "phi3-PHI-3"), ("phi 3-PHI 3".into(), 1));
+    let plain = [special(0, "<unk>", false), special(2, "</s>", false)];
+    assert_eq!(named(&plain, "my-phi-3"), ("my-phi 3".into(), 0));
+}
