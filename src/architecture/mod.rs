@@ -9,6 +9,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod smollm3;
 mod tensors;
 
 pub use common::{PRUNED_KEY, per_layer_config};
@@ -29,6 +30,8 @@ pub struct LayerShape {
     pub intermediate_size: usize,
     /// Keys that a query sees, itself included; `None` sees all before it.
     pub sliding_window: Option<usize>,
+    /// Whether queries and keys are turned by their position.
+    pub rotary: bool,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention's output projection.
@@ -42,7 +45,7 @@ pub struct LayerShape {
 }
 
 impl LayerShape {
-    /// A layer with neither biases nor head norms nor a sliding window.
+    /// A layer with rotary embedding, and neither biases nor head norms nor a sliding window.
     #[must_use]
     pub fn plain(heads: usize, key_value_heads: usize, intermediate_size: usize) -> Self {
         Self {
@@ -50,6 +53,7 @@ impl LayerShape {
             key_value_heads,
             intermediate_size,
             sliding_window: None,
+            rotary: true,
             qkv_bias: false,
             o_bias: false,
             gate_up_bias: false,
@@ -89,12 +93,13 @@ pub struct Architecture {
 type Describe = fn(&Config) -> Result<Architecture>;
 
 /// Families and their files. A new one is a file and a line here.
-const FAMILIES: [(&str, Describe); 5] = [
+const FAMILIES: [(&str, Describe); 6] = [
     (llama::FAMILY, llama::describe),
     (mistral::FAMILY, mistral::describe),
     (qwen2::FAMILY, qwen2::describe),
     (qwen3::FAMILY, qwen3::describe),
     (phi3::FAMILY, phi3::describe),
+    (smollm3::FAMILY, smollm3::describe),
 ];
 
 /// The family that a configuration names.

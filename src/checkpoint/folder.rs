@@ -30,6 +30,7 @@ const OTHERS: [&str; 5] = [PLAN, CARD, CODE, "config.json", "model.safetensors.i
 const LITTER: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 
 /// What lies in a folder that a pruned model is not made of.
+#[must_use]
 pub fn foreign(folder: &Path) -> Option<String> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let own = |name: &str| {

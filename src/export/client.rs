@@ -42,13 +42,14 @@ impl Client {
     /// Chooses for a model.
     #[must_use]
     pub fn choose(self, model: &Architecture) -> Choice {
-        let qk_norm = model.layers.iter().any(|layer| layer.qk_norm);
+        // Of these, programs know equal layers without biases only.
+        let special = model.layers.iter().any(|layer| layer.qk_norm || !layer.rotary);
         let slides = model.layers.iter().any(|layer| layer.sliding_window.is_some());
         let without = |not_loaded: bool| if not_loaded { Compensation::None } else { Compensation::Bias };
         match self {
             Self::LlamaCpp => {
                 let (round_neurons, round_heads) = quantiser_multiples(model);
-                Choice { format: Format::Gguf, uniform: qk_norm, round_neurons, round_heads, compensation: without(qk_norm) }
+                Choice { format: Format::Gguf, uniform: special, round_neurons, round_heads, compensation: without(special) }
             }
             Self::Transformers => {
                 Choice { format: Format::Hf, uniform: false, round_neurons: 1, round_heads: 1, compensation: Compensation::Bias }
@@ -58,8 +59,8 @@ impl Client {
                 uniform: true,
                 round_neurons: coarsest(&[SPLIT_NEURONS], smallest_mlp(model)),
                 round_heads: 1,
-                // Only its LLaMA has biases on every projection; it has neither head norms nor a sliding window.
-                compensation: without(qk_norm || slides),
+                // Only its LLaMA has biases on every projection; it has neither head norms nor a sliding window, and turns all heads.
+                compensation: without(special || slides),
             },
         }
     }

@@ -83,8 +83,10 @@ impl<E: Engine> LayerWeights<E> {
         if let Some(weight) = &self.k_norm {
             k = engine.rms_norm(&k, weight, self.eps)?;
         }
-        engine.rope(&mut q, rope, window_tokens)?;
-        engine.rope(&mut k, rope, window_tokens)?;
+        if self.shape.rotary {
+            engine.rope(&mut q, rope, window_tokens)?;
+            engine.rope(&mut k, rope, window_tokens)?;
+        }
         let shape = AttentionShape {
             window_tokens,
             heads: self.shape.heads,

@@ -11,8 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Architectures that can be read, whether their heads' rows are interleaved, and the family they are an instance of.
-const ARCHITECTURES: [(&str, bool, &str); 3] =
-    [("llama", true, "LlamaForCausalLM"), ("deci", true, "LlamaForCausalLM"), ("qwen3", false, "Qwen3ForCausalLM")];
+const ARCHITECTURES: [(&str, bool, &str); 4] = [
+    ("llama", true, "LlamaForCausalLM"),
+    ("deci", true, "LlamaForCausalLM"),
+    ("qwen3", false, "Qwen3ForCausalLM"),
+    ("smollm3", true, "SmolLM3ForCausalLM"),
+];
 
 pub fn open(path: &Path) -> Result<Model> {
     let file = GgufFile::open(path)?;

@@ -121,6 +121,7 @@ MODELS = {
     "mistral, sliding window": ("Mistral", dict(num_key_value_heads=3, sliding_window=64), "pieces"),
     "qwen2": ("Qwen2", dict(num_key_value_heads=3, head_dim=None, hidden_size=192), "qwen2"),
     "qwen3": ("Qwen3", dict(num_key_value_heads=3), "qwen2"),
+    "smollm3": ("SmolLM3", dict(num_key_value_heads=3, num_hidden_layers=4, pad_token_id=None), "llama-bpe"),
     # The width is that of its heads, and the padding token of its defaults lies beyond this vocabulary.
     "phi3": ("Phi3", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None), "llama-bpe"),
     "qwen2, yarn": ("Qwen2", dict(num_key_value_heads=3, head_dim=None, hidden_size=192, rope_scaling=YARN), "qwen2"),

@@ -1,6 +1,6 @@
 //! Rotary embedding as configurations write it; its numbers are held against transformers in `transformers`.
 
-use flap_gpu::architecture::Rope;
+use flap_gpu::architecture::{Architecture, Rope};
 use flap_gpu::checkpoint::Config;
 use serde_json::{Value, json};
 
@@ -51,4 +51,32 @@ fn wrong_scaling_is_refused() {
     refused(json!({"type": "yarn", "factor": -2}), "`factor` is -2");
     refused(json!({"type": "dynamic", "factor": 2.0}), "`dynamic` is not supported");
     refused(json!({"type": "llama3", "factor": 2.0}), "`low_freq_factor` is missing");
+}
+
+/// SmolLM3 says layer by layer which turn queries and keys, or leaves one in four.
+#[test]
+fn some_layers_do_not_turn() {
+    let turning = |own: Value| {
+        let mut config = json!({
+            "architectures": ["SmolLM3ForCausalLM"], "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4,
+            "num_hidden_layers": 5, "vocab_size": 10, "rope_theta": 2e6,
+        });
+        config.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let Value::Object(values) = config else { unreachable!() };
+        let architecture = Architecture::describe(&Config::new("config.json".into(), values)).map_err(|error| error.to_string())?;
+        assert!(architecture.tied_embeddings, "as where transformers is not told");
+        Ok::<_, String>(architecture.layers.iter().map(|layer| layer.rotary).collect::<Vec<_>>())
+    };
+    assert_eq!(turning(json!({})).unwrap(), [true, true, true, false, true]);
+    assert_eq!(turning(json!({"no_rope_layer_interval": 2})).unwrap(), [true, false, true, false, true]);
+    assert_eq!(turning(json!({"no_rope_layers": [0, 1, 1, 0, 1]})).unwrap(), [false, true, true, false, true]);
+    for (own, what) in [
+        (json!({"no_rope_layers": [1, 1, 1, 0]}), "layer 4"),
+        (json!({"no_rope_layers": [1, 1, 2, 0, 1]}), "layer 2"),
+        (json!({"rope_theta": null}), "rope_theta"),
+        (json!({"use_sliding_window": true, "sliding_window": 8}), "use_sliding_window"),
+    ] {
+        let message = turning(own).unwrap_err();
+        assert!(message.contains("config.json") && message.contains(what), "{message}");
+    }
 }

@@ -86,7 +86,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// Tiny models of every family, in `tests/data/golden`.
-pub const GOLDEN: [&str; 9] = [
+pub const GOLDEN: [&str; 10] = [
     "llama-biased-f32",
     "llama-mha-f16",
     "llama3-gqa-rope-scaled-tied-bf16",
@@ -96,6 +96,7 @@ pub const GOLDEN: [&str; 9] = [
     "phi3-bf16",
     "phi3-longrope-bf16",
     "qwen2-yarn-bf16",
+    "smollm3-bf16",
 ];
 
 /// A plan that removes the units whose layer and place are `gone`, but for the first of each layer, and biases without meaning where

@@ -24,6 +24,7 @@ YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
 MODELS = {
     "phi3-bf16": ("Phi3", dict(sliding_window=16, pad_token_id=None), {"golden": 48}),
     "phi3-longrope-bf16": ("Phi3", dict(rope_parameters=LONGROPE, original_max_position_embeddings=32, pad_token_id=None), {"golden": 48, "golden-short": 24}),
+    "smollm3-bf16": ("SmolLM3", dict(num_hidden_layers=4, pad_token_id=None), {"golden": 48}),
     "qwen2-yarn-bf16": ("Qwen2", dict(rope_parameters=YARN), {"golden": 48}),
 }
 WINDOWS = 2
@@ -35,8 +36,8 @@ def main():
     family, own, files = MODELS[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
-        vocab_size=97, hidden_size=64, intermediate_size=136, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, bos_token_id=1, eos_token_id=2, attn_implementation="eager", **own,
+        **dict(num_hidden_layers=3) | own, vocab_size=97, hidden_size=64, intermediate_size=136, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
     )
     model = getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 //! A GGUF file that an unmodified llama.cpp runs: architecture `llama` where all layers are alike, `deci` (the same graph with sizes
-//! per layer) where they differ, `qwen3` for models with norms on query and key heads.
+//! per layer) where they differ, `qwen3` for models with norms on query and key heads, `smollm3` for those without
+//! rotary embedding in every fourth layer.
 
 mod encode;
 mod metadata;
@@ -87,32 +88,33 @@ struct Runner {
     interleaved: bool,
 }
 
+/// llama.cpp leaves every fourth layer of its `smollm3` without rotary embedding.
+const STILL_INTERVAL: usize = 4;
+
 impl Runner {
     fn of(architecture: &Architecture) -> Result<Self> {
         let uniform = architecture.is_uniform();
-        if !architecture.layers.iter().any(|l| l.qk_norm) {
+        let layers = &architecture.layers;
+        let (qk_norm, turns) = (layers.iter().any(|l| l.qk_norm), layers.iter().all(|l| l.rotary));
+        if !qk_norm && turns {
             return Ok(Self { name: if uniform { "llama" } else { "deci" }, interleaved: true });
         }
+        let what = if qk_norm { "with norms on query and key heads" } else { "without rotary embedding in some layers" };
+        let refused = |but: &str| Err(Error::Unsupported(format!("llama.cpp has no architecture {what} {but}")));
         if !uniform {
-            return Err(Error::Unsupported(
-                "llama.cpp has no architecture with norms on query and key heads whose layers differ in size: \
-                 plan with `--uniform --compensation none` (or `--for llama.cpp`)"
-                    .into(),
-            ));
+            return refused("whose layers differ in size: plan with `--uniform --compensation none` (or `--for llama.cpp`)");
         }
-        if architecture.layers.iter().any(|l| l.qkv_bias || l.o_bias || l.gate_up_bias || l.down_bias) {
-            return Err(Error::Unsupported(
-                "llama.cpp has no architecture with norms on query and key heads that also has biases: \
-                 plan with `--compensation none` (or `--for llama.cpp`)"
-                    .into(),
-            ));
+        if layers.iter().any(|l| l.qkv_bias || l.o_bias || l.gate_up_bias || l.down_bias) {
+            return refused("that also has biases: plan with `--compensation none` (or `--for llama.cpp`)");
         }
         if !architecture.rope.is_plain() {
-            return Err(Error::Unsupported(
-                "llama.cpp cannot scale the rotary frequencies of a model with norms on query and key heads".into(),
-            ));
+            return refused("that also scales its rotary frequencies");
         }
-        Ok(Self { name: "qwen3", interleaved: false })
+        // Which layers those are is not in the file.
+        if !turns && (qk_norm || (0..layers.len()).any(|i| layers[i].rotary == (i + 1).is_multiple_of(STILL_INTERVAL))) {
+            return refused("other than every fourth");
+        }
+        Ok(if qk_norm { Self { name: "qwen3", interleaved: false } } else { Self { name: "smollm3", interleaved: true } })
     }
 }
 

@@ -11,14 +11,16 @@ use serde_json::{Map, Value, json};
 pub const CODE_TEXT: &str = include_str!("modeling_flap_gpu.py");
 
 /// Families, the name of their model type, and the beginning of their classes' names.
-const MODEL_TYPES: [(&str, &str, &str); 4] = [
+const MODEL_TYPES: [(&str, &str, &str); 5] = [
     ("LlamaForCausalLM", "llama", "Llama"),
     ("MistralForCausalLM", "mistral", "Mistral"),
     ("Qwen2ForCausalLM", "qwen2", "Qwen2"),
     ("Qwen3ForCausalLM", "qwen3", "Qwen3"),
+    ("SmolLM3ForCausalLM", "smollm3", "SmolLM3"),
 ];
 /// Keys of other families that a LLaMA has not.
-const NOT_LLAMA: [&str; 4] = ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types"];
+const NOT_LLAMA: [&str; 6] =
+    ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "no_rope_layers", "no_rope_layer_interval"];
 
 /// A folder's configuration.
 pub struct Form {
@@ -48,7 +50,8 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     let config = &current_names(config);
     let plain = plain_config(config, pruned);
     if uniform {
-        for candidate in [plain.clone(), as_llama(&plain, pruned)] {
+        let biased = with_biases(&plain, pruned);
+        for candidate in [plain, biased.clone(), as_llama(&biased)] {
             let candidate = Config::new(config.path().to_owned(), candidate);
             let architecture = Architecture::describe(&candidate)?;
             if loads(&architecture, pruned) {
@@ -98,17 +101,23 @@ fn plain_config(config: &Config, pruned: &Architecture) -> Map<String, Value> {
     values
 }
 
-/// The same as a LLaMA, which can have biases on every projection.
-fn as_llama(plain: &Map<String, Value>, pruned: &Architecture) -> Map<String, Value> {
+/// The same with the biases that some families can have on every projection.
+fn with_biases(plain: &Map<String, Value>, pruned: &Architecture) -> Map<String, Value> {
     let mut values = plain.clone();
     let any = |flag: fn(&LayerShape) -> bool| pruned.layers.iter().any(flag);
+    values.insert("attention_bias".into(), json!(any(|l| l.qkv_bias || l.o_bias)));
+    values.insert("mlp_bias".into(), json!(any(|l| l.gate_up_bias || l.down_bias)));
+    values
+}
+
+/// The same as a LLaMA.
+fn as_llama(biased: &Map<String, Value>) -> Map<String, Value> {
+    let mut values = biased.clone();
     NOT_LLAMA.iter().for_each(|key| {
         values.shift_remove(*key);
     });
     values.insert("architectures".into(), json!([MODEL_TYPES[0].0]));
     values.insert("model_type".into(), json!(MODEL_TYPES[0].1));
-    values.insert("attention_bias".into(), json!(any(|l| l.qkv_bias || l.o_bias)));
-    values.insert("mlp_bias".into(), json!(any(|l| l.gate_up_bias || l.down_bias)));
     values
 }
 

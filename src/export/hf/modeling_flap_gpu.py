@@ -19,6 +19,10 @@ try:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 except ImportError:  # before transformers 4.51
     Qwen3Config = Qwen3ForCausalLM = None
+try:
+    from transformers import SmolLM3Config, SmolLM3ForCausalLM
+except ImportError:  # before transformers 4.53
+    SmolLM3Config = SmolLM3ForCausalLM = None
 
 
 def _linear(dense: nn.Linear, inputs: int, outputs: int, bias: bool) -> nn.Linear:
@@ -89,3 +93,12 @@ if Qwen3Config is not None:
 
     class FlapGpuQwen3ForCausalLM(_PerLayerSizes, Qwen3ForCausalLM):
         config_class = FlapGpuQwen3Config
+
+
+if SmolLM3Config is not None:
+
+    class FlapGpuSmolLM3Config(SmolLM3Config):
+        model_type = "flap_gpu_smollm3"
+
+    class FlapGpuSmolLM3ForCausalLM(_PerLayerSizes, SmolLM3ForCausalLM):
+        config_class = FlapGpuSmolLM3Config
