@@ -19,7 +19,7 @@ pub fn name_for(name: &str, tokenizer: &Json) -> (String, Option<String>) {
         let keeps = KEEPING.iter().any(|known| token["content"] == *known);
         token["content"] == END || (strips(token, "rstrip") != keeps && !strips(token, "lstrip"))
     };
-    if added().all(as_phi3) && KEEPING.iter().chain([&END]).all(|token| has(token)) {
+    if added().any(|token| strips(token, "rstrip")) && added().all(as_phi3) && KEEPING.iter().chain([&END]).all(|token| has(token)) {
         let marked = MARKS.iter().any(|mark| name.to_lowercase().contains(mark));
         return (if marked { name.to_string() } else { format!("{name} (Phi-3)") }, None);
     }
