@@ -25,7 +25,9 @@ pub const CARD: &str = "README.md";
 pub const CODE: &str = "modeling_flap_gpu.py";
 
 /// What else a pruned model's folder is made of.
-const OTHERS: [&str; 5] = [PLAN, CARD, CODE, "config.json", "model.safetensors.index.json"];
+const OTHERS: [&str; 6] = [PLAN, CARD, CODE, "config.json", "model.safetensors", "model.safetensors.index.json"];
+/// How the names of its GGUF files end: others are made of them by other programs.
+const GGUF_ENDS: [&str; 4] = ["-F32.gguf", "-F16.gguf", "-BF16.gguf", "-Q8_0.gguf"];
 /// What desktops leave in the folders that they show.
 const LITTER: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 
@@ -34,7 +36,8 @@ const LITTER: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 pub fn foreign(folder: &Path) -> Option<String> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let own = |name: &str| {
-        let weights = [".safetensors", ".gguf"].iter().any(|end| name.ends_with(end));
+        let shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+        let weights = shard || GGUF_ENDS.iter().any(|end| name.ends_with(end));
         let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| *known == name);
         weights || named || LICENCES.iter().any(|begin| name.starts_with(begin))
     };

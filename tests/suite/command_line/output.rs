@@ -31,12 +31,12 @@ fn only_earlier_output_is_replaced() {
         assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
     }
     // What the user has put there is not removed, nor a folder of something else.
-    let own = place.path("small.gguf/notes.txt");
+    let own = place.path("small.gguf/small-Q4_K_M.gguf");
     fs::write(&own, "precious").unwrap();
     let forced =
         |output: &str| run(&["prune", &place.model, "--output", output, "--method", "magnitude-sp", "--format", "gguf", "--force"]);
     let (code, _, stderr) = forced(&place.path("small.gguf"));
-    assert!(code == 1 && stderr.contains("holds notes.txt too"), "{stderr}");
+    assert!(code == 1 && stderr.contains("holds small-Q4_K_M.gguf too"), "{stderr}");
     fs::remove_file(place.path("small.gguf/plan.json")).unwrap();
     fs::remove_file(&own).unwrap();
     let (code, _, stderr) = forced(&place.path("small.gguf"));
