@@ -62,6 +62,12 @@ impl LayerShape {
         }
     }
 
+    /// Whether it is one of a LLaMA, with biases or without: it turns its heads, and has no norms over them.
+    #[must_use]
+    pub fn is_llama(&self) -> bool {
+        self.rotary && !self.qk_norm
+    }
+
     /// Query heads that share a key-value head.
     #[must_use]
     pub fn group_size(&self) -> usize {

@@ -1,6 +1,6 @@
 //! `config.json` with typed access and errors that name the file and the key.
 
-use super::files;
+use super::{files, folder};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -15,17 +15,18 @@ pub struct Config {
     values: Map<String, Value>,
 }
 
-/// What to do about a folder without a `config.json`.
+/// What is wrong with a folder without a `config.json`, and what to do.
 fn without(folder: &Path) -> &'static str {
-    let holds = |end: &str| {
-        std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(end)))
-    };
-    if holds("adapter_config.json") {
-        "it holds an adapter: merge it into its model and give that model's folder"
+    let names = folder::names(folder).unwrap_or_default();
+    let holds = |end: &str| names.iter().any(|name| name.ends_with(end));
+    if folder.join("snapshots").is_dir() {
+        "is the cache entry of a download; give the folder in its `snapshots` folder"
+    } else if holds("adapter_config.json") {
+        "has no config.json; it holds an adapter: merge it into its model and give that model's folder"
     } else if holds(".gguf") {
-        "it holds several GGUF files: name one of them"
+        "has no config.json; it holds several GGUF files: name one of them"
     } else {
-        "give the folder of a model as Hugging Face distributes it"
+        "has no config.json; give the folder of a model as Hugging Face distributes it"
     }
 }
 
@@ -33,11 +34,8 @@ impl Config {
     /// Reads `config.json` of a model folder.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        if !path.exists() && folder.join("snapshots").is_dir() {
-            return Err(Error::file(folder, "is the cache entry of a download; give the folder in its `snapshots` folder"));
-        }
         if !path.exists() {
-            return Err(Error::file(folder, format!("has no config.json; {}", without(folder))));
+            return Err(Error::file(folder, without(folder)));
         }
         Ok(Self { values: files::read_json(&path)?, path })
     }

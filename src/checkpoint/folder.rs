@@ -1,5 +1,7 @@
 //! The files of a model folder, by their names.
 
+use super::gguf::STORAGES;
+use crate::error::{Error, Result};
 use std::path::Path;
 
 /// Files beside the weights that a model needs to be used.
@@ -25,22 +27,43 @@ pub const CARD: &str = "README.md";
 pub const CODE: &str = "modeling_flap_gpu.py";
 
 /// What else a pruned model's folder is made of.
-const OTHERS: [&str; 6] = [PLAN, CARD, CODE, "config.json", "model.safetensors", "model.safetensors.index.json"];
-/// How the names of its GGUF files end: others are made of them by other programs.
-const GGUF_ENDS: [&str; 4] = ["-F32.gguf", "-F16.gguf", "-BF16.gguf", "-Q8_0.gguf"];
+const OTHERS: [&str; 5] = [PLAN, CARD, CODE, "config.json", "model.safetensors.index.json"];
 /// What desktops leave in the folders that they show.
 const LITTER: [&str; 3] = [".DS_Store", "Thumbs.db", "desktop.ini"];
 
-/// What lies in a folder that a pruned model is not made of.
+/// The file of weights number `number`, from 1 on, of so many.
 #[must_use]
-pub fn foreign(folder: &Path) -> Option<String> {
-    let entries = std::fs::read_dir(folder).ok()?.flatten();
-    let own = |name: &str| {
-        let shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
-        let weights = shard || GGUF_ENDS.iter().any(|end| name.ends_with(end));
-        let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| *known == name);
-        weights || named || LICENCES.iter().any(|begin| name.starts_with(begin))
+pub fn weights_file(number: usize, count: usize) -> String {
+    if count == 1 { "model.safetensors".into() } else { format!("model-{number:05}-of-{count:05}.safetensors") }
+}
+
+/// The GGUF file of a model whose matrices are stored so.
+#[must_use]
+pub fn gguf_file(model: &str, storage: &str) -> String {
+    format!("{model}-{storage}.gguf")
+}
+
+/// The names of all that lies in a folder.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let listed = std::fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()
+    });
+    listed.map_err(Error::io(folder, "cannot list"))
+}
+
+/// What lies in a folder that a pruned model is not made of: GGUF files of other storages are made by other programs.
+pub fn foreign(folder: &Path) -> Result<Option<String>> {
+    let own = |name: &String| {
+        let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| known == name);
+        let gguf = STORAGES.iter().any(|(_, storage)| name.ends_with(&gguf_file("", storage.name())));
+        named || gguf || is_weights_file(name) || LICENCES.iter().any(|begin| name.starts_with(begin))
     };
-    let names = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()));
-    names.filter(|(name, is_folder)| *is_folder || !own(name)).map(|(name, _)| name).min()
+    Ok(names(folder)?.into_iter().filter(|name| !own(name) || folder.join(name).is_dir()).min())
+}
+
+fn is_weights_file(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")?.split_once("-of-"));
+    let numbers = numbers.and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
+    let (number, count) = numbers.unwrap_or((1, 1));
+    name == weights_file(number, count)
 }

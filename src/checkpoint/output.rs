@@ -62,15 +62,14 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and
-    /// nothing else, is replaced.
+    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and nothing else, is replaced.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
         let parent = check(output, &[source], force || is_empty_folder(output))?;
         if output.symlink_metadata().is_ok() && !is_empty_folder(output) {
             if !output.is_dir() || !output.join(folder::PLAN).is_file() {
                 return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
             }
-            if let Some(name) = folder::foreign(output) {
+            if let Some(name) = folder::foreign(output)? {
                 return Err(Error::file(
                     output,
                     format!("holds {name} too, which --force does not remove; move it away, or choose another --output"),

@@ -1,8 +1,8 @@
 //! All tensors of a model by their checkpoint names, wherever they lie: one or several mapped files.
 
-use super::files;
 use super::safetensors::TensorFile;
 use super::stored::StoredTensor;
+use super::{files, folder};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -107,7 +107,7 @@ impl Tensors {
 
 /// Says what a folder has instead of weights that are read here.
 fn no_weights(folder: &Path) -> Error {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = folder::names(folder).unwrap_or_default().into_iter();
     let other = names.filter(|name| [".bin", ".pt", ".pth", ".safetensors"].iter().any(|end| name.ends_with(end))).min();
     let instead = match other {
         Some(name) if name.ends_with(".safetensors") => format!(" (it has {name}; another name or an index is expected)"),

@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Demo => demo::run(common, &terminal),
         Command::Completions { shell } => {
             let script = completions(*shell);
-            terminal.result(&serde_json::json!({"shell": shell.to_string(), "script": script}), || script.clone())
+            terminal.result(&serde_json::json!({"shell": shell.to_string(), "script": script}), || script)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the programs that people run pruned models with can load, and the choices that follow.
 
 use super::Format;
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, LayerShape};
 use crate::plan::Compensation;
 
 /// A program that will load the pruned model.
@@ -42,8 +42,8 @@ impl Client {
     /// Chooses for a model.
     #[must_use]
     pub fn choose(self, model: &Architecture) -> Choice {
-        // Of these, programs know equal layers without biases only.
-        let special = model.layers.iter().any(|layer| layer.qk_norm || !layer.rotary);
+        // Of others, programs know equal layers without biases only.
+        let special = !model.layers.iter().all(LayerShape::is_llama);
         let slides = model.layers.iter().any(|layer| layer.sliding_window.is_some());
         let without = |not_loaded: bool| if not_loaded { Compensation::None } else { Compensation::Bias };
         match self {

@@ -8,7 +8,7 @@ pub mod hf;
 
 pub use client::{Choice, Client};
 
-use crate::checkpoint::folder::PLAN;
+use crate::checkpoint::folder::{PLAN, gguf_file};
 use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::{Changes, CompactModel};
 use crate::error::{Error, Result};
@@ -118,7 +118,7 @@ pub fn export(
     let compact = CompactModel::pruned(model, plan, changes)?;
     exported.parameters_after = compact.parameters();
     if options.formats.contains(&Format::Gguf) {
-        let file = format!("{}-{}.gguf", options.name, options.gguf_type.name());
+        let file = gguf_file(&options.name, options.gguf_type.name());
         let source = gguf::Source { model, name: &options.name, plan: Some(plan) };
         exported.notes.extend(gguf::write(&source, &compact, options.gguf_type, &folder.join(&file), progress)?);
         exported.weight_bytes += std::fs::metadata(folder.join(&file)).map_err(Error::io(folder, "cannot read"))?.len();

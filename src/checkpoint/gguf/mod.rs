@@ -23,7 +23,7 @@ const ALIGNMENT: usize = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// The number of a storage in the tensors' headers.
-const STORAGES: [(u32, Storage); 4] =
+pub(super) const STORAGES: [(u32, Storage); 4] =
     [(0, Storage::Plain(Dtype::F32)), (1, Storage::Plain(Dtype::F16)), (8, Storage::Q8_0), (30, Storage::Plain(Dtype::Bf16))];
 
 /// The GGUF file that a path means: itself, by its name or its first bytes, or the only one in a folder without a `config.json`.

@@ -7,7 +7,7 @@ mod metadata;
 mod stripping;
 mod vocabulary;
 
-use crate::architecture::{Architecture, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
+use crate::architecture::{Architecture, LayerShape, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
 use crate::compaction::{CompactModel, CompactTensor};
@@ -95,10 +95,10 @@ impl Runner {
     fn of(architecture: &Architecture) -> Result<Self> {
         let uniform = architecture.is_uniform();
         let layers = &architecture.layers;
-        let (qk_norm, turns) = (layers.iter().any(|l| l.qk_norm), layers.iter().all(|l| l.rotary));
-        if !qk_norm && turns {
+        if layers.iter().all(LayerShape::is_llama) {
             return Ok(Self { name: if uniform { "llama" } else { "deci" }, interleaved: true });
         }
+        let (qk_norm, turns) = (layers.iter().any(|l| l.qk_norm), layers.iter().all(|l| l.rotary));
         let what = if qk_norm { "with norms on query and key heads" } else { "without rotary embedding in some layers" };
         let refused = |but: &str| Err(Error::Unsupported(format!("llama.cpp has no architecture {what} {but}")));
         if !uniform {

@@ -48,8 +48,8 @@ impl Form {
 pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     let uniform = pruned.is_uniform();
     let config = &current_names(config);
-    let plain = plain_config(config, pruned);
     if uniform {
+        let plain = plain_config(config, pruned);
         let biased = with_biases(&plain, pruned);
         for candidate in [plain, biased.clone(), as_llama(&biased)] {
             let candidate = Config::new(config.path().to_owned(), candidate);

@@ -6,7 +6,7 @@ mod form;
 
 pub use card::{Origin, write_card};
 
-use crate::checkpoint::folder::{CARRIED, CODE, LICENCES};
+use crate::checkpoint::folder::{CARRIED, CODE, LICENCES, weights_file};
 use crate::checkpoint::{SafetensorsWriter, TensorHeader, files};
 use crate::compaction::{CompactModel, CompactTensor};
 use crate::error::{Error, Result};
@@ -64,10 +64,7 @@ fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progre
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     let mut weight_map = BTreeMap::new();
     for (index, shard) in shards.iter().enumerate() {
-        let name = match shards.len() {
-            1 => "model.safetensors".to_string(),
-            count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
-        };
+        let name = weights_file(index + 1, shards.len());
         let headers: Vec<TensorHeader> = shard.iter().map(|t| header(t)).collect();
         let mut writer = SafetensorsWriter::create(&folder.join(&name), &headers, &metadata)?;
         for tensor in shard {

@@ -7,7 +7,18 @@ use flap_gpu::export::gguf::{GgufType, Source, write};
 use flap_gpu::model::Model;
 use flap_gpu::progress::Silent;
 use ggus::{GGuf, GGufMetaMapExt};
+use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
+
+/// A tiny model in `folder` with this `tokenizer.json`.
+fn with_tokenizer(golden: &str, tokenizer: &Value, folder: &Path) -> Model {
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data("golden").join(golden).join(file), folder.join(file)).unwrap();
+    }
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    Model::open(folder).unwrap()
+}
 
 #[test]
 fn the_vocabulary_is_complete() {
@@ -34,23 +45,17 @@ fn the_vocabulary_is_complete() {
 #[test]
 fn pieces_are_scored_by_their_merges() {
     let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("model");
-    fs::create_dir(&source).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(data("golden/qwen2-bf16").join(file), source.join(file)).unwrap();
-    }
-    let write_tokenizer = |pre_tokenizer: serde_json::Value, byte_fallback: bool| {
-        let json = serde_json::json!({
+    let model = |pre_tokenizer: Value, byte_fallback: bool| {
+        let tokenizer = json!({
             "version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
             "normalizer": {"type": "Prepend", "prepend": "▁"}, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
             "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": byte_fallback,
                       "vocab": {"<unk>": 0, "<0x0A>": 1, "▁": 2, "a": 3, "b": 4, "ab": 5, "▁ab": 6},
                       "merges": [["a", "b"], ["▁", "ab"]]},
         });
-        fs::write(source.join("tokenizer.json"), json.to_string()).unwrap();
+        with_tokenizer("qwen2-bf16", &tokenizer, folder.path())
     };
-    write_tokenizer(serde_json::Value::Null, true);
-    let (path, _) = converted(&Model::open(&source).unwrap(), GgufType::F16, folder.path());
+    let (path, _) = converted(&model(Value::Null, true), GgufType::F16, folder.path());
     let bytes = fs::read(&path).unwrap();
     let file = GGuf::new(&bytes).unwrap();
     let scores: Vec<f32> = file.get_f32_arr("tokenizer.ggml.scores").unwrap().map(|s| s.unwrap()).collect();
@@ -59,8 +64,7 @@ fn pieces_are_scored_by_their_merges() {
     assert_eq!((kinds[0], kinds[1], kinds[2], kinds[7]), (2, 6, 1, 5), "unknown, byte, normal, unused");
     assert!(file.get_bool("tokenizer.ggml.add_space_prefix").unwrap());
     // A rule that has no name there would tokenise differently: refused.
-    write_tokenizer(serde_json::json!({"type": "Whitespace"}), false);
-    let model = Model::open(&source).unwrap();
+    let model = model(json!({"type": "Whitespace"}), false);
     let target = folder.path().join("other.gguf");
     let refused = write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), GgufType::F16, &target, &Silent);
     assert!(refused.unwrap_err().to_string().contains("Whitespace"));
@@ -71,21 +75,15 @@ fn pieces_are_scored_by_their_merges() {
 #[test]
 fn the_name_says_whether_special_tokens_strip() {
     let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("model");
-    fs::create_dir(&source).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(data("golden/phi3-bf16").join(file), source.join(file)).unwrap();
-    }
-    let special = |id: usize, content: &str, rstrip: bool| serde_json::json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": rstrip, "normalized": false});
-    let named = |tokens: &[serde_json::Value], name: &str| {
-        let json = serde_json::json!({
+    let special = |id: usize, content: &str, rstrip: bool| json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": rstrip, "normalized": false});
+    let named = |tokens: &[Value], name: &str| {
+        let tokenizer = json!({
             "version": "1.0", "added_tokens": tokens, "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
             "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5},
                       "merges": [["a", "b"]]},
         });
-        fs::write(source.join("tokenizer.json"), json.to_string()).unwrap();
+        let model = with_tokenizer("phi3-bf16", &tokenizer, folder.path());
         let path = folder.path().join("named.gguf");
-        let model = Model::open(&source).unwrap();
         let notes =
             write(&Source { model: &model, name, plan: None }, &CompactModel::whole(&model), GgufType::F16, &path, &Silent).unwrap();
         let bytes = fs::read(&path).unwrap();
