@@ -35,7 +35,15 @@ pub enum Error {
     /// NaN or infinity where numbers were expected.
     #[error("{0}")]
     NotFinite(String),
-    /// The compute device failed: out of memory, lost, or a request it refused. Try a smaller `--batch-tokens`, or `--device cpu`.
+    /// The compute device has no memory for a buffer.
+    #[error("the device has no memory for {bytes} bytes more ({message}); give a smaller --memory-budget, or --device cpu")]
+    DeviceMemory {
+        /// Of the buffer.
+        bytes: u64,
+        /// What the driver said.
+        message: String,
+    },
+    /// The compute device failed: lost, or a request it refused. Try a smaller `--batch-tokens`, or `--device cpu`.
     #[error("device failed in {operation}: {message}")]
     Device {
         /// The engine operation with its sizes.

@@ -82,23 +82,17 @@ impl Tensors {
         self.file_bytes
     }
 
-    /// A tensor of known shape: `[rows, columns]`, or `[columns]` where `rows` is 1.
+    /// A tensor of known shape.
     ///
     /// # Errors
     /// If it is missing, has another shape, or cannot be computed with.
-    pub fn get(&self, name: &str, rows: usize, columns: usize) -> Result<&StoredTensor> {
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor> {
         let place = self.places.get(name).ok_or_else(|| {
             Error::file(&self.source, format!("tensor `{name}` is missing from the weights; config.json says the model has it"))
         })?;
         let entry = &self.entries[*place];
-        let fits = match entry.shape[..] {
-            [length] => rows == 1 && length == columns,
-            [a, b] => a == rows && b == columns,
-            _ => false,
-        };
-        if !fits {
-            let wanted = if rows == 1 { format!("[{columns}]") } else { format!("[{rows}, {columns}]") };
-            return Err(entry.error(format_args!("has shape {:?}; config.json asks for {wanted}", entry.shape)));
+        if entry.shape != shape {
+            return Err(entry.error(format_args!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
         }
         entry.read_rows(0..0)?;
         Ok(entry)

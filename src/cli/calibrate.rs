@@ -1,6 +1,6 @@
 //! `flap-gpu calibrate` and `flap-gpu merge`.
 
-use super::args::{CalibrateArguments, CalibrationArguments, Common, MergeArguments};
+use super::args::{CalibrateArguments, CalibrationArguments, Common, DEFAULT_TEXT_FIELD, MergeArguments};
 use super::eval::note_long;
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, resumable, with_engine};
@@ -107,6 +107,9 @@ pub fn draw(
         ));
     }
     set.header.options = common.options(args.batch_tokens);
+    if args.text_field != DEFAULT_TEXT_FIELD {
+        set.header.options.extend(["--text-field".into(), args.text_field.clone()]);
+    }
     set.header.text_file = source.path.file_name().map(|name| name.to_string_lossy().into_owned());
     note_long(model, set.header.sequence_length, terminal)?;
     Ok(set)

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
 use crate::export::{self, Choice, Format, Measured, gguf, hf, name_of};
+use crate::interrupt;
 use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{Compensation, Method, Plan, PlanOptions, Recipe};
@@ -86,19 +87,17 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         let guard = match &planned.guarded {
             None => None,
             Some((statistics, ids)) => {
-                let pruned = Model::open(output.path())?;
+                let (plan, changes) = (&planned.plan, &planned.changes);
                 let window_tokens = args.calibration.sequence_length.get();
-                let guarded =
-                    Guarded { dense: &model, pruned: &pruned, statistics, options: &options, export: &export, ids, window_tokens };
-                let guard = guarded.measure(e, passes, output.path(), terminal);
-                unless_it_fails(guard, "the result could not be compared with plain FLAP", terminal)?
+                let guarded = Guarded { dense: &model, plan, changes, statistics, options: &options, ids, window_tokens };
+                unless_it_fails(guarded.measure(e, passes, terminal), "the result was not compared with plain FLAP", terminal)
             }
         };
         let measured = match &test {
             None => None,
             Some(test) => {
                 let measured = measure(e, &model, test, output.path(), passes, terminal);
-                unless_it_fails(measured, "the perplexity was not measured", terminal)?
+                unless_it_fails(measured, "the perplexity was not measured", terminal)
             }
         };
         (planned, exported, measured, guard)
@@ -109,6 +108,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     drop(planned.changes);
     resume.remove();
     exported.notes.iter().for_each(|note| terminal.note(note));
+    interrupt::check().inspect_err(|_| terminal.note(&format!("the model in {} is complete", args.output.display())))?;
     let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
     report.insert("device".into(), json!(engine.info().label()));
@@ -140,16 +140,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     })
 }
 
-/// What is measured on a complete model, which a failure does not spoil; an interrupt is one all the same.
-fn unless_it_fails<T>(measured: crate::error::Result<T>, otherwise: &str, terminal: &Terminal) -> Result<Option<T>> {
-    match measured {
-        Ok(measured) => Ok(Some(measured)),
-        Err(Error::Interrupted) => Err(Error::Interrupted.into()),
-        Err(error) => {
-            terminal.note(&format!("{otherwise}: {error}"));
-            Ok(None)
-        }
-    }
+/// What is measured on a complete model, which neither a failure nor an interrupt spoils.
+fn unless_it_fails<T>(measured: crate::error::Result<T>, otherwise: &str, terminal: &Terminal) -> Option<T> {
+    measured.inspect_err(|error| terminal.note(&format!("{otherwise}: {error}"))).ok()
 }
 
 fn words(guard: &Guard) -> String {

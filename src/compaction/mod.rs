@@ -9,9 +9,9 @@ pub use slice::Slice;
 use crate::architecture::{Architecture, LayerTensor, Part};
 use crate::checkpoint::{Storage, StoredTensor};
 use crate::compensation::LayerBiases;
-use crate::engine::{Dtype, HostTensor};
+use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::{Error, Result};
-use crate::forward::Site;
+use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
 use std::collections::{HashMap, HashSet};
@@ -71,6 +71,23 @@ impl CompactTensor {
                 rows * columns * host.dtype.size()
             }
             Source::Kept(stored) => stored.bytes.as_ref().len(),
+        }
+    }
+
+    /// Its numbers, in memory where it is cut.
+    fn read(&self) -> Result<HostTensor> {
+        match &self.source {
+            Source::Cut(host, slice) if *slice == Slice::whole(host) => Ok(host.clone()),
+            Source::Cut(host, slice) => {
+                let (rows, columns) = slice.shape(host);
+                let mut bytes = Vec::with_capacity(self.bytes());
+                slice.write(host, &mut |part| {
+                    bytes.extend_from_slice(part);
+                    Ok(())
+                })?;
+                Ok(HostTensor::owning(bytes, host.dtype, rows, columns))
+            }
+            Source::Kept(stored) => stored.read(),
         }
     }
 
@@ -150,6 +167,14 @@ impl CompactModel {
             }
         }
         Self { architecture: architecture.clone(), tensors }
+    }
+
+    /// Brings a layer to the device, without a file.
+    pub fn layer<E: Engine>(&self, engine: &E, layer: usize) -> Result<LayerWeights<E>> {
+        LayerWeights::upload(engine, &self.architecture, layer, |part| {
+            let tensor = self.tensors.iter().find(|tensor| tensor.part == Some((layer, part)));
+            tensor.map(CompactTensor::read).transpose()
+        })
     }
 
     /// Parameters of the whole model.

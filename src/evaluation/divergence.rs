@@ -1,13 +1,27 @@
 //! How far a pruned model's predictions are from the dense model's.
 
 use super::{Unvisited, normalised_head, normaliser_states};
+use crate::compaction::CompactModel;
 use crate::engine::{CrossEntropy, Engine};
 use crate::error::{Error, Result};
-use crate::forward::Head;
+use crate::forward::{Head, LayerWeights};
 use crate::interrupt;
 use crate::model::Model;
-use crate::pass::{Batch, Pass, PassOptions};
+use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
+
+/// Runs the layers of a pruned model in the place of the dense model's.
+struct Unwritten<'a>(&'a CompactModel);
+
+impl<E: Engine> Visitor<E> for Unwritten<'_> {
+    fn weights(&mut self, pass: &Pass<'_, E>, layer: usize) -> Result<LayerWeights<E>> {
+        self.0.layer(pass.engine, layer)
+    }
+
+    fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
+        Unvisited.run(pass, layer, weights, batches)
+    }
+}
 
 /// What a model predicts for every token of some windows, as hidden states that are ready for its head.
 pub struct Predictions<E: Engine> {
@@ -21,10 +35,34 @@ pub struct Predictions<E: Engine> {
 impl<E: Engine> Predictions<E> {
     /// Runs a model over `ids`, which must be whole windows.
     pub fn of(engine: &E, model: &Model, ids: &[u32], window_tokens: usize, options: PassOptions, progress: &dyn Progress) -> Result<Self> {
+        Self::by(&mut Unvisited, engine, model, ids, window_tokens, options, progress)
+    }
+
+    /// Likewise a pruned model that is not written, `pruned` of `model`.
+    pub fn of_pruned(
+        engine: &E,
+        (model, pruned): (&Model, &CompactModel),
+        ids: &[u32],
+        window_tokens: usize,
+        options: PassOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        Self::by(&mut Unwritten(pruned), engine, model, ids, window_tokens, options, progress)
+    }
+
+    fn by(
+        visitor: &mut impl Visitor<E>,
+        engine: &E,
+        model: &Model,
+        ids: &[u32],
+        window_tokens: usize,
+        options: PassOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let pass = Pass::new(engine, model, ids.len() / window_tokens, window_tokens, options, progress)?;
         progress.start("comparing", "tokens x layers", (ids.len() * model.architecture.layers.len()) as u64);
         let mut batches = pass.embed(ids)?;
-        pass.layers(0, &mut batches, &mut Unvisited)?;
+        pass.layers(0, &mut batches, visitor)?;
         let head = normalised_head(&pass, &mut batches)?;
         let states = normaliser_states(&pass, &head, &batches)?;
         progress.finish();

@@ -1,8 +1,8 @@
 //! One decoder layer: pre-norm attention and pre-norm gated MLP on the residual stream.
 
 use super::Site;
-use crate::architecture::LayerShape;
-use crate::engine::{AttentionShape, Engine};
+use crate::architecture::{Architecture, LayerShape, Part};
+use crate::engine::{AttentionShape, Engine, HostTensor};
 use crate::error::Result;
 
 /// A projection with its bias, if it has one.
@@ -40,6 +40,40 @@ pub struct LayerWeights<E: Engine> {
 }
 
 impl<E: Engine> LayerWeights<E> {
+    /// Brings a layer to the device; `read` gives the parts that it has.
+    ///
+    /// # Panics
+    /// If `read` gives no norm or no projection.
+    pub fn upload(
+        engine: &E,
+        architecture: &Architecture,
+        layer: usize,
+        read: impl Fn(Part) -> Result<Option<HostTensor>>,
+    ) -> Result<Self> {
+        let vector = |part: Part| -> Result<Option<E::Tensor>> { read(part)?.map(|t| engine.upload(&t.to_f32(), t.columns)).transpose() };
+        let norm = |part: Part| -> Result<E::Tensor> { Ok(vector(part)?.expect("every layer has its norms")) };
+        let linear = |part: Part, bias: Part| -> Result<Linear<E>> {
+            let weight = read(part)?.expect("every layer has its projections");
+            Ok(Linear { weight: engine.upload_matrix(&weight)?, bias: vector(bias)? })
+        };
+        Ok(Self {
+            shape: architecture.layers[layer].clone(),
+            head_dim: architecture.head_dim,
+            eps: architecture.rms_norm_eps,
+            input_norm: norm(Part::InputNorm)?,
+            q_proj: linear(Part::QueryProjection, Part::QueryBias)?,
+            k_proj: linear(Part::KeyProjection, Part::KeyBias)?,
+            v_proj: linear(Part::ValueProjection, Part::ValueBias)?,
+            q_norm: vector(Part::QueryNorm)?,
+            k_norm: vector(Part::KeyNorm)?,
+            o_proj: linear(Part::OutputProjection, Part::OutputBias)?,
+            post_attention_norm: norm(Part::PostAttentionNorm)?,
+            gate_proj: linear(Part::GateProjection, Part::GateBias)?,
+            up_proj: linear(Part::UpProjection, Part::UpBias)?,
+            down_proj: linear(Part::DownProjection, Part::DownBias)?,
+        })
+    }
+
     /// The projection that reads a site.
     #[must_use]
     pub fn projection(&self, site: Site) -> &Linear<E> {

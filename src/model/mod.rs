@@ -7,7 +7,7 @@ use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, is_fused}
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
 use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
-use crate::forward::{Head, LayerWeights, Linear};
+use crate::forward::{Head, LayerWeights};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ impl Model {
 
     /// A layer's tensor in its file.
     fn stored(&self, layer: usize, tensor: LayerTensor) -> Result<&StoredTensor> {
-        self.tensors.get(&tensor.part.name(layer), tensor.rows, tensor.columns)
+        self.tensors.get(&tensor.part.name(layer), &tensor.shape())
     }
 
     /// A layer's tensor, still in the map where its form allows that.
@@ -165,16 +165,16 @@ impl Model {
     }
 
     fn embedding(&self) -> Result<&StoredTensor> {
-        self.tensors.get(EMBEDDING, self.architecture.vocabulary_size, self.architecture.hidden_size)
+        self.tensors.get(EMBEDDING, &[self.architecture.vocabulary_size, self.architecture.hidden_size])
     }
 
     fn final_norm(&self) -> Result<HostTensor> {
-        self.tensors.get(FINAL_NORM, 1, self.architecture.hidden_size)?.read()
+        self.tensors.get(FINAL_NORM, &[self.architecture.hidden_size])?.read()
     }
 
     fn head_matrix(&self) -> Result<&StoredTensor> {
         let name = if self.architecture.tied_embeddings { EMBEDDING } else { HEAD };
-        self.tensors.get(name, self.architecture.vocabulary_size, self.architecture.hidden_size)
+        self.tensors.get(name, &[self.architecture.vocabulary_size, self.architecture.hidden_size])
     }
 
     /// Embedding rows of `ids` as f32 `[ids, hidden]`, gathered from the map.
@@ -203,36 +203,10 @@ impl Model {
     /// Brings a layer's weights to the device; fails if one of them holds NaN or infinity.
     pub fn layer<E: Engine>(&self, engine: &E, layer: usize) -> Result<LayerWeights<E>> {
         let tensors = self.architecture.layer_tensors(layer);
-        let find = |part: Part| tensors.iter().find(|t| t.part == part).copied();
-        let host = |part: Part| -> Result<Option<HostTensor>> {
-            let Some(tensor) = find(part) else { return Ok(None) };
+        LayerWeights::upload(engine, &self.architecture, layer, |part| {
+            let Some(&tensor) = tensors.iter().find(|tensor| tensor.part == part) else { return Ok(None) };
             let host = self.layer_tensor(layer, tensor)?;
-            if !host.is_finite() {
-                return Err(Error::weights_not_finite(&part.name(layer)));
-            }
-            Ok(Some(host))
-        };
-        let vector = |part: Part| -> Result<Option<E::Tensor>> { host(part)?.map(|t| engine.upload(&t.to_f32(), t.columns)).transpose() };
-        let required = |part: Part| -> Result<E::Tensor> { Ok(vector(part)?.expect("every layer has its norms")) };
-        let linear = |part: Part, bias: Part| -> Result<Linear<E>> {
-            let weight = host(part)?.expect("every layer has its projections");
-            Ok(Linear { weight: engine.upload_matrix(&weight)?, bias: vector(bias)? })
-        };
-        Ok(LayerWeights {
-            shape: self.architecture.layers[layer].clone(),
-            head_dim: self.architecture.head_dim,
-            eps: self.architecture.rms_norm_eps,
-            input_norm: required(Part::InputNorm)?,
-            q_proj: linear(Part::QueryProjection, Part::QueryBias)?,
-            k_proj: linear(Part::KeyProjection, Part::KeyBias)?,
-            v_proj: linear(Part::ValueProjection, Part::ValueBias)?,
-            q_norm: vector(Part::QueryNorm)?,
-            k_norm: vector(Part::KeyNorm)?,
-            o_proj: linear(Part::OutputProjection, Part::OutputBias)?,
-            post_attention_norm: required(Part::PostAttentionNorm)?,
-            gate_proj: linear(Part::GateProjection, Part::GateBias)?,
-            up_proj: linear(Part::UpProjection, Part::UpBias)?,
-            down_proj: linear(Part::DownProjection, Part::DownBias)?,
+            if host.is_finite() { Ok(Some(host)) } else { Err(Error::weights_not_finite(&part.name(layer))) }
         })
     }
 

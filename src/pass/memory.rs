@@ -92,19 +92,21 @@ pub fn plan(
     let [layer, token, widest] = demands(architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
-    if widest * window_tokens as u64 > info.max_binding_bytes {
+    let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
+    let bindable = fitting(info.max_binding_bytes, widest);
+    let wanted = options.batch_tokens.unwrap_or_else(|| {
+        let by_budget = fitting((budget / ACTIVATIONS_SHARE).min(budget.saturating_sub(weights)), token);
+        info.default_batch_tokens.min(by_budget).min(bindable)
+    });
+    let batch_tokens = (wanted / window_tokens).clamp(1, windows.max(1)) * window_tokens;
+    if batch_tokens > bindable {
+        let smaller = if bindable == 0 { "a smaller --sequence-length".into() } else { format!("--batch-tokens {bindable} or less") };
         return Err(Error::input(format!(
-            "the activations of a window of {window_tokens} tokens are larger than the {} bytes that {} binds at once; give a smaller --sequence-length",
+            "the activations of {batch_tokens} tokens are larger than the {} bytes that {} binds at once; give {smaller}",
             info.max_binding_bytes,
             info.label()
         )));
     }
-    let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
-    let wanted = options.batch_tokens.unwrap_or_else(|| {
-        let by_budget = fitting((budget / ACTIVATIONS_SHARE).min(budget.saturating_sub(weights)), token);
-        info.default_batch_tokens.min(by_budget).min(fitting(info.max_binding_bytes, widest))
-    });
-    let batch_tokens = (wanted / window_tokens).clamp(1, windows.max(1)) * window_tokens;
     // Behind the layers comes the head: panels of it, on their way, as numbers to sum, and what they give for a batch.
     let head = 6 * panel_bytes(info);
     let fixed = (weights + token * batch_tokens as u64).max(head);

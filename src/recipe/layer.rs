@@ -1,6 +1,6 @@
 //! A layer on the device that is being pruned, site by site.
 
-use super::linear_algebra::product;
+use super::linear_algebra::times_vector;
 use super::weights::{row, to_bytes, to_matrix};
 use crate::architecture::Part;
 use crate::checkpoint::Scratch;
@@ -27,13 +27,13 @@ impl Fitted {
         scratch: &mut Scratch,
         weight: MatRef<'_, f64>,
         target: &[f64],
-        kept_mean: MatRef<'_, f64>,
+        kept_mean: &[f64],
         dtype: Dtype,
         what: &str,
     ) -> Result<Self> {
         let weight = scratch.keep(&to_bytes(weight, dtype, what)?, dtype, weight.nrows(), weight.ncols())?;
-        let reached = product(to_matrix(&weight).as_ref(), kept_mean);
-        let bias: Vec<f64> = target.iter().enumerate().map(|(i, target)| target - reached[(i, 0)]).collect();
+        let reached = times_vector(to_matrix(&weight).as_ref(), kept_mean);
+        let bias: Vec<f64> = target.iter().zip(reached).map(|(target, reached)| target - reached).collect();
         let bias = scratch.keep(&to_bytes(row(&bias).as_ref(), dtype, what)?, dtype, 1, bias.len())?;
         Ok(Self { weight, bias })
     }

@@ -2,7 +2,7 @@
 
 use super::elimination::Elimination;
 use super::layer::Fitted;
-use super::linear_algebra::{System, product, ridge, select_columns};
+use super::linear_algebra::{System, ridge, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{RIDGE, channels_per_unit, kept_channels, writer};
@@ -23,13 +23,12 @@ pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance,
     let weight = to_matrix(&host);
     let channels = kept_channels(kept, channels_per_unit(model, layer, site));
     let fitted = solve(&Symmetric::unpacked(covariance), weight.as_ref(), &channels, &what)?;
-    let mean = Mat::from_fn(covariance.mean.len(), 1, |i, _| covariance.mean[i]);
-    let kept_mean = Mat::from_fn(channels.len(), 1, |i, _| covariance.mean[channels[i]]);
-    let dense = product(weight.as_ref(), mean.as_ref());
-    let own_bias = model.bias(layer, bias_part)?;
-    let own_bias = |i: usize| own_bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
-    let target: Vec<f64> = (0..dense.nrows()).map(|i| dense[(i, 0)] + own_bias(i)).collect();
-    Fitted::keep(scratch, fitted.as_ref(), &target, kept_mean.as_ref(), host.dtype, &what)
+    let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
+    let mut target = times_vector(weight.as_ref(), &covariance.mean);
+    if let Some(bias) = model.bias(layer, bias_part)? {
+        target.iter_mut().zip(bias).for_each(|(target, bias)| *target += f64::from(bias));
+    }
+    Fitted::keep(scratch, fitted.as_ref(), &target, &kept_mean, host.dtype, &what)
 }
 
 /// All sites, given by layer, site and covariance, of which `kept` says what stays.

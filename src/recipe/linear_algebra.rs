@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, ColMut, ColRef, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -21,6 +21,13 @@ pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     let mut c = Mat::zeros(a.nrows(), b.ncols());
     matmul(&mut c, Accum::Replace, a, b, 1.0, parallel());
     c
+}
+
+/// `matrix vector`, on one thread: several would share its sums out by their number.
+pub fn times_vector(matrix: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
+    let mut result = vec![0.0; matrix.nrows()];
+    matmul(ColMut::from_slice_mut(&mut result), Accum::Replace, matrix, ColRef::from_slice(vector), 1.0, Par::Seq);
+    result
 }
 
 /// Some columns of a matrix.

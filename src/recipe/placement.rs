@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 /// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and on the host where
-/// it has not, or if f32 does not suffice.
+/// it has not, or if f32 does not suffice or the driver has no memory left.
 pub fn eliminate<E: Engine, R>(
     engine: &E,
     mut system: System,
@@ -20,6 +20,7 @@ pub fn eliminate<E: Engine, R>(
         let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
         match on_device.and_then(|mut on_device| work(&mut on_device)) {
             Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
+            Err(error @ Error::DeviceMemory { .. }) => tracing::warn!("{error}; going on on the host"),
             done => return done,
         }
     }

@@ -20,7 +20,6 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::statistics::TokenWeights;
-use faer::Mat;
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -199,8 +198,8 @@ impl<E: Engine> Fit<'_, E> {
         })?;
         let kept = keep(&removal.order, units);
         let channels = kept_channels(&kept, per_unit);
-        let mean = Mat::from_fn(channels.len(), 1, |i, _| found.mean[channels[i]]);
-        let fitted = Fitted::keep(&mut self.scratch, weights.as_ref(), &target_mean, mean.as_ref(), host.dtype, what)?;
+        let mean: Vec<f64> = channels.iter().map(|&channel| found.mean[channel]).collect();
+        let fitted = Fitted::keep(&mut self.scratch, weights.as_ref(), &target_mean, &mean, host.dtype, what)?;
         Ok((kept, fitted))
     }
 }

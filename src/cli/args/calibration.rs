@@ -7,13 +7,16 @@ use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+/// Where documents hold their text unless the user says so.
+pub const DEFAULT_TEXT_FIELD: &str = "text";
+
 #[derive(Debug, Args)]
 pub struct CalibrationArguments {
     /// Text to calibrate on: .txt whole, .jsonl or .json by --text-field; also as .gz
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// Field of a .jsonl or .json document that holds its text
-    #[arg(long, default_value = "text", value_name = "NAME", help_heading = "Calibration")]
+    #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME", help_heading = "Calibration")]
     pub text_field: String,
     /// Windows drawn from the text [default: 1024; 128 for wanda-sp]
     #[arg(long, value_name = "N", help_heading = "Calibration")]

@@ -4,7 +4,7 @@ mod calibration;
 mod common;
 mod planning;
 
-pub use calibration::CalibrationArguments;
+pub use calibration::{CalibrationArguments, DEFAULT_TEXT_FIELD};
 pub use common::{Common, PrecisionArgument};
 pub use planning::PlanningArguments;
 
@@ -209,7 +209,7 @@ pub struct EvalArguments {
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
     /// Field of a .jsonl or .json document that holds its text
-    #[arg(long, default_value = "text", value_name = "NAME")]
+    #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME")]
     pub text_field: String,
     /// Tokens of a window
     #[arg(long, default_value_t = EVALUATION_TOKENS, value_name = "N")]

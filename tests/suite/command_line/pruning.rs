@@ -145,7 +145,7 @@ fn a_card_says_how_to_make_it_again() {
         &["--metric", "wifn", "--structure", "ul-mm", "--remove-heads", "2", "--compensation", "none", "--compat"],
         &["--method", "wanda-sp", "--ratio", "0.5", "--mask-only"],
         &["--method", "magnitude-sp"],
-        &["--recipe", "flap", "--precision", "bf16", "--batch-tokens", "200", "--memory-budget", "8M"],
+        &["--recipe", "flap", "--precision", "bf16", "--batch-tokens", "200", "--memory-budget", "8M", "--text-field", "body"],
     ]
     .into_iter()
     .enumerate()
@@ -155,6 +155,7 @@ fn a_card_says_how_to_make_it_again() {
         let folder = place.path(&first);
         let card = fs::read_to_string(Path::new(&folder).join("README.md")).unwrap();
         let command = card.lines().find_map(|line| line.strip_prefix("flap-gpu ")).expect(&card);
+        assert_eq!(command.contains("--text-field body"), more.contains(&"--text-field"), "{command}");
         let word = |word: &str| match word {
             "model" => place.model.clone(),
             "DIR" => second.clone(),

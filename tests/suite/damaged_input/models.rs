@@ -78,6 +78,12 @@ fn tensors_that_do_not_fit_the_configuration() {
     folder.edit(|header, _| header[Q_PROJ]["dtype"] = json!("I16"));
     folder.prune_fails(&[], &[Q_PROJ, "I16", "BF16"]);
     let folder = Folder::new();
+    folder.edit(|header, _| {
+        let norm = &mut header["model.norm.weight"]["shape"];
+        *norm = json!([1, norm[0]]);
+    });
+    folder.prune_fails(&[], &["model.norm.weight", "shape [1, 96]", "asks for [96]"]);
+    let folder = Folder::new();
     folder.set_config("architectures", json!(["GPT2LMHeadModel"]));
     folder.prune_fails(&[], &["GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"]);
     folder.set_config("architectures", json!(["LlamaForCausalLM"]));

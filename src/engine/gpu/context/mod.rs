@@ -121,14 +121,6 @@ impl Context {
         }
         self.check(operation)?;
         let size = size_class(bytes).min(self.limits.max_buffer_size & !15);
-        let create = || {
-            self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
-        };
         let pooled = lock(&self.pool).take(size);
         if let Some(buffer) = pooled {
             return Ok(Buffer::new(buffer, &self.pool));
@@ -137,16 +129,32 @@ impl Context {
             // There is room once the device is done with what goes.
             self.finish(operation)?;
         }
-        let mut buffer = create();
-        if lock(&self.failure).is_some() {
-            // All that nobody uses may make enough.
-            lock(&self.pool).keep_free(0);
-            self.finish(operation)?;
-            *lock(&self.failure) = None;
-            buffer = create();
-        }
+        let buffer = match self.create(size) {
+            Err(Error::DeviceMemory { .. }) => {
+                // All that nobody uses may make enough.
+                lock(&self.pool).keep_free(0);
+                self.finish(operation)?;
+                self.create(size)?
+            }
+            created => created?,
+        };
         self.check(operation)?;
         Ok(Buffer::new(buffer, &self.pool))
+    }
+
+    /// A new buffer. Want of memory for it is no failure of the device.
+    fn create(&self, size: u64) -> Result<wgpu::Buffer> {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            Some(error) => Err(Error::DeviceMemory { bytes: size, message: error.to_string() }),
+            None => Ok(buffer),
+        }
     }
 
     /// A buffer holding `bytes`, padded to whole words.
