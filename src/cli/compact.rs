@@ -25,9 +25,11 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
     }
-    let engine = open_engine(common)?;
     let changes = match plan.settings.recipe {
-        Recipe::Flap => with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?.into(),
+        Recipe::Flap => {
+            let engine = open_engine(common)?;
+            with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?.into()
+        }
         Recipe::LeastSquares => recipe::changes_from_covariances(&model, statistics.as_ref(), &plan, terminal)?,
         other => {
             let message = format!("the weights of --recipe {} are made along with its plan: use `flap-gpu prune`", other.name());

@@ -11,6 +11,14 @@ pub trait Elimination {
     /// If the matrix is not positive definite; the error names `what`.
     fn invert(&mut self, what: &str) -> Result<()>;
 
+    /// The rows are multiplied by the inverse of the matrix, which is of no meaning afterwards.
+    ///
+    /// # Errors
+    /// If the matrix is not positive definite; the error names `what`.
+    fn solve(&mut self, what: &str) -> Result<()> {
+        self.invert(what)
+    }
+
     /// Other rows.
     fn set_rows(&mut self, rows: Mat<f64>) -> Result<()>;
 

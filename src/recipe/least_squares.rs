@@ -2,7 +2,7 @@
 
 use super::elimination::Elimination;
 use super::layer::Fitted;
-use super::linear_algebra::{System, ridge, select_columns, times_vector};
+use super::linear_algebra::{System, product, ridge, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{RIDGE, channels_per_unit, kept_channels, writer};
@@ -21,8 +21,9 @@ pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance,
     let (part, bias_part) = writer(site);
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);
-    let channels = kept_channels(kept, channels_per_unit(model, layer, site));
-    let fitted = solve(&Symmetric::unpacked(covariance), weight.as_ref(), &channels, &what)?;
+    let gone: Vec<bool> = kept.iter().map(|kept| !kept).collect();
+    let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, channels_per_unit(model, layer, site)));
+    let fitted = solve(&Symmetric::unpacked(covariance), weight.as_ref(), [&channels, &gone], &what)?;
     let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
     let mut target = times_vector(weight.as_ref(), &covariance.mean);
     if let Some(bias) = model.bias(layer, bias_part)? {
@@ -55,14 +56,13 @@ pub fn run<'a>(
     Ok(replaced)
 }
 
-/// The weights `[outputs, kept]` that best reproduce `weight` on all channels from the kept ones, with a ridge toward the old ones:
-/// `((C_KK + R)^-1 (C_K: W^T + R W_K^T))^T`.
-fn solve(covariance: &Symmetric, weight: MatRef<'_, f64>, kept: &[usize], what: &str) -> Result<Mat<f64>> {
-    let ridge = ridge(covariance, RIDGE);
-    let rows = covariance.times(weight, kept) + select_columns(weight, kept) * faer::Scale(ridge);
+/// The weights `[outputs, kept]` that best reproduce `weight` on all channels from the kept ones, with a ridge toward the old ones: those,
+/// and what the kept channels can take over of the removed ones, `W_K + W_R C_RK (C_KK + R)^-1`.
+fn solve(covariance: &Symmetric, weight: MatRef<'_, f64>, [kept, removed]: [&[usize]; 2], what: &str) -> Result<Mat<f64>> {
     let mut matrix = covariance.principal(kept);
-    matrix.add_to_diagonal(ridge);
+    matrix.add_to_diagonal(ridge(covariance, RIDGE));
+    let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
     let mut system = System { matrix, rows };
-    system.invert(what)?;
-    Ok(system.rows)
+    system.solve(what)?;
+    Ok(select_columns(weight, kept) + system.rows)
 }

@@ -2,11 +2,12 @@
 //! channels are made.
 
 use super::elimination::Elimination;
-use super::symmetric::{PANEL, Symmetric};
+use super::symmetric::{Symmetric, panels};
 use crate::error::{Error, Result};
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{Accum, ColMut, ColRef, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -99,7 +100,7 @@ impl System {
         solve_lower_triangular_in_place(factor.as_ref(), x.transpose_mut(), parallel());
         let mut y = select_columns(self.rows.as_ref(), pivots);
         solve_lower_triangular_in_place(factor.as_ref(), y.transpose_mut(), parallel());
-        self.matrix.subtract_square(x.as_ref());
+        self.matrix.subtract_square(0, x.as_ref());
         matmul(&mut self.rows, Accum::Add, &y, x.transpose(), -1.0, parallel());
         Ok(Pivots { factor, x, y })
     }
@@ -120,17 +121,43 @@ impl System {
 impl Elimination for System {
     /// A Gauss-Jordan sweep by panels, in place: as stable for positive definite matrices as a Cholesky factorization is.
     fn invert(&mut self, what: &str) -> Result<()> {
-        for first in (0..self.matrix.size()).step_by(PANEL) {
-            let pivots: Vec<usize> = (first..(first + PANEL).min(self.matrix.size())).collect();
-            let Pivots { factor, mut x, mut y } = self.eliminate(&pivots, what)?;
+        for pivots in panels(self.matrix.size()) {
+            let Pivots { factor, mut x, mut y } = self.eliminate(&pivots.clone().collect::<Vec<_>>(), what)?;
             // Swept columns hold A_:p A_pp^-1, and -A_pp^-1 on the pivots themselves.
-            x.subrows_mut(first, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()).transpose());
+            x.subrows_mut(pivots.start, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()).transpose());
             solve_upper_triangular_in_place(factor.transpose(), x.transpose_mut(), parallel());
             solve_upper_triangular_in_place(factor.transpose(), y.transpose_mut(), parallel());
-            self.matrix.replace(first..first + pivots.len(), x.as_ref());
-            self.rows.subcols_mut(first, pivots.len()).copy_from(&y);
+            self.matrix.replace(pivots.clone(), x.as_ref());
+            self.rows.subcols_mut(pivots.start, pivots.len()).copy_from(&y);
         }
         self.matrix.negate();
+        Ok(())
+    }
+
+    /// A Cholesky factorization by panels, in place: with `A = L L^T`, `rows L^-T` on the way down and `L^-1` on the way back.
+    fn solve(&mut self, what: &str) -> Result<()> {
+        let size = self.matrix.size();
+        for pivots in panels(size) {
+            crate::interrupt::check()?;
+            let mut x = self.matrix.columns(&pivots.clone().collect::<Vec<_>>());
+            let factor = factor(x.subrows(pivots.start, pivots.len()), what)?.L().to_owned();
+            x.subrows_mut(pivots.start, pivots.len()).copy_from(factor.transpose());
+            let mut behind = x.subrows_mut(pivots.end, size - pivots.end);
+            solve_lower_triangular_in_place(factor.as_ref(), behind.rb_mut().transpose_mut(), parallel());
+            let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
+            solve_lower_triangular_in_place(factor.as_ref(), own.rb_mut().transpose_mut(), parallel());
+            matmul(rest, Accum::Add, own, behind.rb().transpose(), -1.0, parallel());
+            self.matrix.subtract_square(pivots.end, behind.as_ref());
+            self.matrix.replace(pivots, x.as_ref());
+        }
+        for pivots in panels(size).rev() {
+            crate::interrupt::check()?;
+            let x = self.matrix.columns(&pivots.clone().collect::<Vec<_>>());
+            let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
+            matmul(own.rb_mut(), Accum::Add, rest, x.subrows(pivots.end, size - pivots.end), -1.0, parallel());
+            // Of a symmetric block's two halves, the upper one holds the factor.
+            solve_upper_triangular_in_place(x.subrows(pivots.start, pivots.len()), own.transpose_mut(), parallel());
+        }
         Ok(())
     }
 

@@ -40,7 +40,7 @@ pub fn reader_map<E: Engine>(
     system.rows = across.finish(engine)?;
     (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
     eliminate(engine, system, hidden, 1, |system| {
-        system.invert(what)?;
+        system.solve(what)?;
         system.take_rows()
     })
 }

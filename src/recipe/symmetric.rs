@@ -18,6 +18,11 @@ pub struct Symmetric {
     panels: Vec<Mat<f64>>,
 }
 
+/// The panels' columns.
+pub fn panels(size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    (0..size.div_ceil(PANEL)).map(move |panel| columns_of(size, panel))
+}
+
 fn columns_of(size: usize, panel: usize) -> Range<usize> {
     panel * PANEL..((panel + 1) * PANEL).min(size)
 }
@@ -43,7 +48,9 @@ impl Symmetric {
     /// As statistics hold it.
     #[must_use]
     pub fn unpacked(covariance: &SiteCovariance) -> Self {
-        Self::from_fn(covariance.mean.len(), |i, j| covariance.entry(i, j))
+        let mut matrix = Self::zeros(covariance.mean.len());
+        matrix.each_column(|j, column| column.iter_mut().zip(covariance.column(j)).for_each(|(out, value)| *out = value));
+        matrix
     }
 
     /// Rows, and columns.
@@ -111,15 +118,14 @@ impl Symmetric {
         chosen
     }
 
-    /// `rows self` for `rows [outputs, size]`, in some columns.
+    /// Some rows of some columns.
     #[must_use]
-    pub fn times(&self, rows: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
-        let mut result = Mat::zeros(rows.nrows(), columns.len());
-        for (index, part) in columns.chunks(PANEL).enumerate() {
-            let out = result.subcols_mut(index * PANEL, part.len());
-            matmul(out, Accum::Replace, rows, self.columns(part), 1.0, Par::rayon(0));
-        }
-        result
+    pub fn block(&self, rows: &[usize], columns: &[usize]) -> Mat<f64> {
+        let mut chosen = Mat::zeros(rows.len(), columns.len());
+        chosen.par_col_iter_mut().zip(columns.par_iter()).for_each(|(out, &column)| {
+            out.iter_mut().zip(rows).for_each(|(out, &row)| *out = self.get(row, column));
+        });
+        chosen
     }
 
     /// Some rows and the same columns of it.
@@ -130,14 +136,14 @@ impl Symmetric {
         chosen
     }
 
-    /// `self -= x x^T` for `x [size, k]`.
-    pub fn subtract_square(&mut self, x: MatRef<'_, f64>) {
+    /// `self -= x x^T` for `x [size - first, k]`, from row and column `first` on, where a panel begins or all end.
+    pub fn subtract_square(&mut self, first: usize, x: MatRef<'_, f64>) {
         let size = self.size;
         // The largest panels first, so that no thread is left with one at the end.
-        self.panels.par_iter_mut().enumerate().rev().with_max_len(1).for_each(|(index, panel)| {
-            let columns = columns_of(size, index);
-            let right = x.subrows(columns.start, columns.len()).transpose();
-            matmul(panel.as_mut(), Accum::Add, x.subrows(0, columns.end), right, -1.0, Par::Seq);
+        self.panels.par_iter_mut().enumerate().skip(first.div_ceil(PANEL)).rev().with_max_len(1).for_each(|(index, panel)| {
+            let Range { start, end } = columns_of(size, index);
+            let right = x.subrows(start - first, end - start).transpose();
+            matmul(panel.subrows_mut(first, end - first), Accum::Add, x.subrows(0, end - first), right, -1.0, Par::Seq);
         });
     }
 

@@ -46,12 +46,11 @@ pub fn packed_length(channels: usize) -> usize {
 }
 
 impl SiteCovariance {
-    /// An entry, `row <= column`.
-    #[must_use]
-    pub fn entry(&self, row: usize, column: usize) -> f64 {
-        let place = packed_length(column) + row;
+    /// A column down to the diagonal.
+    pub fn column(&self, column: usize) -> impl Iterator<Item = f64> {
         let (numbers, _) = self.packed.bytes.as_ref().as_chunks::<4>();
-        f64::from(f32::from_le_bytes(numbers[place]))
+        let first = packed_length(column);
+        numbers[first..=first + column].iter().map(|&number| f64::from(f32::from_le_bytes(number)))
     }
 
     /// That of all parts' tokens, in f64 and rounded at the end.
@@ -61,11 +60,13 @@ impl SiteCovariance {
         let channels = parts[0].mean.len();
         let mean: Vec<f64> = (0..channels).map(|i| parts.iter().map(|part| share(part) * part.mean[i]).sum()).collect();
         let columns = (0..channels).into_par_iter().flat_map_iter(|j| {
-            let mean = &mean;
-            (0..=j).map(move |i| {
-                let of_part = |part: &&Self| share(part) * (part.entry(i, j) + (part.mean[i] - mean[i]) * (part.mean[j] - mean[j]));
-                parts.iter().map(of_part).sum::<f64>() as f32
-            })
+            let mut column = vec![0.0; j + 1];
+            for part in parts {
+                let (share, away) = (share(part), part.mean[j] - mean[j]);
+                let entries = part.column(j).zip(part.mean.iter().zip(&mean));
+                column.iter_mut().zip(entries).for_each(|(sum, (entry, (own, all)))| *sum += share * (entry + (own - all) * away));
+            }
+            column.into_iter().map(|value| value as f32)
         });
         let packed: Vec<f32> = columns.collect();
         let packed = scratch.keep(bytemuck::cast_slice(&packed), Dtype::F32, 1, packed.len())?;
