@@ -60,7 +60,8 @@ pub fn run<'a>(
 /// and what the kept channels can take over of the removed ones, `W_K + W_R C_RK (C_KK + R)^-1`.
 fn solve(covariance: &Symmetric, weight: MatRef<'_, f64>, [kept, removed]: [&[usize]; 2], what: &str) -> Result<Mat<f64>> {
     let mut matrix = covariance.principal(kept);
-    matrix.add_to_diagonal(ridge(covariance, RIDGE));
+    let ridge = ridge(covariance, RIDGE);
+    matrix.add_to_diagonal(&kept.iter().map(|&channel| ridge[channel]).collect::<Vec<_>>());
     let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
     let mut system = System { matrix, rows };
     system.solve(what)?;

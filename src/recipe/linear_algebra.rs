@@ -38,11 +38,17 @@ pub fn select_columns(matrix: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
     chosen
 }
 
-/// The ridge of a covariance: `lambda mean(diag C)`. Where all channels are constant it is 1: any weight is as good as another there.
+/// Variance, relative to the mean of all, that a channel counts as having at least: the ridge of a constant one is to be more than nothing.
+const LEAST_VARIANCE: f64 = 1e-6;
+
+/// The ridge of a covariance: for each channel `lambda C_ii`, relative to its own variance. So a channel's scale, which is a convention
+/// between the matrix that writes it and the one that reads it, changes no result, and a few channels of massive activation do not drown the
+/// others. Where all channels are constant it is 1: any weight is as good as another there.
 #[must_use]
-pub fn ridge(covariance: &Symmetric, lambda: f64) -> f64 {
+pub fn ridge(covariance: &Symmetric, lambda: f64) -> Vec<f64> {
     let mean = covariance.mean_of_diagonal();
-    if mean > 0.0 { lambda * mean } else { 1.0 }
+    let of_channel = |i| if mean > 0.0 { lambda * covariance.get(i, i).max(LEAST_VARIANCE * mean) } else { 1.0 };
+    (0..covariance.size()).map(of_channel).collect()
 }
 
 /// The Cholesky factor of the pivots' own square.
@@ -82,12 +88,12 @@ struct Pivots {
 }
 
 impl System {
-    /// A covariance with a ridge relative to its mean variance; no rows yet.
+    /// A covariance with its ridge; no rows yet.
     #[must_use]
     pub fn ridged(covariance: Symmetric, lambda: f64) -> Self {
         let ridge = ridge(&covariance, lambda);
         let mut matrix = covariance;
-        matrix.add_to_diagonal(ridge);
+        matrix.add_to_diagonal(&ridge);
         Self { rows: Mat::zeros(0, matrix.size()), matrix }
     }
 

@@ -38,7 +38,7 @@ pub fn reader_map<E: Engine>(
     let ridge = ridge(&own, RIDGE);
     let mut system = System::ridged(own, RIDGE);
     system.rows = across.finish(engine)?;
-    (0..hidden).for_each(|i| system.rows[(i, i)] += ridge);
+    ridge.iter().enumerate().for_each(|(i, ridge)| system.rows[(i, i)] += ridge);
     eliminate(engine, system, hidden, 1, |system| {
         system.solve(what)?;
         system.take_rows()

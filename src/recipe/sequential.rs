@@ -186,7 +186,7 @@ impl<E: Engine> Fit<'_, E> {
         // of the channels that stay.
         let ridge = ridge(&found.covariance, RIDGE);
         // In place: in a large model each of these matrices is gigabytes.
-        rows.par_col_iter_mut().zip(to_matrix(host).par_col_iter()).for_each(|(rows, weight)| {
+        rows.par_col_iter_mut().zip(to_matrix(host).par_col_iter()).zip(ridge.par_iter()).for_each(|((rows, weight), ridge)| {
             rows.iter_mut().zip(weight.iter()).for_each(|(row, weight)| *row += ridge * weight);
         });
         let mut system = System::ridged(found.covariance, RIDGE);

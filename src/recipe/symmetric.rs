@@ -88,10 +88,10 @@ impl Symmetric {
         (0..self.size).map(|i| self.get(i, i)).sum::<f64>() / self.size.max(1) as f64
     }
 
-    /// Adds to all of the diagonal.
-    pub fn add_to_diagonal(&mut self, value: f64) {
+    /// Adds to the diagonal.
+    pub fn add_to_diagonal(&mut self, values: &[f64]) {
         for (index, panel) in self.panels.iter_mut().enumerate() {
-            (0..panel.ncols()).for_each(|j| panel[(index * PANEL + j, j)] += value);
+            (0..panel.ncols()).for_each(|j| panel[(index * PANEL + j, j)] += values[index * PANEL + j]);
         }
     }
 

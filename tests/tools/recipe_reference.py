@@ -88,7 +88,9 @@ class Model:
 
 
 def ridge(matrix):
-    return RIDGE * np.trace(matrix) / len(matrix)
+    """Relative to each channel's own variance; a constant channel counts as having a millionth of the mean."""
+    variance = np.diag(matrix)
+    return np.diag(RIDGE * np.maximum(variance, 1e-6 * variance.mean()))
 
 
 def greedy(precision, weight, per_unit):
@@ -159,7 +161,7 @@ def moments(z, weights, y=None):
 
 def fit(covariance, cross, anchor, k):
     """Weights on the channels `k`; one ridge, that of all channels, for the choice of units and for their weights."""
-    r = ridge(covariance) * np.eye(len(k))
+    r = ridge(covariance)[np.ix_(k, k)]
     return np.linalg.solve(covariance[np.ix_(k, k)] + r, cross[k] + r @ anchor[:, k].T).T
 
 
@@ -230,7 +232,7 @@ def recipes(model, embedded, weighted):
         square = (streams[-1] ** 2).sum(-1)
         counts_as = 1 / square if weighted else np.ones(len(z))
         mean, covariance, _ = moments(z, counts_as)
-        precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
+        precision = np.linalg.inv(covariance + ridge(covariance))
         order, curve = greedy(precision, weight, model.per_unit(site))
         orders.append(order)
         # Weighted: the mean of each token's own relative error.
@@ -257,7 +259,7 @@ def recipes(model, embedded, weighted):
         if index > 0:
             reached, x = model.norm(layer, site, g), model.norm(layer, site, streams[index])
             u, v = reached.T @ reached / len(x), reached.T @ x / len(x)
-            r = ridge(u) * np.eye(len(u))
+            r = ridge(u)
             mapping = np.linalg.solve(u + r, v + r).T
             readers = [(weight @ mapping, bias) for weight, bias in readers]
         z = model.site_input(layer, site, g, readers)
@@ -266,7 +268,7 @@ def recipes(model, embedded, weighted):
         square = (streams[index + 1] ** 2).sum(-1)
         mean, covariance, (target, cross) = moments(z, 1 / square if weighted else np.ones(len(z)), y)
         start = fit(covariance, cross, weight, np.arange(len(covariance)))
-        precision = np.linalg.inv(covariance + ridge(covariance) * np.eye(len(covariance)))
+        precision = np.linalg.inv(covariance + ridge(covariance))
         order, _ = greedy(precision, start, model.per_unit(site))
         kept = sorted(order[counts[index] :])
         k = channels_of(kept, model.per_unit(site))

@@ -25,8 +25,9 @@ fn removal_copes_with_rank_deficiency() {
         system.invert("a test").unwrap();
         system
     };
-    let ridge = 0.01 * (0..channels).map(|i| covariance[(i, i)]).sum::<f64>() / channels as f64;
-    let ridged = &covariance + Mat::<f64>::identity(channels, channels) * faer::Scale(ridge);
+    let mean = (0..channels).map(|i| covariance[(i, i)]).sum::<f64>() / channels as f64;
+    let ridge = |i: usize| 0.01 * covariance[(i, i)].max(1e-6 * mean);
+    let ridged = Mat::from_fn(channels, channels, |i, j| covariance[(i, j)] + if i == j { ridge(i) } else { 0.0 });
     for per_unit in [1, 4] {
         let mut system = inverse_of(&covariance);
         system.rows = weight.clone();
@@ -44,6 +45,40 @@ fn removal_copes_with_rank_deficiency() {
     let mut system = inverse_of(&Mat::zeros(4, 4));
     system.rows = Mat::zeros(2, 4);
     remove_greedily(&mut system, 1, 4, "a test").unwrap();
+}
+
+/// A channel that one matrix writes larger and another reads smaller is the same channel: the same units go for the same price, and the rows
+/// of what stays differ by the scale, bit by bit where it is a power of two.
+#[test]
+fn the_scale_of_a_channel_changes_nothing() {
+    let (channels, outputs, tokens) = (120, 5, 200);
+    let [noise, weights] = [(1, tokens * channels), (2, outputs * channels)].map(|(seed, count)| crate::support::noise(seed, count));
+    let z = Mat::from_fn(tokens, channels, |t, c| f64::from(noise[t * channels + c] + 0.7 * noise[t * channels + (c + 1) % channels]));
+    let covariance = z.transpose() * &z;
+    // Every eighth channel is massive.
+    let scale = |c: usize| if c % 8 == 0 { 256.0 } else { 1.0 };
+    on_both_engines!(engine => {
+        for per_unit in [1, 4] {
+            let run = |scale: &(dyn Fn(usize) -> f64 + Sync)| {
+                let matrix = Symmetric::from_fn(channels, |i, j| covariance[(i, j)] * scale(i) * scale(j));
+                let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(weights[i * channels + j]) / scale(j));
+                eliminate(engine, System::ridged(matrix, 0.01), outputs, per_unit, |system| {
+                    system.invert("a test")?;
+                    system.set_rows(rows.clone())?;
+                    let removal = remove_greedily(system, per_unit, channels / per_unit / 2, "a test")?;
+                    Ok((removal, system.take_rows()?))
+                })
+                .unwrap()
+            };
+            let ((plain, rows), (scaled, scaled_rows)) = (run(&|_| 1.0), run(&scale));
+            assert_eq!(scaled.order, plain.order);
+            assert_eq!(scaled.curve, plain.curve);
+            let stays = (0..channels).filter(|channel| !plain.order.contains(&(channel / per_unit)));
+            for (place, channel) in stays.enumerate() {
+                assert!((0..outputs).all(|i| scaled_rows[(i, place)] * scale(channel) == rows[(i, place)]), "channel {channel}");
+            }
+        }
+    });
 }
 
 /// Elimination by panels of many columns, against a dense solve.
