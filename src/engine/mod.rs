@@ -164,6 +164,8 @@ pub trait Engine {
     fn swiglu(&self, gate: &mut Self::Tensor, up: &Self::Tensor) -> Result<()>;
     /// Multiplies every row by `mask` `[channels]`.
     fn scale_columns(&self, x: &mut Self::Tensor, mask: &Self::Tensor) -> Result<()>;
+    /// `to[first + i][j] = from[rows[i]][columns[j]]` for all of `to`'s columns. `rows` and `columns` hold places as exact f32 integers.
+    fn gather(&self, to: &mut Self::Tensor, first: usize, from: &Self::Tensor, rows: &Self::Tensor, columns: &Self::Tensor) -> Result<()>;
     /// Whether all numbers in all tensors are finite; waits for the device.
     fn all_finite(&self, tensors: &[&Self::Tensor]) -> Result<bool>;
 

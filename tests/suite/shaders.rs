@@ -50,7 +50,7 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
 
 #[test]
 fn kernels_can_be_written_for_every_backend() {
-    for kernel in Kernel::ALL {
+    for &kernel in Kernel::ALL {
         let name = kernel.name();
         let (module, info) = validated(kernel);
         for largest in [false, true] {

@@ -54,6 +54,14 @@ pub fn scale_columns(x: &mut [f32], mask: &[f32]) {
     x.par_chunks_mut(mask.len()).for_each(|row| row.iter_mut().zip(mask).for_each(|(x, m)| *x *= m));
 }
 
+/// `out[i][j] = x[rows[i]][columns[j]]` for `x` of rows of `width`.
+pub fn gather(out: &mut [f32], (x, width): (&[f32], usize), rows: &[f32], columns: &[f32]) {
+    out.par_chunks_mut(columns.len()).zip(rows).for_each(|(out, &row)| {
+        let row = &x[row as usize * width..][..width];
+        out.iter_mut().zip(columns).for_each(|(out, &column)| *out = row[column as usize]);
+    });
+}
+
 /// `(x - shift) * scale`, with a scale for every row.
 pub fn shifted(x: &[f32], shift: &[f32], scales: Option<&[f32]>) -> Vec<f32> {
     let mut values = vec![0.0; x.len()];

@@ -142,6 +142,12 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
+    fn gather(&self, to: &mut Tensor, first: usize, from: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<()> {
+        let out = &mut to.data[first * to.columns..][..rows.data.len() * to.columns];
+        elementwise::gather(out, (&from.data, from.columns), &rows.data, &columns.data);
+        Ok(())
+    }
+
     fn all_finite(&self, tensors: &[&Tensor]) -> Result<bool> {
         Ok(tensors.iter().all(|t| elementwise::is_finite(&t.data)))
     }

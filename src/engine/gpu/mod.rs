@@ -187,6 +187,13 @@ impl Engine for GpuEngine {
         self.over(Kernel::ScaleColumns, &words([count, x.columns]), &[(1, mask.buffer()), (2, x.changed())], count, THREADS)
     }
 
+    fn gather(&self, to: &mut Tensor, first: usize, from: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<()> {
+        let count = rows.count() * to.columns;
+        let params = words([count, to.columns, from.columns, first]);
+        let buffers = [(1, from.buffer()), (2, rows.buffer()), (3, columns.buffer()), (4, to.changed())];
+        self.over(Kernel::Gather, &params, &buffers, count, THREADS)
+    }
+
     fn all_finite(&self, tensors: &[&Tensor]) -> Result<bool> {
         let found = self.context.upload(bytes_of(&0u32))?;
         for x in tensors {

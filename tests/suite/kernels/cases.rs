@@ -58,6 +58,12 @@ pub enum Case {
         rows: usize,
         columns: usize,
     },
+    /// Every third row from the last on, and every second column, behind `first` rows that stay.
+    Gather {
+        rows: usize,
+        columns: usize,
+        first: usize,
+    },
     ColumnNorms {
         rows: usize,
         columns: usize,
@@ -89,7 +95,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 63] = [
+pub const CASES: [Case; 65] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -146,6 +152,8 @@ pub const CASES: [Case; 63] = [
     Swiglu { rows: 1, columns: 1 },
     Swiglu { rows: 129, columns: 67 },
     ScaleColumns { rows: 33, columns: 77 },
+    Gather { rows: 1, columns: 1, first: 0 },
+    Gather { rows: 50, columns: 301, first: 5 },
     ColumnNorms { rows: 1, columns: 3, dtype: F32 },
     ColumnNorms { rows: 203, columns: 131, dtype: F16 },
     ColumnNorms { rows: 1000, columns: 65, dtype: Bf16 },

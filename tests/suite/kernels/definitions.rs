@@ -19,6 +19,7 @@ impl Case {
             // Logarithms of size 40 are rounded, and the exponential makes a relative error of it.
             Divergence { vocabulary, .. } => ROUNDING * (40 * 40 + 16 * vocabulary) as f64,
             Add { .. } | ScaleColumns { .. } => ROUNDING,
+            Gather { .. } => 0.0,
             InverseNorms { columns, .. } => ROUNDING * (columns + 8) as f64,
             Cross { tokens, .. } => ROUNDING * (tokens + 8) as f64,
             Rope { .. } | Shifted { .. } => 4.0 * ROUNDING,
@@ -76,6 +77,13 @@ impl Case {
                 let mut x = up(1, rows, columns);
                 engine.scale_columns(&mut x, &up(2, 1, columns)).unwrap();
                 down(&x)
+            }
+            Gather { rows, columns, first } => {
+                let [picked_rows, picked] = gathered(rows, columns);
+                let places = |places: &[usize]| engine.upload(&places.iter().map(|&p| p as f32).collect::<Vec<_>>(), 1).unwrap();
+                let mut y = up(2, first + picked_rows.len(), picked.len());
+                engine.gather(&mut y, first, &up(1, rows, columns), &places(&picked_rows), &places(&picked)).unwrap();
+                down(&y)
             }
             ColumnNorms { rows, columns, dtype } => {
                 let norms = engine.column_norms(&engine.upload_matrix(&matrix(1, rows, columns, dtype)).unwrap()).unwrap();
@@ -151,6 +159,13 @@ impl Case {
             }
             ScaleColumns { rows, columns } => {
                 wide(1, rows * columns).iter().zip(wide(2, columns).iter().cycle()).map(|(a, b)| a * b).collect()
+            }
+            Gather { rows, columns, first } => {
+                let [picked_rows, picked] = gathered(rows, columns);
+                let (x, mut y) = (wide(1, rows * columns), wide(2, (first + picked_rows.len()) * picked.len()));
+                y.truncate(first * picked.len());
+                picked_rows.iter().for_each(|row| y.extend(picked.iter().map(|column| x[row * columns + column])));
+                y
             }
             ColumnNorms { rows, columns, dtype } => {
                 let w = values_of(&matrix(1, rows, columns, dtype));
@@ -231,6 +246,11 @@ fn logit_panels<E: Engine>(engine: &E, seed: u64, tokens: usize, vocabulary: usi
         (first, engine.upload(&part, width).unwrap())
     };
     (0..vocabulary).step_by(panel).map(of).collect()
+}
+
+/// Rows and columns that are picked.
+fn gathered(rows: usize, columns: usize) -> [Vec<usize>; 2] {
+    [(0..rows).rev().step_by(3).collect(), (0..columns).step_by(2).collect()]
 }
 
 /// The state of the cross entropy of all panels.

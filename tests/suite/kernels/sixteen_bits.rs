@@ -94,13 +94,16 @@ fn a_changed_activation_is_multiplied_anew() {
     let row = engine.upload(&noise(3, size), size).unwrap();
     let table = engine.upload(&noise(4, tokens * size), size).unwrap();
     let other = engine.upload(&noise(5, tokens * size), size).unwrap();
+    let first = engine.upload(&[0.0], 1).unwrap();
+    let all = engine.upload(&(0..size).map(|place| place as f32).collect::<Vec<_>>(), 1).unwrap();
     let mut x = engine.upload(&noise(1, tokens * size), size).unwrap();
     let mut last = times(&x);
-    let changes: [(&str, Change<'_>); 5] = [
+    let changes: [(&str, Change<'_>); 6] = [
         ("add_scaled", &|x| engine.add_scaled(x, &other, 0.5).unwrap()),
         ("rope", &|x| engine.rope(x, &table, tokens).unwrap()),
         ("swiglu", &|x| engine.swiglu(x, &other).unwrap()),
         ("scale_columns", &|x| engine.scale_columns(x, &row).unwrap()),
+        ("gather", &|x| engine.gather(x, 1, &other, &first, &all).unwrap()),
         ("add_cross", &|x| engine.add_cross(x, &other, 0..tokens, &other, false).unwrap()),
     ];
     for (name, change) in changes {

@@ -56,7 +56,7 @@ fn the_scale_of_a_channel_changes_nothing() {
     let z = Mat::from_fn(tokens, channels, |t, c| f64::from(noise[t * channels + c] + 0.7 * noise[t * channels + (c + 1) % channels]));
     let covariance = z.transpose() * &z;
     // Every eighth channel is massive.
-    let scale = |c: usize| if c % 8 == 0 { 256.0 } else { 1.0 };
+    let scale = |c: usize| if c.is_multiple_of(8) { 256.0 } else { 1.0 };
     on_both_engines!(engine => {
         for per_unit in [1, 4] {
             let run = |scale: &(dyn Fn(usize) -> f64 + Sync)| {
