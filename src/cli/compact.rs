@@ -25,17 +25,15 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
     }
-    let changes = match plan.settings.recipe {
-        Recipe::Flap => {
-            let engine = open_engine(common)?;
-            with_engine!(engine, e => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal))?.into()
-        }
-        Recipe::LeastSquares => recipe::changes_from_covariances(&model, statistics.as_ref(), &plan, terminal)?,
+    let engine = open_engine(common)?;
+    let changes = with_engine!(engine, e => match plan.settings.recipe {
+        Recipe::Flap => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal)?.into(),
+        Recipe::LeastSquares => recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?,
         other => {
             let message = format!("the weights of --recipe {} are made along with its plan: use `flap-gpu prune`", other.name());
             return Err(Error::input(message).into());
         }
-    };
+    });
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;

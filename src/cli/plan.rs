@@ -2,6 +2,7 @@
 
 use super::args::{Common, PlanCommandArguments};
 use super::terminal::{Terminal, table};
+use super::{open_engine, with_engine};
 use crate::checkpoint::OutputFile;
 use crate::error::Error;
 use crate::model::Model;
@@ -17,7 +18,11 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     let statistics = statistics::read(&args.statistics)?;
     let (plan, notes) = match options.recipe {
         Recipe::Flap => pruning::plan_from_statistics(&model, &statistics, &options)?,
-        Recipe::LeastSquares => (recipe::plan_from_covariances(&model, &statistics, &options, terminal)?, Vec::new()),
+        Recipe::LeastSquares => {
+            let engine = open_engine(common)?;
+            let plan = with_engine!(engine, e => recipe::plan_from_covariances(e, &model, &statistics, &options, terminal))?;
+            (plan, Vec::new())
+        }
         other => {
             let message = format!(
                 "--recipe {} follows the pruned model's own activations, which no statistics of the dense model hold: use `flap-gpu prune --recipe {0}`",

@@ -2,7 +2,6 @@
 
 use super::curve::Curve;
 use super::dense::{DenseSite, Sites, measure};
-use super::elimination::Elimination;
 use super::linear_algebra::System;
 use super::placement::eliminate;
 use super::removal::{Removal, remove_greedily};
@@ -32,14 +31,17 @@ pub struct Curves {
 }
 
 /// Removes all units of a site from its covariance.
-fn remove_all(model: &Model, layer: usize, site: Site, system: &mut dyn Elimination) -> Result<Removal> {
+fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, covariance: Symmetric) -> Result<Removal> {
     let begin = Instant::now();
     let what = format!("layer {layer}, {}", site.name());
     let per_unit = channels_per_unit(model, layer, site);
-    let units = system.channels() / per_unit;
-    system.invert(&what)?;
-    system.set_rows(to_matrix(&model.part(layer, writer(site).0)?))?;
-    let removal = remove_greedily(system, per_unit, units, &what)?;
+    let units = covariance.size() / per_unit;
+    let system = System::ridged(covariance, RIDGE);
+    let removal = eliminate(engine, system, model.architecture.hidden_size, per_unit, |system| {
+        system.invert(&what)?;
+        system.set_rows(to_matrix(&model.part(layer, writer(site).0)?))?;
+        remove_greedily(system, per_unit, units, &what)
+    })?;
     tracing::info!("{what}: error curve {:.1} s", begin.elapsed().as_secs_f64());
     Ok(removal)
 }
@@ -66,11 +68,7 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
         let covariance = self.scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
         let DenseSite { layer, site, moments, stream_square } = found;
         let start = Instant::now();
-        let per_unit = channels_per_unit(self.model, layer, site);
-        let system = System::ridged(moments.covariance, RIDGE);
-        let outputs = self.model.architecture.hidden_size;
-        let work = |system: &mut dyn Elimination| remove_all(self.model, layer, site, system);
-        let removal = eliminate(self.engine, system, outputs, per_unit, work)?;
+        let removal = remove_all(self.engine, self.model, layer, site, moments.covariance)?;
         self.algebra += start.elapsed().as_secs_f64();
         self.sites.push(Curve { layer, site, removal, stream_square, covariance });
         Ok(())
@@ -120,7 +118,7 @@ impl Curves {
     }
 
     /// From a calibration that kept its covariances.
-    pub fn from_statistics(model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
+    pub fn from_statistics<E: Engine>(engine: &E, model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
         statistics.header.token_weights()?;
         let begin = Instant::now();
         progress.start("measuring error curves", "sites", 2 * statistics.layers.len() as u64);
@@ -130,7 +128,7 @@ impl Curves {
                 let Some(covariance) = measured.site(site).covariance.clone() else { continue };
                 let matrix = Symmetric::unpacked(&covariance);
                 matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
-                let removal = remove_all(model, layer, site, &mut System::ridged(matrix, RIDGE))?;
+                let removal = remove_all(engine, model, layer, site, matrix)?;
                 sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
                 progress.advance(1);
             }

@@ -1,13 +1,14 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
-use super::elimination::Elimination;
 use super::layer::Fitted;
 use super::linear_algebra::{System, product, ridge, select_columns, times_vector};
+use super::placement::eliminate;
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{RIDGE, channels_per_unit, kept_channels, writer};
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::Site;
 use crate::model::Model;
@@ -16,14 +17,22 @@ use crate::statistics::SiteCovariance;
 use faer::{Mat, MatRef};
 
 /// New weights, with a bias that keeps the mean, for what stays of a site.
-pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance, kept: &[bool], scratch: &mut Scratch) -> Result<Fitted> {
+pub fn fit<E: Engine>(
+    engine: &E,
+    model: &Model,
+    layer: usize,
+    site: Site,
+    covariance: &SiteCovariance,
+    kept: &[bool],
+    scratch: &mut Scratch,
+) -> Result<Fitted> {
     let what = format!("layer {layer}, {}", site.name());
     let (part, bias_part) = writer(site);
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);
     let gone: Vec<bool> = kept.iter().map(|kept| !kept).collect();
     let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, channels_per_unit(model, layer, site)));
-    let fitted = solve(&Symmetric::unpacked(covariance), weight.as_ref(), [&channels, &gone], &what)?;
+    let fitted = solve(engine, &Symmetric::unpacked(covariance), weight.as_ref(), [&channels, &gone], &what)?;
     let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
     let mut target = times_vector(weight.as_ref(), &covariance.mean);
     if let Some(bias) = model.bias(layer, bias_part)? {
@@ -33,7 +42,8 @@ pub fn fit(model: &Model, layer: usize, site: Site, covariance: &SiteCovariance,
 }
 
 /// All sites, given by layer, site and covariance, of which `kept` says what stays.
-pub fn run<'a>(
+pub fn run<'a, E: Engine>(
+    engine: &E,
     model: &Model,
     sites: impl Iterator<Item = (usize, Site, Option<&'a SiteCovariance>)>,
     kept: &[Vec<bool>],
@@ -45,7 +55,7 @@ pub fn run<'a>(
     for ((layer, site, covariance), kept) in sites.zip(kept) {
         crate::interrupt::check()?;
         if let Some(covariance) = covariance.filter(|_| kept.contains(&false)) {
-            let fitted = fit(model, layer, site, covariance, kept, &mut scratch)?;
+            let fitted = fit(engine, model, layer, site, covariance, kept, &mut scratch)?;
             let (part, bias_part) = writer(site);
             replaced.insert((layer, part), fitted.weight);
             replaced.insert((layer, bias_part), fitted.bias);
@@ -58,12 +68,20 @@ pub fn run<'a>(
 
 /// The weights `[outputs, kept]` that best reproduce `weight` on all channels from the kept ones, with a ridge toward the old ones: those,
 /// and what the kept channels can take over of the removed ones, `W_K + W_R C_RK (C_KK + R)^-1`.
-fn solve(covariance: &Symmetric, weight: MatRef<'_, f64>, [kept, removed]: [&[usize]; 2], what: &str) -> Result<Mat<f64>> {
+fn solve<E: Engine>(
+    engine: &E,
+    covariance: &Symmetric,
+    weight: MatRef<'_, f64>,
+    [kept, removed]: [&[usize]; 2],
+    what: &str,
+) -> Result<Mat<f64>> {
     let mut matrix = covariance.principal(kept);
     let ridge = ridge(covariance, RIDGE);
     matrix.add_to_diagonal(&kept.iter().map(|&channel| ridge[channel]).collect::<Vec<_>>());
     let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
-    let mut system = System { matrix, rows };
-    system.solve(what)?;
-    Ok(select_columns(weight, kept) + system.rows)
+    let taken_over = eliminate(engine, System { matrix, rows }, weight.nrows(), 1, |system| {
+        system.solve(what)?;
+        system.take_rows()
+    })?;
+    Ok(select_columns(weight, kept) + taken_over)
 }

@@ -57,7 +57,7 @@ use saves::{FirstPass, Saves};
 use sequential::Start;
 use std::time::Instant;
 
-/// Ridge relative to the mean variance of the channels. The result is flat from 1e-4 to 1e-1.
+/// Ridge relative to each channel's own variance. The result is flat from 1e-3 to 1e-1.
 pub const RIDGE: f64 = 0.01;
 
 /// What a recipe is asked for.
@@ -131,7 +131,7 @@ pub fn run<E: Engine>(
     let sites = curves.report(&removed);
     let (kept, replaced) = if options.plan.recipe == Recipe::LeastSquares {
         let kept = curves.kept(&removed);
-        let replaced = least_squares::run(model, curves.covariances(), &kept, progress)?;
+        let replaced = least_squares::run(engine, model, curves.covariances(), &kept, progress)?;
         (kept, replaced)
     } else {
         let first_pass = FirstPass { layers: &statistics.layers, curves: &curves.sites };

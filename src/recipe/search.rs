@@ -7,7 +7,7 @@
 use super::allocation::give_back;
 use super::curves::Curves;
 use super::layer::{Fitted, cut_readers, readers};
-use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares};
+use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares, leave_room};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::engine::{Engine, HostTensor};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::Teacher;
 use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
-use crate::pass::{Batch, Pass, PassOptions, Visitor};
+use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -51,7 +51,7 @@ pub fn allocate<E: Engine>(
     announce(curves, sites.len(), plan.ratio, progress);
 
     // A variant's layer is on the device while the next is not.
-    let memory = PassOptions { other_streams: sites.len(), ..options.pass };
+    let memory = leave_room(engine, model, options.pass, sites.len());
     let pass = Pass::new(engine, model, windows, length, memory, progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
@@ -185,7 +185,7 @@ impl<E: Engine> Round<'_, E> {
                 Entry::Vacant(place) => {
                     let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
                     // A file of its own, which goes when the fit is let go.
-                    place.insert(least_squares::fit(model, layer, site, covariance, &kept, &mut Scratch::new()?)?)
+                    place.insert(least_squares::fit(engine, model, layer, site, covariance, &kept, &mut Scratch::new()?)?)
                 }
             };
             let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;

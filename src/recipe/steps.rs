@@ -117,16 +117,28 @@ fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<Vec<Lay
 }
 
 /// The plan of `least-squares` from statistics with covariances.
-pub fn plan_from_covariances(model: &Model, statistics: &Statistics, options: &PlanOptions, progress: &dyn Progress) -> Result<Plan> {
+pub fn plan_from_covariances<E: Engine>(
+    engine: &E,
+    model: &Model,
+    statistics: &Statistics,
+    options: &PlanOptions,
+    progress: &dyn Progress,
+) -> Result<Plan> {
     check_statistics(model, statistics)?;
     let options = PlanOptions { token_weights: statistics.header.token_weights()?, ..options.clone() };
-    let curves = Curves::from_statistics(model, statistics, progress)?;
+    let curves = Curves::from_statistics(engine, model, statistics, progress)?;
     let removed = curves.allocate(model, &options)?;
     Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed), statistics))
 }
 
 /// What carrying out such a plan changes.
-pub fn changes_from_covariances(model: &Model, statistics: Option<&Statistics>, plan: &Plan, progress: &dyn Progress) -> Result<Changes> {
+pub fn changes_from_covariances<E: Engine>(
+    engine: &E,
+    model: &Model,
+    statistics: Option<&Statistics>,
+    plan: &Plan,
+    progress: &dyn Progress,
+) -> Result<Changes> {
     let Some(statistics) = statistics else {
         return Err(Error::input("the plan's weights are fitted to the statistics' covariances: give --statistics"));
     };
@@ -145,5 +157,5 @@ pub fn changes_from_covariances(model: &Model, statistics: Option<&Statistics>, 
         [of(&layer.kv_heads, shape.key_value_heads), of(&layer.neurons, shape.intermediate_size)]
     };
     let kept: Vec<Vec<bool>> = plan.layers.iter().zip(&model.architecture.layers).flat_map(kept).collect();
-    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(model, sites, &kept, progress)? })
+    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(engine, model, sites, &kept, progress)? })
 }

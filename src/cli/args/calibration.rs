@@ -18,7 +18,7 @@ pub struct CalibrationArguments {
     /// Field of a .jsonl or .json document that holds its text
     #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME", help_heading = "Calibration")]
     pub text_field: String,
-    /// Windows drawn from the text [default: 1024; 128 for wanda-sp]
+    /// Windows drawn from the text [default: 1024; of `prune --method wanda-sp` 128]
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub samples: Option<NonZeroUsize>,
     /// Tokens of a window
@@ -33,7 +33,7 @@ pub struct CalibrationArguments {
     /// How much each token counts for the recipes beyond flap
     #[arg(long, value_enum, default_value_t, help_heading = "Calibration")]
     pub token_weights: TokenWeights,
-    /// Reproduce the FLAP authors' released code, number for number
+    /// Reproduce the FLAP authors' released code
     #[arg(long, help_heading = "Calibration")]
     pub compat: bool,
 }

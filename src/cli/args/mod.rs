@@ -118,7 +118,8 @@ pub struct PruneArguments {
     pub output: PathBuf,
     #[command(flatten)]
     pub export: ExportArguments,
-    /// Measure the perplexity on a text before and after, as `eval` does, and say it in the report and the model card
+    /// Measure the perplexity on a text before and after, in windows of 2048 tokens or of the model's context where that is shorter, and
+    /// say it in the report and the model card
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub evaluate: Option<PathBuf>,
     /// Only the first N windows of --evaluate

@@ -11,7 +11,8 @@ use std::num::NonZeroUsize;
 
 #[derive(Debug, Args)]
 pub struct PlanningArguments {
-    /// Share of the prunable parameters to remove, between 0 and 1
+    /// Share to remove of the prunable parameters, which are the matrices of attention and MLP (not embeddings, head and norms); between 0
+    /// and 1
     #[arg(long, default_value_t = 0.2, allow_negative_numbers = true, help_heading = "Planning")]
     pub ratio: f64,
     /// How the pruned model is made [default: sequential for prune, unless one of the options of flap is given; flap for plan]
