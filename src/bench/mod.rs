@@ -6,7 +6,7 @@
 mod layer;
 mod timing;
 
-use crate::engine::{AttentionShape, Dtype, Engine, MomentsShape};
+use crate::engine::{AttentionShape, DeviceKind, Dtype, Engine, MomentsShape};
 use crate::error::Result;
 use crate::interrupt;
 use layer::{SHAPES, Shape};
@@ -160,7 +160,7 @@ impl<'a, E: Engine> Bench<'a, E> {
 
     /// Bringing a matrix to the device; the CPU engine has it there already.
     pub fn upload(&mut self) -> Result<()> {
-        if self.engine.info().kind == "cpu" {
+        if self.engine.info().kind == DeviceKind::Cpu {
             return Ok(());
         }
         let matrix = random_matrix(4096, 4096, Dtype::F16);

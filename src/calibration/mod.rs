@@ -11,7 +11,7 @@ pub use wanda::wanda_sp;
 pub use windows::{Shard, sequential_windows, window_starts};
 
 use crate::checkpoint::files;
-use crate::engine::Engine;
+use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::{Pass, PassOptions};
@@ -66,7 +66,7 @@ impl CalibrationSet {
         let operands = info.operands.safetensors_name().to_lowercase();
         let device = format!("{}, {operands} products", info.label());
         // Which GPU it was is not for the next machine.
-        let device_option = (info.kind == "cpu").then_some(["--device", "cpu"]).into_iter().flatten().map(String::from);
+        let device_option = (info.kind == DeviceKind::Cpu).then_some(["--device", "cpu"]).into_iter().flatten().map(String::from);
         let options = device_option.chain(["--precision".into(), operands]).chain(self.header.options.iter().cloned()).collect();
         Header { devices: vec![device], options, ..self.header.clone() }
     }

@@ -39,13 +39,24 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// Makes a rename in the folder of `path` last through a power failure.
 #[cfg(unix)]
 pub fn sync_folder_of(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Makes the names of a folder's files last likewise.
+#[cfg(unix)]
+pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "cannot write"))
 }
 
 /// The file system does it by itself; folders cannot be opened here.
 #[cfg(not(unix))]
 pub fn sync_folder_of(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// Likewise.
+#[cfg(not(unix))]
+pub fn sync_folder(_: &Path) -> Result<()> {
     Ok(())
 }
 

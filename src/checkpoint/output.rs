@@ -87,6 +87,7 @@ impl OutputFolder {
 
     /// Moves the finished folder to its name; an earlier one is removed only after that.
     pub fn commit(mut self) -> Result<()> {
+        files::sync_folder(self.partial.path())?;
         self.partial.complete();
         if self.output.symlink_metadata().is_ok() && !self.force && !is_empty_folder(&self.output) {
             return Err(appeared(&self.output, &self.partial.keep()));

@@ -14,11 +14,21 @@ pub use select::{AnyEngine, DeviceChoice, Precision, select};
 use crate::error::Result;
 use std::ops::Range;
 
+/// The two kinds of engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// An adapter, one in software too.
+    Gpu,
+}
+
 /// What an engine runs on, for reports.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct DeviceInfo {
-    /// `cpu` or `gpu`.
-    pub kind: &'static str,
+    /// What kind of engine it is.
+    pub kind: DeviceKind,
     /// The processor's or adapter's name.
     pub name: String,
     /// `native`, `vulkan`, `metal`, `dx12` or `gl`.
@@ -44,7 +54,11 @@ impl DeviceInfo {
     /// Name and backend in one text.
     #[must_use]
     pub fn label(&self) -> String {
-        format!("{} ({}, {})", self.kind, self.name, self.backend)
+        let kind = match self.kind {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Gpu => "gpu",
+        };
+        format!("{kind} ({}, {})", self.name, self.backend)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
 use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights};
+use crate::interrupt;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -210,13 +211,17 @@ impl Model {
         })
     }
 
-    /// Touches a layer's pages, so that the system reads them from the disk while something else computes.
+    /// Touches a layer's pages, so that the system reads them from the disk while something else computes. An interrupt ends it.
     pub fn read_ahead(&self, layer: usize) {
         const PAGE: usize = 4096;
+        const PART: usize = 16 << 20;
         for tensor in self.architecture.layer_tensors(layer) {
-            if let Ok(stored) = self.stored(layer, tensor) {
-                let touched = stored.bytes.as_ref().iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte);
-                std::hint::black_box(touched);
+            let Ok(stored) = self.stored(layer, tensor) else { continue };
+            for part in stored.bytes.as_ref().chunks(PART) {
+                if interrupt::check().is_err() {
+                    return;
+                }
+                std::hint::black_box(part.iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a pass may put where: how many tokens go through a layer together, and where hidden states stay between layers.
 
 use crate::architecture::Architecture;
-use crate::engine::DeviceInfo;
+use crate::engine::{DeviceInfo, DeviceKind};
 use crate::error::{Error, Result};
 use crate::forward::panel_bytes;
 use std::num::NonZeroUsize;
@@ -116,7 +116,7 @@ pub fn plan(
             bytes => format!(" and what is kept beside them {bytes},"),
         };
         let smaller = if batch_tokens > window_tokens { "--batch-tokens or " } else { "" };
-        let device = if info.kind == "cpu" { "" } else { ", or --device cpu" };
+        let device = if info.kind == DeviceKind::Cpu { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
              budget of {} has for them; give --memory-budget {}M or more, a smaller {smaller}--sequence-length{device}",
@@ -127,7 +127,7 @@ pub fn plan(
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;
     let place = match states {
         states if states <= budget - fixed => Place::Device,
-        states if info.kind != "cpu" && states <= HOST_MEMORY => Place::Host,
+        states if info.kind == DeviceKind::Gpu && states <= HOST_MEMORY => Place::Host,
         _ => Place::File,
     };
     tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes");

@@ -4,7 +4,7 @@ use super::elimination::Elimination;
 use super::linear_algebra::System;
 use super::on_device::{OnDevice, panel_lines};
 use super::removal::BLOCKS;
-use crate::engine::Engine;
+use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
 
 /// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and on the host where
@@ -33,7 +33,7 @@ pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize, channels
     let bytes = OnDevice::<E>::bytes(size, outputs, channels_per_unit);
     let lines = size.div_ceil(BLOCKS).max(panel_lines(channels_per_unit));
     let largest_tensor = 4 * lines as u64 * size.max(outputs) as u64;
-    (info.kind == "gpu" && bytes <= budget(engine) && largest_tensor <= info.max_binding_bytes).then_some(bytes)
+    (info.kind == DeviceKind::Gpu && bytes <= budget(engine) && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 
 /// Bytes of the device that an elimination may take.

@@ -6,7 +6,7 @@ use super::linear_algebra::{System, product, ridge};
 use super::on_device::{turned, upload_columns};
 use super::placement::{budget, eliminate};
 use super::weights::{rows_to_bytes, to_bytes, to_matrix};
-use crate::engine::{Engine, HostTensor};
+use crate::engine::{DeviceKind, Engine, HostTensor};
 use crate::error::Result;
 use crate::forward::{LayerWeights, Site};
 use crate::pass::{Batch, Pass};
@@ -52,7 +52,7 @@ const PANEL_ROWS: usize = 512;
 pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &str) -> Result<HostTensor> {
     let (columns, dtype) = (weight.columns, weight.dtype);
     let map_bytes = 4 * (columns * columns) as u64;
-    if engine.info().kind != "gpu" || map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
+    if engine.info().kind == DeviceKind::Cpu || map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
         let bytes = to_bytes(product(to_matrix(weight).as_ref(), map.as_ref()).as_ref(), dtype, what)?;
         return Ok(HostTensor::owning(bytes, dtype, weight.rows, columns));
     }

@@ -15,7 +15,8 @@ pub use moments::Moments;
 pub use peak::multiply_adds;
 
 use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Dtype, Engine, HostTensor, MomentsShape, SlotMoments,
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Dtype, Engine, HostTensor, MomentsShape,
+    SlotMoments,
 };
 use crate::error::Result;
 use std::ops::Range;
@@ -42,7 +43,7 @@ impl Default for CpuEngine {
         let threads = rayon::current_num_threads();
         Self {
             info: DeviceInfo {
-                kind: "cpu",
+                kind: DeviceKind::Cpu,
                 name: format!("{threads} threads, {}", std::env::consts::ARCH),
                 backend: "native".into(),
                 operands: Dtype::F32,

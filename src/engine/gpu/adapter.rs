@@ -2,7 +2,7 @@
 
 use super::context::{Context, MOST_STAGED};
 use super::products::{Products, SUBGROUPS};
-use crate::engine::{DeviceInfo, Dtype, Precision};
+use crate::engine::{DeviceInfo, DeviceKind, Dtype, Precision};
 use crate::error::{Error, Result};
 use wgpu::{Backends, DeviceType};
 
@@ -203,7 +203,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     };
     let memory_budget = memory_budget.unwrap_or(4 << 30);
     let device_info = DeviceInfo {
-        kind: "gpu",
+        kind: DeviceKind::Gpu,
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },

@@ -2,7 +2,7 @@
 
 use crate::support::on_both_engines;
 use faer::Mat;
-use flap_gpu::engine::Engine;
+use flap_gpu::engine::{DeviceKind, Engine};
 use flap_gpu::recipe::{Elimination, OnDevice, Symmetric, System, eliminate, remove_greedily};
 
 /// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and the errors are those of the ridged problem.
@@ -172,7 +172,7 @@ fn what_f32_cannot_solve_is_solved_on_the_host() {
             system.take_rows()
         });
         let solved = solved.unwrap();
-        assert_eq!(tried.get(), if engine.info().kind == "gpu" { 2 } else { 1 });
+        assert_eq!(tried.get(), if engine.info().kind == DeviceKind::Gpu { 2 } else { 1 });
         // A condition of 1e9 times the rounding of f64.
         let error = (&solved * &matrix - &rows).norm_l2() / rows.norm_l2();
         assert!(error < 1e-5, "{error:e}");
