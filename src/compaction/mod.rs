@@ -77,16 +77,7 @@ impl CompactTensor {
     /// Its numbers, in memory where it is cut.
     fn read(&self) -> Result<HostTensor> {
         match &self.source {
-            Source::Cut(host, slice) if *slice == Slice::whole(host) => Ok(host.clone()),
-            Source::Cut(host, slice) => {
-                let (rows, columns) = slice.shape(host);
-                let mut bytes = Vec::with_capacity(self.bytes());
-                slice.write(host, &mut |part| {
-                    bytes.extend_from_slice(part);
-                    Ok(())
-                })?;
-                Ok(HostTensor::owning(bytes, host.dtype, rows, columns))
-            }
+            Source::Cut(host, slice) => slice.cut(host),
             Source::Kept(stored) => stored.read(),
         }
     }

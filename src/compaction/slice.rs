@@ -68,6 +68,20 @@ impl Slice {
         if self.zero { (tensor.rows, tensor.columns) } else { (length(&self.rows), length(&self.columns)) }
     }
 
+    /// The result in memory; the tensor itself where everything stays.
+    pub fn cut(&self, tensor: &HostTensor) -> Result<HostTensor> {
+        if *self == Self::whole(tensor) {
+            return Ok(tensor.clone());
+        }
+        let (rows, columns) = self.shape(tensor);
+        let mut bytes = Vec::with_capacity(rows * columns * tensor.dtype.size());
+        self.write(tensor, &mut |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(HostTensor::owning(bytes, tensor.dtype, rows, columns))
+    }
+
     /// Hands the result to `sink`, block by block; kept rows that are whole go straight from the map.
     pub fn write(&self, tensor: &HostTensor, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let bytes = tensor.bytes.as_ref();

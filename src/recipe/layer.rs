@@ -81,15 +81,7 @@ pub fn cut_readers<E: Engine>(
     read: &[HostTensor],
 ) -> Result<Vec<HostTensor>> {
     let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
-    let cut = |host: &HostTensor| -> Result<HostTensor> {
-        let rows = host.rows / kept.len();
-        let mut bytes = Vec::with_capacity(places.len() * rows * host.row_bytes());
-        Slice::whole(host).rows(&places, rows).write(host, &mut |part| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        })?;
-        Ok(HostTensor::owning(bytes, host.dtype, places.len() * rows, host.columns))
-    };
+    let cut = |host: &HostTensor| Slice::whole(host).rows(&places, host.rows / kept.len()).cut(host);
     let cut = read.iter().map(cut).collect::<Result<Vec<_>>>()?;
     place_readers(engine, own, site, &cut)?;
     cut_biases(engine, model, layer, site, own, &places, kept.len())?;
