@@ -37,7 +37,6 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 }
 
 /// Makes a rename in the folder of `path` last through a power failure.
-#[cfg(unix)]
 pub fn sync_folder_of(path: &Path) -> Result<()> {
     sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
@@ -49,12 +48,6 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// The file system does it by itself; folders cannot be opened here.
-#[cfg(not(unix))]
-pub fn sync_folder_of(_: &Path) -> Result<()> {
-    Ok(())
-}
-
-/// Likewise.
 #[cfg(not(unix))]
 pub fn sync_folder(_: &Path) -> Result<()> {
     Ok(())

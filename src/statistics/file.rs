@@ -53,7 +53,8 @@ pub struct Header {
     /// What it was measured on, with the number format of the products.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
-    /// Options of the command line, beside those that the other fields stand for, that the order of sums or their operands depend on.
+    /// Options of the command line, beside those that the other fields stand for, that the tokens, the order of sums or their operands depend
+    /// on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }

@@ -6,7 +6,7 @@ use flap_gpu::engine::Precision;
 use flap_gpu::engine::gpu::GpuEngine;
 use flap_gpu::evaluation::{Predictions, perplexity};
 use flap_gpu::model::Model;
-use flap_gpu::pass::PassOptions;
+use flap_gpu::pass::{Pass, PassOptions};
 use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::Silent;
 use flap_gpu::recipe::{self, RecipeOptions};
@@ -22,6 +22,24 @@ fn passes_stay_within_the_memory_budget() {
         let Some(engine) = gpu_with(precision) else { return };
         stays_within(&engine.with_memory_budget(BUDGET), precision == Precision::F32);
     }
+}
+
+/// More tokens at once than a buffer can be bound for are refused before any work, with the number that can.
+#[test]
+fn batches_beyond_a_binding_are_refused() {
+    let Some(engine) = gpu_with(Precision::F32) else { return };
+    let model = Model::open(&data("golden/llama3-gqa-rope-scaled-tied-bf16")).unwrap();
+    let (architecture, window_tokens) = (&model.architecture, 48);
+    let widest = architecture.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads * architecture.head_dim)).max().unwrap();
+    // Two windows, and not three.
+    let engine = engine.with_binding_limit(4 * (widest.max(architecture.hidden_size) * (3 * window_tokens - 1)) as u64);
+    let pass = |batch_tokens| {
+        let options = PassOptions { batch_tokens: Some(batch_tokens), ..PassOptions::default() };
+        Pass::new(&engine, &model, 24, window_tokens, options, &Silent).map(|_| ())
+    };
+    assert!(pass(2 * window_tokens).is_ok());
+    let refused = pass(3 * window_tokens).unwrap_err().to_string();
+    assert!(refused.contains("of 144 tokens") && refused.contains("give --batch-tokens 96 or less"), "{refused}");
 }
 
 /// `with_fitting`: through a recipe as well, which takes longest.

@@ -62,7 +62,7 @@ impl<'a, E: Engine> OnDevice<'a, E> {
     }
 
     fn take_step(&mut self, index: usize, range: Range<usize>, step: &Step<E::Tensor>) -> Result<()> {
-        let panel = self.panels.at(index);
+        let panel = self.panels.get_mut(index);
         self.engine.add_cross(&mut panel.matrix, &step.left, range.clone(), &step.right, false)?;
         match (&mut panel.rows, &step.rows) {
             (Some(own), Some(rows)) => self.engine.add_cross(own, &step.left, range, rows, false),
@@ -111,7 +111,7 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
             // Ones for the pivots' own square become `L^-1` in the step, and its inverse in the end.
             let mut ones = vec![0.0; range.len() * size];
             range.clone().enumerate().for_each(|(line, channel)| ones[line * size + channel] = 1.0);
-            let panel = self.panels.at(index);
+            let panel = self.panels.get_mut(index);
             engine.scale_columns(&mut panel.matrix, &others)?;
             engine.add(&mut panel.matrix, &engine.upload(&ones, size)?)?;
             // Lines of channels that are through have the other sign across the diagonal.
@@ -120,13 +120,13 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
             let rows = panel.rows.as_ref().map(|rows| self.combine(&inverse, rows)).transpose()?;
             let step = self.step(&inverse, &panel.matrix, rows, &signs)?;
             for (other, range) in ranges.iter().enumerate().filter(|&(other, _)| other != index) {
-                engine.scale_columns(&mut self.panels.at(other).matrix, &others)?;
+                engine.scale_columns(&mut self.panels.get_mut(other).matrix, &others)?;
                 self.take_step(other, range.clone(), &step)?;
             }
             let turned = inverse.transpose().to_owned();
             let matrix = self.combine(&turned, &step.right)?;
             let rows = step.rows.as_ref().map(|rows| self.combine(&turned, rows)).transpose()?;
-            let panel = self.panels.at(index);
+            let panel = self.panels.get_mut(index);
             (panel.matrix, panel.rows) = (matrix, rows);
         }
         Ok(())

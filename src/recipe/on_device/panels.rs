@@ -83,7 +83,7 @@ impl<'a, E: Engine> Panels<'a, E> {
     }
 
     /// A panel that is to change.
-    pub fn at(&mut self, index: usize) -> &mut Panel<E::Tensor> {
+    pub fn get_mut(&mut self, index: usize) -> &mut Panel<E::Tensor> {
         &mut self.all[index]
     }
 
@@ -117,7 +117,7 @@ impl<'a, E: Engine> Panels<'a, E> {
         let mut picked = self.engine.zeros(lines.len(), width)?;
         let mut first = 0;
         for (panel, range) in self.all.iter().zip(self.ranges()) {
-            let within: Vec<usize> = lines.iter().filter(|line| range.contains(line)).map(|line| line - range.start).collect();
+            let within = within(lines, &range);
             if let Some(from) = part(panel).filter(|_| !within.is_empty()) {
                 self.engine.gather(&mut picked, first, from, &self.places(within.iter().copied())?, columns)?;
                 first += within.len();
@@ -139,7 +139,7 @@ impl<'a, E: Engine> Panels<'a, E> {
         let ranges = self.ranges();
         let mut closed = Vec::with_capacity(ranges.len());
         for (panel, range) in std::mem::take(&mut self.all).into_iter().zip(ranges) {
-            let within: Vec<usize> = left.iter().filter(|line| range.contains(line)).map(|line| line - range.start).collect();
+            let within = within(left, &range);
             if within.is_empty() {
                 continue;
             }
@@ -156,6 +156,11 @@ impl<'a, E: Engine> Panels<'a, E> {
         self.all = closed;
         Ok(())
     }
+}
+
+/// Those of some channels that a panel of this range has, as its lines.
+fn within(channels: &[usize], range: &Range<usize>) -> Vec<usize> {
+    channels.iter().filter(|channel| range.contains(channel)).map(|channel| channel - range.start).collect()
 }
 
 /// Some columns of so many lines as lines: a product with ones, which is exact.
