@@ -1,6 +1,6 @@
 //! Timing, peaks, and numbers to work on.
 
-use crate::engine::cpu::{CpuEngine, dot_products, has_dot_products, multiply_adds};
+use crate::engine::cpu::{Arithmetic, CpuEngine, Unit, multiply_adds};
 use crate::engine::gpu::GpuEngine;
 use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
@@ -35,10 +35,11 @@ impl Peak {
         Ok(Self { gflops: on_every_thread(multiply_adds), gigabytes: stream_rate(engine)? })
     }
 
-    /// With bf16 dot products instead of f32 multiply-adds, where the processor has them.
+    /// With bf16 products of a unit instead of f32 multiply-adds, as many for one of f16 weights as the arithmetic takes.
     #[must_use]
-    pub fn with_dot_products(self) -> Option<Self> {
-        has_dot_products().then(|| Self { gflops: on_every_thread(dot_products), ..self })
+    pub fn with_products_of_unit(self, unit: Unit, arithmetic: Arithmetic) -> Self {
+        let gflops = on_every_thread(|rounds| unit.in_registers(rounds)) / arithmetic.products_of_one(Dtype::F16) as f64;
+        Self { gflops, ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use super::args::{BenchArguments, Common, PrecisionArgument};
 use super::terminal::{Terminal, table};
 use crate::bench::{Bench, Measurement, Peak};
 use crate::checkpoint::{OutputFile, files};
-use crate::engine::cpu::CpuEngine;
+use crate::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use crate::engine::gpu::{self, Products};
 use crate::engine::{AnyEngine, DeviceChoice, Engine, Precision, select};
 use crate::error::Error;
@@ -65,13 +65,21 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
 }
 
 fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
-    let engine = CpuEngine::default();
+    let engine = CpuEngine::new(Arithmetic::F32);
     collect(engine.info().label(), terminal, |report| {
         let peak = Peak::of_cpu(&engine)?;
         whole(&engine, peak, "f32", report)?;
-        // Again with bf16 operands, where the processor gains by them.
-        let Some(peak) = peak.with_dot_products() else { return Ok(()) };
-        Ok(Bench::new(&CpuEngine::with_bf16_products(), peak, report).tier("bf16")?)
+        // Again with bf16 products, where the processor has them.
+        let unit = Unit::fastest();
+        if unit == Unit::None {
+            return Ok(());
+        }
+        let fastest = Arithmetic::fastest_f32();
+        if fastest != Arithmetic::F32 {
+            Bench::new(&CpuEngine::new(fastest), peak.with_products_of_unit(unit, fastest), report).tier("f32 in parts")?;
+        }
+        let rounded = Arithmetic::Bf16(unit);
+        Ok(Bench::new(&CpuEngine::new(rounded), peak.with_products_of_unit(unit, rounded), report).tier("bf16")?)
     })
 }
 

@@ -1,6 +1,6 @@
 //! Choosing an engine by name.
 
-use super::cpu::{CpuEngine, has_dot_products};
+use super::cpu::{Arithmetic, CpuEngine, Unit};
 use super::gpu::{self, AdapterChoice, GpuEngine};
 use super::{DeviceInfo, Engine};
 use crate::error::{Error, Result};
@@ -109,10 +109,11 @@ fn open_cpu(precision: Precision) -> Result<AnyEngine> {
         }
         Precision::Auto | Precision::F32 => CpuEngine::default(),
         Precision::Bf16 => {
-            if !has_dot_products() {
-                tracing::warn!("this processor has no bf16 dot products (AVX-512 BF16): --precision bf16 is slower than f32 here");
+            let unit = Unit::fastest();
+            if unit == Unit::None {
+                tracing::warn!("this processor has no bf16 products (AMX, AVX-512 BF16): --precision bf16 is slower than f32 here");
             }
-            CpuEngine::with_bf16_products()
+            CpuEngine::new(Arithmetic::Bf16(unit))
         }
     }))
 }

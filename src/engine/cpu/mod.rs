@@ -10,7 +10,7 @@ mod peak;
 mod product;
 mod vectors;
 
-pub use bf16::{dot_products, has_dot_products};
+pub use bf16::Unit;
 pub use moments::Moments;
 pub use peak::multiply_adds;
 
@@ -24,6 +24,38 @@ use std::ops::Range;
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
     info: DeviceInfo,
+    arithmetic: Arithmetic,
+}
+
+/// How activations are multiplied with weights. All sum in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32, by the matrix library.
+    F32,
+    /// f32, each number as the sum of bf16 numbers.
+    F32InParts(Unit),
+    /// Rounded to bf16.
+    Bf16(Unit),
+}
+
+impl Arithmetic {
+    /// The fastest of f32 on this processor: parts pay on matrix units only.
+    #[must_use]
+    pub fn fastest_f32() -> Self {
+        match Unit::fastest() {
+            Unit::Matrix => Self::F32InParts(Unit::Matrix),
+            Unit::Vector | Unit::None => Self::F32,
+        }
+    }
+
+    /// Products of the processor's that stand for one of an activation and a weight.
+    #[must_use]
+    pub fn products_of_one(self, weight: Dtype) -> usize {
+        match self {
+            Self::F32 | Self::Bf16(_) => 1,
+            Self::F32InParts(_) => bf16::products_of_parts(weight),
+        }
+    }
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
@@ -40,13 +72,25 @@ impl Tensor {
 
 impl Default for CpuEngine {
     fn default() -> Self {
+        Self::new(Arithmetic::fastest_f32())
+    }
+}
+
+impl CpuEngine {
+    /// An engine that multiplies so; all else is f32.
+    #[must_use]
+    pub fn new(arithmetic: Arithmetic) -> Self {
         let threads = rayon::current_num_threads();
+        let (operands, note) = match arithmetic {
+            Arithmetic::F32 | Arithmetic::F32InParts(_) => (Dtype::F32, ""),
+            Arithmetic::Bf16(_) => (Dtype::Bf16, ", bf16 products"),
+        };
         Self {
             info: DeviceInfo {
                 kind: DeviceKind::Cpu,
-                name: format!("{threads} threads, {}", std::env::consts::ARCH),
+                name: format!("{threads} threads, {}{note}", std::env::consts::ARCH),
                 backend: "native".into(),
-                operands: Dtype::F32,
+                operands,
                 // Enough rows for the matrix product to run at full speed; the MLP's activations stay near the cache.
                 default_batch_tokens: 512,
                 // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
@@ -54,25 +98,15 @@ impl Default for CpuEngine {
                 staging_bytes: None,
                 max_binding_bytes: u64::MAX,
             },
+            arithmetic,
         }
     }
-}
 
-impl CpuEngine {
     /// Stays within so many bytes of memory, mapped weights not counted.
     #[must_use]
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.info.memory_budget = bytes;
         self
-    }
-
-    /// An engine whose matrix products are of bf16 numbers with f32 sums; all else stays f32.
-    #[must_use]
-    pub fn with_bf16_products() -> Self {
-        let mut engine = Self::default();
-        engine.info.operands = Dtype::Bf16;
-        engine.info.name += ", bf16 products";
-        engine
     }
 }
 
@@ -115,8 +149,13 @@ impl Engine for CpuEngine {
     }
 
     fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let linear = if self.info.operands == Dtype::Bf16 { bf16::linear } else { linear::linear };
-        Ok(Tensor { data: linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.rows })
+        let (x, bias) = (&x.data, bias.map(|b| b.data.as_slice()));
+        let data = match self.arithmetic {
+            Arithmetic::F32 => linear::linear(x, weight, bias),
+            Arithmetic::F32InParts(unit) => bf16::linear_in_parts(unit, x, weight, bias),
+            Arithmetic::Bf16(unit) => bf16::linear_rounded(unit, x, weight, bias),
+        };
+        Ok(Tensor { data, columns: weight.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {

@@ -5,7 +5,7 @@ use super::definitions::{linear_reference, matrix, values_of};
 use super::{check, products};
 use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
 use flap_gpu::engine::Dtype::{Bf16, F16};
-use flap_gpu::engine::cpu::{CpuEngine, has_dot_products};
+use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use flap_gpu::engine::gpu::{Products, Tensor};
 use flap_gpu::engine::{Engine, HostTensor, Precision};
 
@@ -24,21 +24,45 @@ fn products_of_f16_agree_too() {
     }
 }
 
+/// What this processor multiplies bf16 numbers with.
+fn units() -> Vec<Unit> {
+    let units: Vec<Unit> = Unit::available().collect();
+    for (unit, instructions) in [(Unit::Matrix, "AMX"), (Unit::Vector, "AVX-512 BF16")] {
+        if !units.contains(&unit) {
+            say_loudly(&format!("this processor or system has no {instructions}: that form of the kernel of bf16 products is not tested"));
+        }
+    }
+    units
+}
+
 /// On the CPU: operands rounded to bf16, to nearest even, and nothing else lost but what f32 sums lose.
 #[test]
 fn products_of_bf16_are_of_rounded_operands() {
-    let engine = CpuEngine::with_bf16_products();
-    if !has_dot_products() {
-        say_loudly("this processor has no bf16 dot products (AVX-512 BF16): only the portable form of the kernel is tested");
-    }
     let rounded = |numbers: &[f32]| numbers.iter().map(|&v| f64::from(Bf16.round(v))).collect::<Vec<_>>();
-    for case in products() {
-        let Linear { tokens, inputs, outputs, dtype, bias } = case else { unreachable!("only products") };
-        let (x, weight) = (rounded(&noise(1, tokens * inputs)), rounded(&matrix(2, outputs, inputs, dtype).to_f32()));
-        let reference: Vec<f32> = linear_reference(&x, &weight, inputs, bias).into_iter().map(|v| v as f32).collect();
-        let error = normalised_squared_error(&case.run(&engine), &reference);
-        assert!(error <= case.tolerance(), "{case:?}: normalised squared error {error:e}, bound {:e}", case.tolerance());
+    for engine in units().into_iter().map(|unit| CpuEngine::new(Arithmetic::Bf16(unit))) {
+        for case in products() {
+            let Linear { tokens, inputs, outputs, dtype, bias } = case else { unreachable!("only products") };
+            let (x, weight) = (rounded(&noise(1, tokens * inputs)), rounded(&matrix(2, outputs, inputs, dtype).to_f32()));
+            let reference: Vec<f32> = linear_reference(&x, &weight, inputs, bias).into_iter().map(|v| v as f32).collect();
+            let error = normalised_squared_error(&case.run(&engine), &reference);
+            assert!(error <= case.tolerance(), "{case:?}: normalised squared error {error:e}, bound {:e}", case.tolerance());
+        }
+        what_is_not_finite_stays_visible(&engine);
     }
+}
+
+/// On the CPU: f32 numbers as sums of bf16 numbers, within the bounds of f32.
+#[test]
+fn products_in_parts_are_those_of_f32() {
+    for engine in units().into_iter().map(|unit| CpuEngine::new(Arithmetic::F32InParts(unit))) {
+        for case in products() {
+            check(&engine, case, case.tolerance());
+        }
+        what_is_not_finite_stays_visible(&engine);
+    }
+}
+
+fn what_is_not_finite_stays_visible(engine: &CpuEngine) {
     let bad = engine.upload(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2).unwrap();
     let y = engine.linear(&bad, &engine.upload_matrix(&HostTensor::from_f32(&[1.0, 0.0], 2)).unwrap(), None).unwrap();
     assert!(engine.download(&y).unwrap().iter().all(|y| y.is_nan()), "NaN, and infinity times zero, stay visible");

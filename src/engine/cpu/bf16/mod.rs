@@ -1,118 +1,115 @@
-//! Matrix products of bf16 numbers with f32 sums: with the dot products of AVX-512 BF16, twice as many multiply-adds in the same time
-//! as f32. A processor without them computes the same up to the rounding of sums, more slowly than in f32.
+//! Matrix products of bf16 numbers with f32 sums, on what processors have for them: matrix units (AMX), or dot products in vectors (AVX-512
+//! BF16). A processor without either computes the same up to the rounding of sums, more slowly than in f32.
 //!
-//! A strip of 48 outputs at a time is computed for all tokens, in tiles of 8 tokens. Its weights are packed 256 inputs at a time:
-//! 24 KiB, which stay in the L1 cache while the tiles pass by. Tiles are filled up with zeros, so kernels know no edges.
+//! A product of f32 numbers is made of such products too: a number is the sum of three bf16 numbers, of which each rounds what the one
+//! before has left over, so nothing is lost; f16 numbers are the sum of two. Matrix units are so much faster that this pays.
+//!
+//! Tokens and outputs stand in blocks of 32 by 32, inputs in steps of 32, all filled up with zeros, so kernels know no edges. A thread takes
+//! a group of strips of 32 outputs through all tokens, a block of inputs at a time: the activations of these inputs stay in the L2 cache
+//! while the strips pass by, the weights of a strip in the L1 cache while the tokens do.
 
-mod tile;
+mod kernels;
+mod packing;
 
-pub use tile::{dot_products, has_dot_products};
+pub use kernels::Unit;
 
 use super::linear::SharedOutput;
-use super::vectors::vectorised;
-use crate::engine::{HostTensor, widen};
+use crate::engine::{Dtype, HostTensor};
+use kernels::{Pair, SIDE, Sums};
 use rayon::prelude::*;
-use std::ops::Range;
-use tile::{COLUMNS, ROWS, Sums};
 
-/// Pairs of inputs whose weights are packed at a time.
-const PAIRS: usize = 128;
+/// Tokens, and outputs, of a block.
+const BLOCK: usize = 2 * SIDE;
+/// Inputs of a step: one row of a tile holds them.
+const STEP: usize = 2 * SIDE;
+/// Strips of a group at most: with 512 tokens their sums take half a MiB.
+const GROUP: usize = 8;
+
+/// bf16 numbers that stand for one number, of the activations and of the weight.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    activation: usize,
+    weight: usize,
+}
+
+impl Parts {
+    /// Rounded to bf16, or without loss: f32 has three times the digits of bf16, f16 less than twice.
+    fn new(rounded: bool, weight: Dtype) -> Self {
+        match weight {
+            _ if rounded => Self { activation: 1, weight: 1 },
+            Dtype::Bf16 => Self { activation: 3, weight: 1 },
+            Dtype::F16 => Self { activation: 3, weight: 2 },
+            Dtype::F32 => Self { activation: 3, weight: 3 },
+        }
+    }
+
+    /// Steps of inputs that are taken at a time: fewer where each step has more parts.
+    fn steps(self) -> usize {
+        if self.activation == 1 { 16 } else { 8 }
+    }
+}
 
 /// A thread's working memory.
 #[derive(Default)]
 struct Scratch {
-    /// Packed weights `[pairs]` of a strip.
-    panel: Vec<[u32; COLUMNS]>,
-    /// The strip's sums `[tiles]`.
+    /// Packed weights `[steps, parts]` of a strip.
+    panel: Vec<Pair>,
+    /// Sums `[strips, blocks of tokens]` of a group.
     sums: Vec<Sums>,
-    values: Vec<f32>,
-    pairs: Vec<u32>,
+    row: Vec<f32>,
 }
 
 /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`; x and the weight rounded to bf16, to nearest even.
-pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear_rounded(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+    linear(unit, x, weight, bias, Parts::new(true, weight.dtype))
+}
+
+/// The same of the numbers as they are. What is left out of a product is below 2^-24 of it.
+pub fn linear_in_parts(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+    linear(unit, x, weight, bias, Parts::new(false, weight.dtype))
+}
+
+/// Products of parts for one of an f32 activation and a weight.
+pub fn products_of_parts(weight: Dtype) -> usize {
+    let parts = Parts::new(false, weight);
+    (0..parts.weight).map(|place| parts.activation - place).sum()
+}
+
+fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, parts: Parts) -> Vec<f32> {
     let (inputs, outputs) = (weight.columns, weight.rows);
     let tokens = x.len() / inputs;
     assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
-    let add_products = tile::kernel();
-    let pairs = inputs.div_ceil(2);
-    let packed = pack_activations(x, inputs);
+    let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
+    let packed = packing::activations(x, inputs, parts);
+    let add_products = unit.kernel(parts);
+    // Several groups for every thread.
+    let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
     let mut y = vec![0.0f32; tokens * outputs];
     let out = SharedOutput(y.as_mut_ptr());
-    (0..outputs.div_ceil(COLUMNS)).into_par_iter().for_each_init(Scratch::default, |scratch, strip| {
-        let rows = strip * COLUMNS..((strip + 1) * COLUMNS).min(outputs);
-        scratch.sums.clear();
-        scratch.sums.resize(tokens.div_ceil(ROWS), [[0.0; COLUMNS]; ROWS]);
-        for first in (0..pairs).step_by(PAIRS) {
-            let block = first..(first + PAIRS).min(pairs);
-            pack_weights(weight, rows.clone(), block.clone(), scratch);
-            for (sums, x) in scratch.sums.iter_mut().zip(packed.chunks_exact(pairs)) {
-                add_products(sums, &x[block.clone()], &scratch.panel);
+    (0..strips.div_ceil(group)).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
+        let group = index * group..((index + 1) * group).min(strips);
+        let Scratch { panel, sums, row } = scratch;
+        sums.clear();
+        sums.resize(group.len() * blocks, Sums::default());
+        let taken = parts.steps() * blocks * parts.activation;
+        for (first, x) in (0..steps).step_by(parts.steps()).zip(packed.chunks(taken)) {
+            let inputs = first * STEP..((first + parts.steps()) * STEP).min(inputs);
+            for (strip, sums) in group.clone().zip(sums.chunks_exact_mut(blocks)) {
+                packing::weights(weight, strip * BLOCK, inputs.clone(), parts.weight, row, panel);
+                add_products(sums, x, panel);
             }
         }
-        for (token, sums) in scratch.sums.iter().flatten().take(tokens).enumerate() {
-            // SAFETY: the columns `rows` of the row-major output belong to this strip alone; `y` outlives the loop.
-            let y = unsafe { std::slice::from_raw_parts_mut(out.at(token * outputs + rows.start), rows.len()) };
-            y.copy_from_slice(&sums[..rows.len()]);
-            if let Some(bias) = bias {
-                y.iter_mut().zip(&bias[rows.clone()]).for_each(|(y, bias)| *y += bias);
+        for (strip, sums) in group.zip(sums.chunks_exact(blocks)) {
+            let columns = strip * BLOCK..((strip + 1) * BLOCK).min(outputs);
+            for token in 0..tokens {
+                // SAFETY: these columns of the row-major output belong to this strip alone; `y` outlives the loop.
+                let y = unsafe { std::slice::from_raw_parts_mut(out.at(token * outputs + columns.start), columns.len()) };
+                sums[token / BLOCK].write_row(token % BLOCK, y);
+                if let Some(bias) = bias {
+                    y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
+                }
             }
         }
     });
     y
-}
-
-/// `[tiles, pairs]` of the pairs of eight tokens each; what does not exist is zero.
-fn pack_activations(x: &[f32], inputs: usize) -> Vec<[u32; ROWS]> {
-    let pairs = inputs.div_ceil(2);
-    let tiles = (x.len() / inputs).div_ceil(ROWS);
-    let mut packed = vec![[0u32; ROWS]; tiles * pairs];
-    packed.par_chunks_mut(pairs).zip(x.par_chunks(ROWS * inputs)).for_each_init(Vec::new, |line, (packed, x)| {
-        for (row, x) in x.chunks_exact(inputs).enumerate() {
-            round_to_pairs(x, line);
-            packed.iter_mut().zip(&*line).for_each(|(packed, &pair)| packed[row] = pair);
-        }
-    });
-    packed
-}
-
-/// Packs the pairs `block` of the weight's rows `rows` into `scratch.panel`.
-fn pack_weights(weight: &HostTensor, rows: Range<usize>, block: Range<usize>, scratch: &mut Scratch) {
-    let Scratch { panel, values, pairs, .. } = scratch;
-    panel.clear();
-    panel.resize(block.len(), [0; COLUMNS]);
-    let inputs = 2 * block.start..(2 * block.end).min(weight.columns);
-    values.resize(inputs.len(), 0.0);
-    let size = weight.dtype.size();
-    for (column, row) in rows.enumerate() {
-        let start = row * weight.row_bytes();
-        widen(weight.dtype, &weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size], values);
-        round_to_pairs(values, pairs);
-        panel.iter_mut().zip(&*pairs).for_each(|(line, &pair)| line[column] = pair);
-    }
-}
-
-/// Pairs of neighbours as bf16, the first in the lower half; an odd last number has zero beside it.
-fn round_to_pairs(values: &[f32], pairs: &mut Vec<u32>) {
-    pairs.resize(values.len().div_ceil(2), 0);
-    vectorised(
-        #[inline(always)]
-        || {
-            let (whole, last) = values.as_chunks::<2>();
-            for (pair, &[first, second]) in pairs.iter_mut().zip(whole) {
-                *pair = round(first) >> 16 | (round(second) & 0xffff_0000);
-            }
-            if let &[last] = last {
-                pairs[whole.len()] = round(last) >> 16;
-            }
-        },
-    );
-}
-
-/// The bits of a number rounded to nearest even at 16 bits, in the upper half; the lower half is left over. NaN stays NaN.
-#[inline(always)]
-fn round(value: f32) -> u32 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if value.is_nan() { bits | 0x0040_0000 } else { rounded }
 }

@@ -1,0 +1,156 @@
+//! AMX: eight registers of 16 rows of 64 bytes. Four hold the sums of 32 tokens by 32 outputs; two tiles of activations and two of weights
+//! serve four instructions of 16 x 16 x 32 multiply-adds each.
+
+use super::{Pair, SIDE, Sums};
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+/// Shapes of the eight registers, as `ldtilecfg` reads them.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static WHOLE_TILES: Configuration = {
+    let mut configuration = Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    let mut register = 0;
+    while register < 8 {
+        (configuration.row_bytes[register], configuration.rows[register]) = ((4 * SIDE) as u16, SIDE as u8);
+        register += 1;
+    }
+    configuration
+};
+
+/// Whether this processor has the instructions and the system lets this process use them.
+pub fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        // Leaf 7, register D: bit 22 are products of bf16, bit 24 the registers.
+        const BITS: u32 = 1 << 22 | 1 << 24;
+        std::arch::is_x86_feature_detected!("avx512f") && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
+    })
+}
+
+/// Threads get room for the registers when they first use them, if the process has asked for it.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    // SAFETY: asks for a permission; nothing is written.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+}
+
+/// No other system was at hand to try it on: vectors do the work there.
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// See [`super::Kernel`].
+///
+/// # Safety
+/// The instructions must be available.
+pub unsafe fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
+    const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
+    let steps = w.len() / W;
+    assert_eq!(x.len(), sums.len() * steps * X, "activations do not fit the weights");
+    if sums.is_empty() || steps == 0 {
+        return;
+    }
+    // SAFETY: by the assertion every tile that is read lies in the slices; those of sums are all written.
+    unsafe {
+        asm!(
+            "ldtilecfg [{x_part}]",
+            // A block of tokens.
+            "2:",
+            "tileloadd tmm0, [{sums} + {row}]",
+            "tileloadd tmm1, [{sums} + {row} + 1024]",
+            "tileloadd tmm2, [{sums} + {row} + 2048]",
+            "tileloadd tmm3, [{sums} + {row} + 3072]",
+            "mov {w}, {weights}",
+            "mov {step}, {steps}",
+            // A step of 32 inputs.
+            "3:",
+            "mov {parts:e}, {x_parts}",
+            // A part of the weights.
+            "4:",
+            "tileloadd tmm6, [{w} + {row}]",
+            "tileloadd tmm7, [{w} + {row} + 1024]",
+            "add {w}, 2048",
+            "mov {x_part}, {x}",
+            "mov {left:e}, {parts:e}",
+            // A part of the activations.
+            "5:",
+            "tileloadd tmm4, [{x_part} + {row}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{x_part} + {row} + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {x_part}, 2048",
+            "dec {left:e}",
+            "jnz 5b",
+            "dec {parts:e}",
+            "cmp {parts:e}, {parts_left_out}",
+            "jne 4b",
+            "add {x}, {x_bytes}",
+            "dec {step}",
+            "jnz 3b",
+            "tilestored [{sums} + {row}], tmm0",
+            "tilestored [{sums} + {row} + 1024], tmm1",
+            "tilestored [{sums} + {row} + 2048], tmm2",
+            "tilestored [{sums} + {row} + 3072], tmm3",
+            "add {sums}, 4096",
+            "dec {blocks}",
+            "jnz 2b",
+            "tilerelease",
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            x = inout(reg) x.as_ptr() => _,
+            weights = in(reg) w.as_ptr(),
+            steps = in(reg) steps,
+            blocks = inout(reg) sums.len() => _,
+            row = in(reg) 4 * SIDE,
+            x_part = inout(reg) &raw const WHOLE_TILES => _,
+            w = out(reg) _,
+            step = out(reg) _,
+            parts = out(reg) _,
+            left = out(reg) _,
+            x_parts = const X,
+            parts_left_out = const X - W,
+            x_bytes = const X * 2048,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Multiply-adds of so many rounds in registers on this thread.
+///
+/// # Safety
+/// The instructions must be available.
+pub unsafe fn in_registers(rounds: u64) -> u64 {
+    // SAFETY: only registers are written.
+    unsafe {
+        asm!(
+            "ldtilecfg [{configuration}]",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {rounds}",
+            "jnz 2b",
+            "tilerelease",
+            configuration = in(reg) &raw const WHOLE_TILES,
+            rounds = inout(reg) rounds.max(1) => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+    rounds.max(1) * (4 * SIDE * SIDE * 2 * SIDE) as u64
+}

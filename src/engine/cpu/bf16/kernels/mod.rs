@@ -1,0 +1,118 @@
+//! The innermost loops: products of blocks, and of registers alone to find out what a core does at best.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use super::Parts;
+
+/// Rows of a tile, and numbers or pairs of numbers of a row.
+pub const SIDE: usize = 16;
+
+/// Rows of pairs of bf16 numbers, the first in the lower half.
+pub type Tile = [[u32; SIDE]; SIDE];
+
+/// Two tiles: of 32 tokens, a row for each, or of 32 outputs, a row for each pair of inputs.
+#[derive(Clone, Copy, Default, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Pair(pub [Tile; 2]);
+
+/// Sums of 32 tokens by 32 outputs: `[tokens / 16][outputs / 16]`, of which each has rows of tokens.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub struct Sums([[[[f32; SIDE]; SIDE]; 2]; 2]);
+
+impl Sums {
+    /// The first outputs of a token.
+    pub fn write_row(&self, token: usize, y: &mut [f32]) {
+        let (first, second) = y.split_at_mut(SIDE.min(y.len()));
+        let [left, right] = self.0[token / SIDE].each_ref().map(|half| &half[token % SIDE]);
+        first.copy_from_slice(&left[..first.len()]);
+        second.copy_from_slice(&right[..second.len()]);
+    }
+}
+
+/// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many as
+/// the activations have are left out: their products are below 2^-24 of those of the first.
+pub type Kernel = fn(sums: &mut [Sums], x: &[Pair], w: &[Pair]);
+
+/// What a processor multiplies bf16 numbers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// AMX: 16 by 16 sums of 32 products each an instruction.
+    Matrix,
+    /// AVX-512 BF16: 16 sums of two products each.
+    Vector,
+    /// f32, of which every bf16 number is one.
+    None,
+}
+
+impl Unit {
+    /// Those of this processor, the fastest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [Self::Matrix, Self::Vector, Self::None].into_iter().filter(|unit| match unit {
+            #[cfg(target_arch = "x86_64")]
+            Self::Matrix => amx::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vector => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Matrix | Self::Vector => false,
+            Self::None => true,
+        })
+    }
+
+    /// The fastest of this processor.
+    #[must_use]
+    pub fn fastest() -> Self {
+        Self::available().next().expect("the last is always there")
+    }
+
+    /// The kernel for numbers of so many parts.
+    pub(super) fn kernel(self, parts: Parts) -> Kernel {
+        match (parts.activation, parts.weight) {
+            (1, 1) => self.kernel_of::<1, 1>(),
+            (3, 1) => self.kernel_of::<3, 1>(),
+            (3, 2) => self.kernel_of::<3, 2>(),
+            (3, 3) => self.kernel_of::<3, 3>(),
+            other => unreachable!("no numbers have {other:?} parts"),
+        }
+    }
+
+    fn kernel_of<const X: usize, const W: usize>(self) -> Kernel {
+        match self {
+            // SAFETY: only a processor that has the instructions is given these units.
+            #[cfg(target_arch = "x86_64")]
+            Self::Matrix => |sums, x, w| unsafe { amx::add_products::<X, W>(sums, x, w) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Vector => |sums, x, w| unsafe { avx512::add_products::<X, W>(sums, x, w) },
+            _ => portable::add_products::<X, W>,
+        }
+    }
+
+    /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done: none without a unit.
+    #[must_use]
+    pub fn in_registers(self, rounds: u64) -> u64 {
+        match self {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Matrix => unsafe { amx::in_registers(rounds) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Vector => unsafe { avx512::in_registers(rounds) },
+            _ => 0,
+        }
+    }
+}
+
+/// Swaps rows and columns.
+pub fn turn(tile: &mut Tile) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::turn(tile) };
+    }
+    portable::turn(tile);
+}

@@ -1,0 +1,67 @@
+//! In f32, of which every bf16 number is one.
+
+use super::{Pair, SIDE, Sums, Tile};
+use crate::engine::cpu::vectors::vectorised;
+
+/// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
+const TOKENS: usize = 4;
+
+/// See [`super::Kernel`].
+pub fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
+    // A multiply-add that is no instruction is a slow call.
+    #[cfg(target_arch = "x86_64")]
+    if !std::arch::is_x86_feature_detected!("fma") {
+        return add::<X, W>(sums, x, w, |sum, a, b| sum + a * b);
+    }
+    add::<X, W>(sums, x, w, |sum, a, b| a.mul_add(b, sum));
+}
+
+fn add<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
+    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / W * X)) {
+        for (tile_row, sums) in sums.0.iter_mut().enumerate() {
+            for (tile_column, sums) in sums.iter_mut().enumerate() {
+                for (index, sums) in sums.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            let mut part = [[0.0f32; SIDE]; TOKENS];
+                            for (x, w) in x.chunks_exact(X).zip(w.chunks_exact(W)) {
+                                for (place, w) in w.iter().enumerate() {
+                                    for x in &x[..X - place] {
+                                        let x = &x.0[tile_row].as_chunks::<TOKENS>().0[index];
+                                        add_tile(&mut part, x, &w.0[tile_column], add_product);
+                                    }
+                                }
+                            }
+                            sums.as_flattened_mut().iter_mut().zip(part.as_flattened()).for_each(|(sum, part)| *sum += part);
+                        },
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[[u32; SIDE]; TOKENS], w: &Tile, add_product: impl Fn(f32, f32, f32) -> f32) {
+    let first = |pair: u32| f32::from_bits(pair << 16);
+    let second = |pair: u32| f32::from_bits(pair & 0xffff_0000);
+    for (k, w) in w.iter().enumerate() {
+        for i in 0..TOKENS {
+            for j in 0..SIDE {
+                sums[i][j] = add_product(sums[i][j], first(x[i][k]), first(w[j]));
+                sums[i][j] = add_product(sums[i][j], second(x[i][k]), second(w[j]));
+            }
+        }
+    }
+}
+
+/// Swaps rows and columns.
+pub fn turn(tile: &mut Tile) {
+    for row in 1..SIDE {
+        for column in 0..row {
+            let above = std::mem::take(&mut tile[column][row]);
+            tile[column][row] = std::mem::replace(&mut tile[row][column], above);
+        }
+    }
+}
