@@ -11,13 +11,18 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut y = vec![0.0f32; x.len()];
     let rows = (CHUNK / width).max(1) * width;
     y.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let square = sum(x, |v| v * v) / width as f32;
-            let scale = 1.0 / (square + eps).sqrt();
-            for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-                *y = x * scale * w;
-            }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let square = sum(x, |v| v * v) / width as f32;
+                    let scale = 1.0 / (square + eps).sqrt();
+                    for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+                        *y = x * scale * w;
+                    }
+                }
+            },
+        );
     });
     y
 }

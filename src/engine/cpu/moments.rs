@@ -1,5 +1,6 @@
 //! Channel moments on the CPU, in f64: two passes over each window, then Chan's merge into the window's slot.
 
+use super::vectors::vectorised;
 use crate::engine::{MomentsShape, SlotMoments};
 use rayon::prelude::*;
 
@@ -34,16 +35,21 @@ impl Moments {
             for (offset, window) in x.chunks_exact(window_tokens * channels).enumerate() {
                 let rows = || window.chunks_exact(channels).map(|row| &row[first..first + width]);
                 let (mut mean, mut m2) = ([0.0f64; CHANNELS], [0.0f64; CHANNELS]);
-                for row in rows() {
-                    mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v));
-                }
-                mean.iter_mut().for_each(|m| *m /= tokens);
-                for row in rows() {
-                    for ((s, m), &v) in m2.iter_mut().zip(&mean).zip(row) {
-                        let deviation = f64::from(v) - m;
-                        *s += deviation * deviation;
-                    }
-                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in rows() {
+                            mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v));
+                        }
+                        mean.iter_mut().for_each(|m| *m /= tokens);
+                        for row in rows() {
+                            for ((s, m), &v) in m2.iter_mut().zip(&mean).zip(row) {
+                                let deviation = f64::from(v) - m;
+                                *s += deviation * deviation;
+                            }
+                        }
+                    },
+                );
                 let window = first_window + offset;
                 let before = (window % windows_per_slot * window_tokens) as f64;
                 let slot = window / windows_per_slot * width;

@@ -1,9 +1,9 @@
 //! Numbers as sums of bf16 numbers, in tiles.
 
-use super::kernels::{Pair, SIDE, turn};
-use super::{BLOCK, Parts, STEP};
+use super::kernels::{Pair, SIDE, prefetch_line, turn};
+use super::{BLOCK, Parts, STEP, STEPS};
 use crate::engine::cpu::vectors::vectorised;
-use crate::engine::{HostTensor, widen};
+use crate::engine::{Dtype, HostTensor, widen};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use std::ops::Range;
 pub fn activations(x: &[f32], inputs: usize, parts: Parts) -> Vec<Pair> {
     let tokens = x.len() / inputs;
     let blocks = tokens.div_ceil(BLOCK);
-    let mut packed = vec![Pair::default(); blocks * inputs.div_ceil(STEP) * parts.activation];
-    packed.par_chunks_mut(parts.steps() * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
-        let first = index * parts.steps() * STEP;
-        let taken = first..(first + parts.steps() * STEP).min(inputs);
+    let mut packed = bytemuck::zeroed_vec(blocks * inputs.div_ceil(STEP) * parts.activation);
+    packed.par_chunks_mut(STEPS * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
+        let first = index * STEPS * STEP;
+        let taken = first..(first + STEPS * STEP).min(inputs);
         for (packed, x) in packed.chunks_exact_mut(packed.len() / blocks).zip(x.chunks(BLOCK * inputs)) {
             for (row, x) in x.chunks_exact(inputs).enumerate() {
                 split(&x[taken.clone()], parts.activation, row, packed);
@@ -26,16 +26,50 @@ pub fn activations(x: &[f32], inputs: usize, parts: Parts) -> Vec<Pair> {
 
 /// Some inputs of the 32 rows of the weight from `first` on as `[steps][parts]`, of which each has pairs of inputs of all outputs.
 pub fn weights(weight: &HostTensor, first: usize, inputs: Range<usize>, parts: usize, row: &mut Vec<f32>, packed: &mut Vec<Pair>) {
-    packed.clear();
     packed.resize(inputs.len().div_ceil(STEP) * parts, Pair::default());
     row.resize(inputs.len(), 0.0);
+    let outputs = BLOCK.min(weight.rows - first);
+    if outputs < BLOCK {
+        packed.fill(Pair::default());
+    }
     let size = weight.dtype.size();
-    for output in 0..BLOCK.min(weight.rows - first) {
+    for output in 0..outputs {
         let start = (first + output) * weight.row_bytes();
-        widen(weight.dtype, &weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size], row);
-        split(row, parts, output, packed);
+        let bytes = &weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size];
+        if weight.dtype == Dtype::Bf16 {
+            copy(bytes, output, packed);
+        } else {
+            widen(weight.dtype, bytes, row);
+            split(row, parts, output, packed);
+        }
     }
     packed.iter_mut().flat_map(|pair| &mut pair.0).for_each(turn);
+}
+
+/// Asks the L2 cache for some inputs of the 32 rows of the weight from `first` on.
+pub fn prefetch(weight: &HostTensor, first: usize, inputs: Range<usize>) {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+    let size = weight.dtype.size();
+    for output in first..(first + BLOCK).min(weight.rows) {
+        let start = output * weight.row_bytes();
+        for line in weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size].chunks(LINE) {
+            prefetch_line(line);
+        }
+    }
+}
+
+/// Writes one row of `[steps]` of bf16 numbers as they are.
+fn copy(bytes: &[u8], row: usize, packed: &mut [Pair]) {
+    for (bytes, pair) in bytes.chunks(2 * STEP).zip(packed) {
+        let line: &mut [u8; 2 * STEP] = bytemuck::cast_mut(&mut pair.0[row / SIDE][row % SIDE]);
+        if let Ok(bytes) = bytes.try_into() {
+            *line = bytes;
+        } else {
+            line[..bytes.len()].copy_from_slice(bytes);
+            line[bytes.len()..].fill(0);
+        }
+    }
 }
 
 /// Writes one row of `[steps][parts]`: each part is what the ones before have left over, rounded to bf16.

@@ -50,8 +50,7 @@ pub fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn add_tile(sums: &mut [[__m512; 2]; TOKENS], x: &[[u32; SIDE]; TOKENS], w: &[Tile; 2]) {
     for k in 0..SIDE {
-        // SAFETY: a row has the vector's 16 pairs.
-        let w = [0, 1].map(|half| pairs(unsafe { _mm512_loadu_si512(w[half][k].as_ptr().cast()) }));
+        let w = [pairs(words(w[0][k])), pairs(words(w[1][k]))];
         for (sums, x) in sums.iter_mut().zip(x) {
             let x = pairs(_mm512_set1_epi32(x[k].cast_signed()));
             *sums = [_mm512_dpbf16_ps(sums[0], x, w[0]), _mm512_dpbf16_ps(sums[1], x, w[1])];
@@ -76,21 +75,42 @@ fn store(vector: __m512, row: &mut [f32; SIDE]) {
 /// Swaps rows and columns: blocks of 8 by 8 beside the diagonal change places, and so within each block those of 4, 2 and 1.
 #[target_feature(enable = "avx512f")]
 pub fn turn(tile: &mut Tile) {
-    // SAFETY: a row has the vector's 16 words.
-    let mut rows = tile.each_ref().map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
-    for distance in [8, 4, 2, 1] {
-        // Places in two rows, of which the second begins at 16.
-        let place = |second: usize| move |column: usize| column + if column & distance == 0 { second * distance } else { SIDE - distance + second * distance };
-        let [upper, lower] = [place(0), place(1)].map(|place| words(std::array::from_fn(|column| place(column) as u32)));
-        for row in (0..SIDE).filter(|row| row & distance == 0) {
-            let [a, b] = [rows[row], rows[row + distance]];
-            rows[row] = _mm512_permutex2var_epi32(a, upper, b);
-            rows[row + distance] = _mm512_permutex2var_epi32(a, lower, b);
-        }
+    let mut rows = [_mm512_setzero_si512(); SIDE];
+    for (vector, row) in rows.iter_mut().zip(&*tile) {
+        // SAFETY: a row has the vector's 16 words.
+        *vector = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
     }
+    exchange::<8>(&mut rows);
+    exchange::<4>(&mut rows);
+    exchange::<2>(&mut rows);
+    exchange::<1>(&mut rows);
     for (row, vector) in tile.iter_mut().zip(rows) {
         // SAFETY: a row has room for the vector's 16 words.
         unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), vector) };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exchange<const DISTANCE: usize>(rows: &mut [__m512i; SIDE]) {
+    /// Places in two rows side by side: the blocks that both rows have at the beginning, or at the end.
+    const fn places(distance: usize, from: usize) -> [u32; SIDE] {
+        let mut places = [0; SIDE];
+        let mut column = 0;
+        while column < SIDE {
+            let second = column & distance != 0;
+            places[column] = (column - if second { distance } else { 0 } + from + if second { SIDE } else { 0 }) as u32;
+            column += 1;
+        }
+        places
+    }
+    let (upper, lower) = (words(const { places(DISTANCE, 0) }), words(const { places(DISTANCE, DISTANCE) }));
+    for row in 0..SIDE {
+        if row & DISTANCE == 0 {
+            let (a, b) = (rows[row], rows[row + DISTANCE]);
+            rows[row] = _mm512_permutex2var_epi32(a, upper, b);
+            rows[row + DISTANCE] = _mm512_permutex2var_epi32(a, lower, b);
+        }
     }
 }
 

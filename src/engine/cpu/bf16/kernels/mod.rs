@@ -27,10 +27,14 @@ pub struct Sums([[[[f32; SIDE]; SIDE]; 2]; 2]);
 impl Sums {
     /// The first outputs of a token.
     pub fn write_row(&self, token: usize, y: &mut [f32]) {
-        let (first, second) = y.split_at_mut(SIDE.min(y.len()));
         let [left, right] = self.0[token / SIDE].each_ref().map(|half| &half[token % SIDE]);
-        first.copy_from_slice(&left[..first.len()]);
-        second.copy_from_slice(&right[..second.len()]);
+        let (whole, last) = y.as_chunks_mut();
+        for (y, half) in whole.iter_mut().zip([left, right]) {
+            *y = *half;
+        }
+        if !last.is_empty() {
+            last.copy_from_slice(&[left, right][whole.len()][..last.len()]);
+        }
     }
 }
 
@@ -115,4 +119,16 @@ pub fn turn(tile: &mut Tile) {
         return unsafe { avx512::turn(tile) };
     }
     portable::turn(tile);
+}
+
+/// Asks the L2 cache for a line that is needed soon.
+pub fn prefetch_line(line: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which changes nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
