@@ -179,34 +179,40 @@ impl HostTensor {
 /// # Panics
 /// If `bytes` is not exactly that long.
 pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    #[inline(always)]
+    fn widen_each<const SIZE: usize>(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; SIZE]) -> f32) {
+        out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, &bytes)| *out = number(bytes));
+    }
     assert_eq!(bytes.len(), out.len() * dtype.size(), "bytes do not fit the output");
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || match dtype {
-            Dtype::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, &bytes)| *out = f32::from_le_bytes(bytes)),
-            Dtype::F16 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, &bytes)| *out = widen_f16(u16::from_le_bytes(bytes))),
-            Dtype::Bf16 => {
-                let values = bytes.as_chunks().0.iter().map(|&bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16));
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            }
+            Dtype::F32 => widen_each(bytes, out, f32::from_le_bytes),
+            Dtype::F16 => widen_each(bytes, out, widen_f16),
+            Dtype::Bf16 => widen_each(bytes, out, widen_bf16),
         },
     );
 }
 
-/// One f16 number from its bits, without a branch, so that loops over it become vector instructions.
+/// One little-endian bf16 number.
 #[inline(always)]
-fn widen_f16(bits: u16) -> f32 {
+pub fn widen_bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+/// One little-endian f16 number, without a branch, so that loops over it become vector instructions.
+#[inline(always)]
+pub fn widen_f16(bytes: [u8; 2]) -> f32 {
     /// From f16's exponents to those of f32.
     const BIAS: u32 = (127 - 15) << 23;
+    let bits = u16::from_le_bytes(bytes);
     let magnitude = u32::from(bits & 0x7fff) << 13;
-    let normal = f32::from_bits(magnitude + BIAS);
-    let infinite = f32::from_bits(magnitude + 2 * BIAS);
     // Without an exponent the digits count multiples of 2^-24.
     let small = f32::from(bits & 0x03ff) * f32::from_bits((127 - 24) << 23);
     let value = match bits & 0x7c00 {
-        0 => small,
-        0x7c00 => infinite,
-        _ => normal,
+        0 => small.to_bits(),
+        0x7c00 => magnitude + 2 * BIAS,
+        _ => magnitude + BIAS,
     };
-    f32::from_bits(value.to_bits() | u32::from(bits & 0x8000) << 16)
+    f32::from_bits(value | u32::from(bits & 0x8000) << 16)
 }

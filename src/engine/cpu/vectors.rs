@@ -42,7 +42,9 @@ pub fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -
     let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<32>(), right.as_chunks::<32>());
     let mut partial = [0.0f32; 32];
     for (left, right) in left.iter().zip(right) {
-        partial.iter_mut().zip(left.iter().zip(right)).for_each(|(partial, (&a, &b))| *partial += of(a, b));
+        for place in 0..32 {
+            partial[place] += of(left[place], right[place]);
+        }
     }
     left_rest.iter().zip(right_rest).zip(&mut partial).for_each(|((&a, &b), partial)| *partial += of(a, b));
     partial.iter().sum()

@@ -15,13 +15,11 @@ pub use kernels::Unit;
 
 use super::linear::SharedOutput;
 use crate::engine::{Dtype, HostTensor};
-use kernels::{Pair, SIDE, Sums};
+use kernels::{Pair, Rows, SIDE, STEP, Sums};
 use rayon::prelude::*;
 
 /// Tokens, and outputs, of a block.
 const BLOCK: usize = 2 * SIDE;
-/// Inputs of a step: one row of a tile holds them.
-const STEP: usize = 2 * SIDE;
 /// Steps taken at a time: those of a strip in two parts fill two thirds of an L1 cache of 48 KiB, of 512 tokens in three less than 1 MiB.
 const STEPS: usize = 8;
 /// Strips of a group at most: with 512 tokens their sums take 1 MiB.
@@ -53,7 +51,6 @@ struct Scratch {
     panel: Vec<Pair>,
     /// Sums `[strips, blocks of tokens]` of a group.
     sums: Vec<Sums>,
-    row: Vec<f32>,
 }
 
 /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`; x and the weight rounded to bf16, to nearest even.
@@ -77,7 +74,7 @@ fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, part
     let tokens = x.len() / inputs;
     assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
     let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
-    let packed = packing::activations(x, inputs, parts);
+    let packed = packing::activations(unit, x, inputs, parts);
     let add_products = unit.kernel(parts);
     // Several groups for every thread.
     let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
@@ -85,21 +82,17 @@ fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, part
     let out = SharedOutput(y.as_mut_ptr());
     (0..strips.div_ceil(group)).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
         let group = index * group..((index + 1) * group).min(strips);
-        let Scratch { panel, sums, row } = scratch;
+        let Scratch { panel, sums } = scratch;
         sums.clear();
         sums.resize(group.len() * blocks, Sums::default());
         let taken = STEPS * blocks * parts.activation;
         for (first, x) in (0..steps).step_by(STEPS).zip(packed.chunks(taken)) {
             let inputs = first * STEP..((first + STEPS) * STEP).min(inputs);
             for (strip, sums) in group.clone().zip(sums.chunks_exact_mut(blocks)) {
-                packing::weights(weight, strip * BLOCK, inputs.clone(), parts.weight, row, panel);
-                // What is packed next comes while this is multiplied: rows are far apart, so nothing else fetches them ahead.
-                if strip + 1 < group.end {
-                    packing::prefetch(weight, (strip + 1) * BLOCK, inputs.clone());
-                } else {
-                    packing::prefetch(weight, group.start * BLOCK, inputs.end..(inputs.end + STEPS * STEP).min(weight.columns));
-                }
-                add_products(sums, x, panel);
+                packing::weights(unit, weight, strip * BLOCK, inputs.clone(), parts.weight, panel);
+                let next = if strip + 1 < group.end { (strip + 1, inputs.start) } else { (group.start, inputs.end) };
+                let bytes = &weight.bytes.as_ref()[next.0 * BLOCK * weight.row_bytes() + next.1 * weight.dtype.size()..];
+                add_products(sums, x, panel, Rows { bytes, row_bytes: weight.row_bytes() });
             }
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);

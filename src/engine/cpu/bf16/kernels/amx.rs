@@ -1,7 +1,7 @@
 //! AMX: eight registers of 16 rows of 64 bytes. Four hold the sums of 32 tokens by 32 outputs; two tiles of activations and two of weights
 //! serve four instructions of 16 x 16 x 32 multiply-adds each.
 
-use super::{Pair, SIDE, Sums};
+use super::{Pair, Rows, SIDE, Sums};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -30,9 +30,9 @@ static WHOLE_TILES: Configuration = {
 pub fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
-        // Leaf 7, register D: bit 22 are products of bf16, bit 24 the registers.
+        // Leaf 7, register D: bit 22 are products of bf16, bit 24 the registers. Numbers are packed with AVX-512.
         const BITS: u32 = 1 << 22 | 1 << 24;
-        std::arch::is_x86_feature_detected!("avx512f") && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
+        super::avx512::is_available() && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
     })
 }
 
@@ -51,83 +51,115 @@ fn is_permitted() -> bool {
     false
 }
 
-/// See [`super::Kernel`].
-///
-/// # Safety
-/// The instructions must be available.
-pub unsafe fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
-    const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
-    let steps = w.len() / W;
-    assert_eq!(x.len(), sums.len() * steps * X, "activations do not fit the weights");
-    if sums.is_empty() || steps == 0 {
-        return;
-    }
-    // SAFETY: by the assertion every tile that is read lies in the slices; those of sums are all written.
-    unsafe {
-        asm!(
-            "ldtilecfg [{x_part}]",
-            // A block of tokens.
-            "2:",
-            "tileloadd tmm0, [{sums} + {row}]",
-            "tileloadd tmm1, [{sums} + {row} + 1024]",
-            "tileloadd tmm2, [{sums} + {row} + 2048]",
-            "tileloadd tmm3, [{sums} + {row} + 3072]",
-            "mov {w}, {weights}",
-            "mov {step}, {steps}",
-            // A step of 32 inputs.
-            "3:",
-            "mov {parts:e}, {x_parts}",
-            // A part of the weights.
-            "4:",
-            "tileloadd tmm6, [{w} + {row}]",
-            "tileloadd tmm7, [{w} + {row} + 1024]",
-            "add {w}, 2048",
-            "mov {x_part}, {x}",
-            "mov {left:e}, {parts:e}",
-            // A part of the activations.
-            "5:",
-            "tileloadd tmm4, [{x_part} + {row}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{x_part} + {row} + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {x_part}, 2048",
-            "dec {left:e}",
-            "jnz 5b",
-            "dec {parts:e}",
-            "cmp {parts:e}, {parts_left_out}",
-            "jne 4b",
-            "add {x}, {x_bytes}",
-            "dec {step}",
-            "jnz 3b",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 1024], tmm1",
-            "tilestored [{sums} + {row} + 2048], tmm2",
-            "tilestored [{sums} + {row} + 3072], tmm3",
-            "add {sums}, 4096",
-            "dec {blocks}",
-            "jnz 2b",
-            "tilerelease",
-            sums = inout(reg) sums.as_mut_ptr() => _,
-            x = inout(reg) x.as_ptr() => _,
-            weights = in(reg) w.as_ptr(),
-            steps = in(reg) steps,
-            blocks = inout(reg) sums.len() => _,
-            row = in(reg) 4 * SIDE,
-            x_part = inout(reg) &raw const WHOLE_TILES => _,
-            w = out(reg) _,
-            step = out(reg) _,
-            parts = out(reg) _,
-            left = out(reg) _,
-            x_parts = const X,
-            parts_left_out = const X - W,
-            x_bytes = const X * 2048,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
+/// Loads a part of the weights.
+macro_rules! weights {
+    ($offset:literal) => {
+        concat!("tileloadd tmm6, [{w} + {row} + ", $offset, "]\n", "tileloadd tmm7, [{w} + {row} + ", $offset, " + 1024]\n")
+    };
 }
+
+/// Multiplies a part of the activations by it.
+macro_rules! products {
+    ($offset:literal) => {
+        concat!(
+            "tileloadd tmm4, [{x} + {row} + ",
+            $offset,
+            "]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tileloadd tmm5, [{x} + {row} + ",
+            $offset,
+            " + 1024]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+        )
+    };
+}
+
+/// A kernel, see [`super::Kernel`], by the products that make a step of 32 inputs.
+macro_rules! kernel {
+    ($name:ident, $x_parts:literal, $w_parts:literal, $($products:expr),+) => {
+        /// # Safety
+        /// The instructions must be available.
+        pub unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+            const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
+            let steps = w.len() / $w_parts;
+            assert_eq!(x.len(), sums.len() * steps * $x_parts, "activations do not fit the weights");
+            if sums.is_empty() || steps == 0 {
+                return;
+            }
+            // SAFETY: by the assertion every tile that is read lies in the slices; those of sums are all written. What is fetched ahead
+            // may be anything.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{ahead}]",
+                    // A block of tokens.
+                    "2:",
+                    "tileloadd tmm0, [{sums} + {row}]",
+                    "tileloadd tmm1, [{sums} + {row} + 1024]",
+                    "tileloadd tmm2, [{sums} + {row} + 2048]",
+                    "tileloadd tmm3, [{sums} + {row} + 3072]",
+                    "mov {w}, {weights}",
+                    "mov {ahead}, {next}",
+                    "mov {step}, {steps}",
+                    // A step of 32 inputs, and a line of two rows ahead.
+                    "3:",
+                    "prefetcht1 [{ahead}]",
+                    "prefetcht1 [{ahead} + {row_bytes}]",
+                    $($products,)+
+                    "add {x}, {x_bytes}",
+                    "add {w}, {w_bytes}",
+                    "add {ahead}, 64",
+                    "dec {step}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {row}], tmm0",
+                    "tilestored [{sums} + {row} + 1024], tmm1",
+                    "tilestored [{sums} + {row} + 2048], tmm2",
+                    "tilestored [{sums} + {row} + 3072], tmm3",
+                    "add {sums}, 4096",
+                    "lea {next}, [{next} + 2 * {row_bytes}]",
+                    "dec {blocks}",
+                    "jnz 2b",
+                    "tilerelease",
+                    sums = inout(reg) sums.as_mut_ptr() => _,
+                    x = inout(reg) x.as_ptr() => _,
+                    w = out(reg) _,
+                    weights = in(reg) w.as_ptr(),
+                    steps = in(reg) steps,
+                    step = out(reg) _,
+                    blocks = inout(reg) sums.len() => _,
+                    row = in(reg) 4 * SIDE,
+                    next = inout(reg) next.bytes.as_ptr() => _,
+                    row_bytes = in(reg) next.row_bytes,
+                    ahead = inout(reg) &raw const WHOLE_TILES => _,
+                    x_bytes = const $x_parts * 2048,
+                    w_bytes = const $w_parts * 2048,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+kernel!(rounded, 1, 1, weights!(0), products!(0));
+kernel!(bf16_weights, 3, 1, weights!(0), products!(0), products!(2048), products!(4096));
+kernel!(f16_weights, 3, 2, weights!(0), products!(0), products!(2048), products!(4096), weights!(2048), products!(0), products!(2048));
+kernel!(
+    f32_weights,
+    3,
+    3,
+    weights!(0),
+    products!(0),
+    products!(2048),
+    products!(4096),
+    weights!(2048),
+    products!(0),
+    products!(2048),
+    weights!(4096),
+    products!(0)
+);
 
 /// Multiply-adds of so many rounds in registers on this thread.
 ///

@@ -1,7 +1,8 @@
 //! Dot products of AVX-512 BF16. Sums of 8 tokens by 32 outputs take half of the registers: each of the 16 is added to once in the six
 //! cycles or more that a product takes.
 
-use super::{Pair, SIDE, Sums, Tile};
+use super::{Pair, SIDE, STEP, Sums, Tile};
+use crate::engine::Dtype;
 use std::arch::x86_64::*;
 
 /// Tokens whose sums are in registers.
@@ -70,6 +71,53 @@ fn load(row: &[f32; SIDE]) -> __m512 {
 fn store(vector: __m512, row: &mut [f32; SIDE]) {
     // SAFETY: a row has room for the vector's 16 numbers.
     unsafe { _mm512_storeu_ps(row.as_mut_ptr(), vector) };
+}
+
+/// See [`super::Unit::split`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub fn split(dtype: Dtype, bytes: &[u8], parts: usize, row: usize, packed: &mut [Pair]) {
+    let step_bytes = STEP * dtype.size();
+    for (bytes, parts) in bytes.chunks(step_bytes).zip(packed.chunks_exact_mut(parts)) {
+        let mut whole = [0; STEP * size_of::<f32>()];
+        let bytes = if bytes.len() == step_bytes {
+            bytes
+        } else {
+            whole[..bytes.len()].copy_from_slice(bytes);
+            &whole
+        };
+        let (first, second) = bytes.split_at(step_bytes / 2);
+        let mut left = [widen(dtype, first), widen(dtype, second)];
+        for part in parts {
+            // SAFETY: both are 64 bytes without invalid values.
+            let rounded: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(left[1], left[0])) };
+            // SAFETY: a row has room for the vector's 16 words.
+            unsafe { _mm512_storeu_si512(part.0[row / SIDE][row % SIDE].as_mut_ptr().cast(), rounded) };
+            left[0] = _mm512_sub_ps(left[0], widen_words(_mm512_castsi512_si256(rounded)));
+            left[1] = _mm512_sub_ps(left[1], widen_words(_mm512_extracti64x4_epi64::<1>(rounded)));
+        }
+    }
+}
+
+/// 16 numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(dtype: Dtype, bytes: &[u8]) -> __m512 {
+    assert!(bytes.len() >= SIDE * dtype.size(), "16 numbers");
+    let from = bytes.as_ptr();
+    // SAFETY: there are 64 bytes, or 32, as asserted.
+    unsafe {
+        match dtype {
+            Dtype::F32 => _mm512_loadu_ps(from.cast()),
+            Dtype::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())),
+            Dtype::Bf16 => widen_words(_mm256_loadu_si256(from.cast())),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen_words(words: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(words)))
 }
 
 /// Swaps rows and columns: blocks of 8 by 8 beside the diagonal change places, and so within each block those of 4, 2 and 1.

@@ -7,9 +7,13 @@ mod avx512;
 mod portable;
 
 use super::Parts;
+use crate::engine::Dtype;
 
 /// Rows of a tile, and numbers or pairs of numbers of a row.
 pub const SIDE: usize = 16;
+
+/// Inputs of a step: a row of a tile holds them.
+pub const STEP: usize = 2 * SIDE;
 
 /// Rows of pairs of bf16 numbers, the first in the lower half.
 pub type Tile = [[u32; SIDE]; SIDE];
@@ -38,9 +42,17 @@ impl Sums {
     }
 }
 
+/// Rows of a weight, the first from some input on.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub bytes: &'a [u8],
+    pub row_bytes: usize,
+}
+
 /// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many as
-/// the activations have are left out: their products are below 2^-24 of those of the first.
-pub type Kernel = fn(sums: &mut [Sums], x: &[Pair], w: &[Pair]);
+/// the activations have are left out: their products are below 2^-24 of those of the first. The rows are packed next: what fetches them
+/// ahead does it meanwhile, a few for each block.
+pub type Kernel = fn(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>);
 
 /// What a processor multiplies bf16 numbers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +88,14 @@ impl Unit {
     /// The kernel for numbers of so many parts.
     pub(super) fn kernel(self, parts: Parts) -> Kernel {
         match (parts.activation, parts.weight) {
+            #[cfg(target_arch = "x86_64")]
+            (1, 1) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::rounded(sums, x, w, next) },
+            #[cfg(target_arch = "x86_64")]
+            (3, 1) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::bf16_weights(sums, x, w, next) },
+            #[cfg(target_arch = "x86_64")]
+            (3, 2) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::f16_weights(sums, x, w, next) },
+            #[cfg(target_arch = "x86_64")]
+            (3, 3) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::f32_weights(sums, x, w, next) },
             (1, 1) => self.kernel_of::<1, 1>(),
             (3, 1) => self.kernel_of::<3, 1>(),
             (3, 2) => self.kernel_of::<3, 2>(),
@@ -86,13 +106,9 @@ impl Unit {
 
     fn kernel_of<const X: usize, const W: usize>(self) -> Kernel {
         match self {
-            // SAFETY: only a processor that has the instructions is given these units.
             #[cfg(target_arch = "x86_64")]
-            Self::Matrix => |sums, x, w| unsafe { amx::add_products::<X, W>(sums, x, w) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Vector => |sums, x, w| unsafe { avx512::add_products::<X, W>(sums, x, w) },
-            _ => portable::add_products::<X, W>,
+            Self::Vector => |sums, x, w, _| unsafe { avx512::add_products::<X, W>(sums, x, w) },
+            _ => |sums, x, w, _| portable::add_products::<X, W>(sums, x, w),
         }
     }
 
@@ -109,26 +125,24 @@ impl Unit {
             _ => 0,
         }
     }
-}
 
-/// Swaps rows and columns.
-pub fn turn(tile: &mut Tile) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has the instructions.
-        return unsafe { avx512::turn(tile) };
+    /// Writes one row of `[steps, parts]`: numbers in little-endian bytes, each part what the ones before have left over, rounded to bf16.
+    pub(super) fn split(self, dtype: Dtype, bytes: &[u8], parts: usize, row: usize, packed: &mut [Pair]) {
+        match self {
+            // SAFETY: only a processor that has the instructions is given these units.
+            #[cfg(target_arch = "x86_64")]
+            Self::Matrix | Self::Vector => unsafe { avx512::split(dtype, bytes, parts, row, packed) },
+            _ => portable::split(dtype, bytes, parts, row, packed),
+        }
     }
-    portable::turn(tile);
-}
 
-/// Asks the L2 cache for a line that is needed soon.
-pub fn prefetch_line(line: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which changes nothing.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+    /// Swaps rows and columns.
+    pub(super) fn turn(self, tile: &mut Tile) {
+        match self {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Matrix | Self::Vector => unsafe { avx512::turn(tile) },
+            _ => portable::turn(tile),
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
 }

@@ -1,7 +1,9 @@
-//! In f32, of which every bf16 number is one.
+//! The same without special instructions: in f32, of which every bf16 number is one.
 
-use super::{Pair, SIDE, Sums, Tile};
+use super::{Pair, SIDE, STEP, Sums, Tile};
+use crate::engine::Dtype;
 use crate::engine::cpu::vectors::vectorised;
+use crate::engine::host::{widen_bf16, widen_f16};
 
 /// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
 const TOKENS: usize = 4;
@@ -64,4 +66,55 @@ pub fn turn(tile: &mut Tile) {
             tile[column][row] = std::mem::replace(&mut tile[row][column], above);
         }
     }
+}
+
+/// See [`super::Unit::split`].
+pub fn split(dtype: Dtype, bytes: &[u8], parts: usize, row: usize, packed: &mut [Pair]) {
+    match dtype {
+        Dtype::F32 => split_numbers(bytes.as_chunks().0, f32::from_le_bytes, parts, row, packed),
+        Dtype::F16 => split_numbers(bytes.as_chunks().0, widen_f16, parts, row, packed),
+        Dtype::Bf16 => split_numbers(bytes.as_chunks().0, widen_bf16, parts, row, packed),
+    }
+}
+
+fn split_numbers<T: Copy>(numbers: &[T], widen: impl Fn(T) -> f32 + Copy, parts: usize, row: usize, packed: &mut [Pair]) {
+    let mut steps = packed.chunks_exact_mut(parts);
+    let (whole, last) = numbers.as_chunks::<STEP>();
+    vectorised(
+        #[inline(always)]
+        || {
+            for (numbers, parts) in whole.iter().zip(&mut steps) {
+                let mut values = [0.0; STEP];
+                for place in 0..STEP {
+                    values[place] = widen(numbers[place]);
+                }
+                split_step(values, row, parts);
+            }
+            if !last.is_empty() {
+                let mut values = [0.0; STEP];
+                values.iter_mut().zip(last).for_each(|(value, &number)| *value = widen(number));
+                split_step(values, row, steps.next().expect("a step for every 32 inputs"));
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn split_step(mut left: [f32; STEP], row: usize, parts: &mut [Pair]) {
+    for part in parts {
+        let line: &mut [u16; STEP] = bytemuck::cast_mut(&mut part.0[row / SIDE][row % SIDE]);
+        for (line, left) in line.iter_mut().zip(&mut left) {
+            let rounded = round(*left);
+            *line = (rounded >> 16) as u16;
+            *left -= f32::from_bits(rounded & 0xffff_0000);
+        }
+    }
+}
+
+/// The bits of a number rounded to nearest even at 16 bits, in the upper half; the lower half is left over. NaN stays NaN.
+#[inline(always)]
+fn round(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if value.is_nan() { bits | 0x0040_0000 } else { rounded }
 }
