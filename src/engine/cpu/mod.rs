@@ -78,8 +78,14 @@ impl Default for CpuEngine {
 
 impl CpuEngine {
     /// An engine that multiplies so; all else is f32.
+    ///
+    /// # Panics
+    /// If this processor does not have the unit.
     #[must_use]
     pub fn new(arithmetic: Arithmetic) -> Self {
+        if let Arithmetic::F32InParts(unit) | Arithmetic::Bf16(unit) = arithmetic {
+            assert!(unit.is_available(), "this processor has no such unit");
+        }
         let threads = rayon::current_num_threads();
         let (operands, note) = match arithmetic {
             Arithmetic::F32 | Arithmetic::F32InParts(_) => (Dtype::F32, ""),

@@ -42,9 +42,10 @@ pub fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -
     let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<32>(), right.as_chunks::<32>());
     let mut partial = [0.0f32; 32];
     for (left, right) in left.iter().zip(right) {
-        for place in 0..32 {
-            partial[place] += of(left[place], right[place]);
-        }
+        // One array after the other: compilers leave sums of single numbers as they are.
+        let mut values = [0.0f32; 32];
+        values.iter_mut().zip(left.iter().zip(right)).for_each(|(value, (&a, &b))| *value = of(a, b));
+        partial.iter_mut().zip(values).for_each(|(partial, value)| *partial += value);
     }
     left_rest.iter().zip(right_rest).zip(&mut partial).for_each(|((&a, &b), partial)| *partial += of(a, b));
     partial.iter().sum()

@@ -95,7 +95,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 65] = [
+pub const CASES: [Case; 66] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -116,6 +116,7 @@ pub const CASES: [Case; 65] = [
     Linear { tokens: 300, inputs: 264, outputs: 129, dtype: F16, bias: false },
     Linear { tokens: 70, inputs: 516, outputs: 257, dtype: Bf16, bias: true },
     Linear { tokens: 131, inputs: 33, outputs: 190, dtype: Bf16, bias: true },
+    Linear { tokens: 1030, inputs: 40, outputs: 50, dtype: F16, bias: true },
     RmsNorm { rows: 1, columns: 1, width: 1 },
     RmsNorm { rows: 5, columns: 67, width: 67 },
     RmsNorm { rows: 3, columns: 1030, width: 1030 },

@@ -10,7 +10,8 @@ use Case::*;
 use cases::{CASES, Case};
 use definitions::matrix;
 use flap_gpu::engine::Dtype::F16;
-use flap_gpu::engine::{Engine, Precision};
+use flap_gpu::engine::cpu::{Arithmetic, CpuEngine};
+use flap_gpu::engine::{AttentionShape, Engine, Precision};
 
 fn check<E: Engine>(engine: &E, case: Case, tolerance: f64) {
     let reference: Vec<f32> = case.reference().into_iter().map(|v| v as f32).collect();
@@ -25,6 +26,33 @@ fn products() -> impl Iterator<Item = Case> {
 #[test]
 fn every_operation_agrees_with_its_definition() {
     on_both_engines!(engine => { CASES.into_iter().for_each(|case| check(engine, case, case.tolerance())); });
+}
+
+/// The CPU engine's products of f32, which processors with matrix units make in another way.
+#[test]
+fn products_of_the_matrix_library_agree_too() {
+    let engine = CpuEngine::new(Arithmetic::F32);
+    for case in products() {
+        check(&engine, case, case.tolerance());
+    }
+}
+
+/// Keys whose scores are far below the best have no part in the result, and what they would add is no number below f32's normal ones,
+/// with which processors are slow.
+#[test]
+fn attention_passes_over_what_is_far_below() {
+    let (tokens, head_dim) = (64, 16);
+    let shape = AttentionShape { window_tokens: tokens, heads: 1, key_value_heads: 1, head_dim, sliding_window: None };
+    on_both_engines!(engine => {
+        // Every query finds the first key 400 above all others.
+        let keys: Vec<f32> = (0..tokens).flat_map(|token| vec![if token == 0 { 10.0 } else { -10.0 }; head_dim]).collect();
+        let up = |values: &[f32]| engine.upload(values, head_dim).unwrap();
+        let values = noise(1, tokens * head_dim);
+        let found = engine.attention(&up(&vec![5.0; tokens * head_dim]), &up(&keys), &up(&values), shape).unwrap();
+        for (token, found) in engine.download(&found).unwrap().chunks_exact(head_dim).enumerate() {
+            assert_eq!(found, &values[..head_dim], "query {token} on {}", engine.info().label());
+        }
+    });
 }
 
 /// silu, and with it the exponential, over all of its range; what is not a number stays so.

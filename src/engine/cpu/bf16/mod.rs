@@ -20,9 +20,12 @@ use rayon::prelude::*;
 
 /// Tokens, and outputs, of a block.
 const BLOCK: usize = 2 * SIDE;
-/// Steps taken at a time: those of a strip in two parts fill two thirds of an L1 cache of 48 KiB, of 512 tokens in three less than 1 MiB.
+/// Steps taken at a time: those of a strip in two parts fill two thirds of an L1 cache of 48 KiB, activations in three
+/// less than 1 MiB.
 const STEPS: usize = 8;
-/// Strips of a group at most: with 512 tokens their sums take 1 MiB.
+/// Tokens multiplied at a time, whatever a batch has.
+const TOKENS: usize = 512;
+/// Strips of a group at most: their sums take 1 MiB.
 const GROUP: usize = 16;
 
 /// bf16 numbers that stand for one number, of the activations and of the weight.
@@ -70,16 +73,26 @@ pub fn products_of_parts(weight: Dtype) -> usize {
 }
 
 fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, parts: Parts) -> Vec<f32> {
+    let tokens = x.len() / weight.columns;
+    assert_eq!(x.len(), tokens * weight.columns, "activations do not fit the matrix");
+    let mut y = Vec::with_capacity(tokens * weight.rows);
+    let out = SharedOutput(y.as_mut_ptr());
+    for (index, x) in x.chunks(TOKENS * weight.columns).enumerate() {
+        multiply(unit, x, weight, bias, parts, SharedOutput(out.at(index * TOKENS * weight.rows)));
+    }
+    // SAFETY: all of it has been written.
+    unsafe { y.set_len(tokens * weight.rows) };
+    y
+}
+
+/// Writes `[tokens, out]` for as many tokens as `x` has.
+fn multiply(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, parts: Parts, out: SharedOutput) {
     let (inputs, outputs) = (weight.columns, weight.rows);
     let tokens = x.len() / inputs;
-    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
     let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
     let packed = packing::activations(unit, x, inputs, parts);
-    let add_products = unit.kernel(parts);
     // Several groups for every thread.
     let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
-    let mut y = Vec::with_capacity(tokens * outputs);
-    let out = SharedOutput(y.as_mut_ptr());
     (0..strips.div_ceil(group)).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
         let group = index * group..((index + 1) * group).min(strips);
         let Scratch { panel, sums } = scratch;
@@ -90,14 +103,15 @@ fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, part
             let inputs = first * STEP..((first + STEPS) * STEP).min(inputs);
             for (strip, sums) in group.clone().zip(sums.chunks_exact_mut(blocks)) {
                 packing::weights(unit, weight, strip * BLOCK, inputs.clone(), parts.weight, panel);
-                let next = if strip + 1 < group.end { (strip + 1, inputs.start) } else { (group.start, inputs.end) };
-                let bytes = &weight.bytes.as_ref()[next.0 * BLOCK * weight.row_bytes() + next.1 * weight.dtype.size()..];
-                add_products(sums, x, panel, Rows { bytes, row_bytes: weight.row_bytes() });
+                // What is packed next: its rows are far apart, and nothing else would fetch them ahead.
+                let (next, input) = if strip + 1 < group.end { (strip + 1, inputs.start) } else { (group.start, inputs.end) };
+                let bytes = &weight.bytes.as_ref()[next * BLOCK * weight.row_bytes() + input * weight.dtype.size()..];
+                unit.add_products(parts, sums, x, panel, Rows { bytes, row_bytes: weight.row_bytes() });
             }
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);
         for token in 0..tokens {
-            // SAFETY: these columns of the row-major output belong to this group alone, and `y` has room for them and outlives the loop.
+            // SAFETY: these columns of the row-major output belong to this group alone; the caller has room for all of it.
             let y = unsafe { std::slice::from_raw_parts_mut(out.at(token * outputs + columns.start), columns.len()) };
             for (y, sums) in y.chunks_mut(BLOCK).zip(sums.iter().skip(token / BLOCK).step_by(blocks)) {
                 sums.write_row(token % BLOCK, y);
@@ -107,7 +121,4 @@ fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, part
             }
         }
     });
-    // SAFETY: the groups have written all of it.
-    unsafe { y.set_len(tokens * outputs) };
-    y
 }

@@ -1,7 +1,7 @@
 //! AMX: eight registers of 16 rows of 64 bytes. Four hold the sums of 32 tokens by 32 outputs; two tiles of activations and two of weights
 //! serve four instructions of 16 x 16 x 32 multiply-adds each.
 
-use super::{Pair, Rows, SIDE, Sums};
+use super::{Pair, Parts, Rows, SIDE, Sums};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -51,6 +51,22 @@ fn is_permitted() -> bool {
     false
 }
 
+/// See [`super::Unit::add_products`].
+///
+/// # Safety
+/// The instructions must be available.
+pub unsafe fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+    let kernel = match (parts.activation, parts.weight) {
+        (1, 1) => rounded,
+        (3, 1) => bf16_weights,
+        (3, 2) => f16_weights,
+        (3, 3) => f32_weights,
+        other => unreachable!("no numbers have {other:?} parts"),
+    };
+    // SAFETY: the caller's.
+    unsafe { kernel(sums, x, w, next) }
+}
+
 /// Loads a part of the weights.
 macro_rules! weights {
     ($offset:literal) => {
@@ -76,12 +92,11 @@ macro_rules! products {
     };
 }
 
-/// A kernel, see [`super::Kernel`], by the products that make a step of 32 inputs.
+/// A kernel for so many parts of activations and weights, by the products that make a step of 32 inputs.
 macro_rules! kernel {
     ($name:ident, $x_parts:literal, $w_parts:literal, $($products:expr),+) => {
-        /// # Safety
-        /// The instructions must be available.
-        pub unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+        // SAFETY: the instructions must be available.
+        unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
             const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
             let steps = w.len() / $w_parts;
             assert_eq!(x.len(), sums.len() * steps * $x_parts, "activations do not fit the weights");

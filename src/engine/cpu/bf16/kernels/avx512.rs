@@ -1,9 +1,14 @@
 //! Dot products of AVX-512 BF16. Sums of 8 tokens by 32 outputs take half of the registers: each of the 16 is added to once in the six
 //! cycles or more that a product takes.
 
-use super::{Pair, SIDE, STEP, Sums, Tile};
+use super::{Pair, Parts, SIDE, STEP, Sums, Tile};
 use crate::engine::Dtype;
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
+    _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_permutex2var_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
+};
 
 /// Tokens whose sums are in registers.
 const TOKENS: usize = 8;
@@ -20,10 +25,10 @@ fn pairs(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// See [`super::Kernel`].
+/// See [`super::Unit::add_products`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
-    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / W * X)) {
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
+    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / parts.weight * parts.activation)) {
         for (tile_row, [left, right]) in sums.0.iter_mut().enumerate() {
             let halves = left.as_chunks_mut::<TOKENS>().0.iter_mut().zip(right.as_chunks_mut::<TOKENS>().0);
             for (index, (left, right)) in halves.enumerate() {
@@ -31,9 +36,9 @@ pub fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair
                 for (registers, sums) in registers.iter_mut().zip(left.iter().zip(&*right)) {
                     *registers = [load(sums.0), load(sums.1)];
                 }
-                for (x, w) in x.chunks_exact(X).zip(w.chunks_exact(W)) {
+                for (x, w) in x.chunks_exact(parts.activation).zip(w.chunks_exact(parts.weight)) {
                     for (place, w) in w.iter().enumerate() {
-                        for x in &x[..X - place] {
+                        for x in &x[..parts.activation - place] {
                             add_tile(&mut registers, &x.0[tile_row].as_chunks::<TOKENS>().0[index], &w.0);
                         }
                     }

@@ -49,11 +49,6 @@ pub struct Rows<'a> {
     pub row_bytes: usize,
 }
 
-/// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many as
-/// the activations have are left out: their products are below 2^-24 of those of the first. The rows are packed next: what fetches them
-/// ahead does it meanwhile, a few for each block.
-pub type Kernel = fn(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>);
-
 /// What a processor multiplies bf16 numbers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -66,9 +61,10 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Those of this processor, the fastest first.
-    pub fn available() -> impl Iterator<Item = Self> {
-        [Self::Matrix, Self::Vector, Self::None].into_iter().filter(|unit| match unit {
+    /// Whether this processor has it, and the system lets it be used.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
             #[cfg(target_arch = "x86_64")]
             Self::Matrix => amx::is_available(),
             #[cfg(target_arch = "x86_64")]
@@ -76,7 +72,12 @@ impl Unit {
             #[cfg(not(target_arch = "x86_64"))]
             Self::Matrix | Self::Vector => false,
             Self::None => true,
-        })
+        }
+    }
+
+    /// Those of this processor, the fastest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [Self::Matrix, Self::Vector, Self::None].into_iter().filter(|unit| unit.is_available())
     }
 
     /// The fastest of this processor.
@@ -85,38 +86,30 @@ impl Unit {
         Self::available().next().expect("the last is always there")
     }
 
-    /// The kernel for numbers of so many parts.
-    pub(super) fn kernel(self, parts: Parts) -> Kernel {
-        match (parts.activation, parts.weight) {
-            #[cfg(target_arch = "x86_64")]
-            (1, 1) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::rounded(sums, x, w, next) },
-            #[cfg(target_arch = "x86_64")]
-            (3, 1) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::bf16_weights(sums, x, w, next) },
-            #[cfg(target_arch = "x86_64")]
-            (3, 2) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::f16_weights(sums, x, w, next) },
-            #[cfg(target_arch = "x86_64")]
-            (3, 3) if self == Self::Matrix => |sums, x, w, next| unsafe { amx::f32_weights(sums, x, w, next) },
-            (1, 1) => self.kernel_of::<1, 1>(),
-            (3, 1) => self.kernel_of::<3, 1>(),
-            (3, 2) => self.kernel_of::<3, 2>(),
-            (3, 3) => self.kernel_of::<3, 3>(),
-            other => unreachable!("no numbers have {other:?} parts"),
-        }
-    }
-
-    fn kernel_of<const X: usize, const W: usize>(self) -> Kernel {
+    /// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many
+    /// as the activations have are left out: their products are below 2^-24 of those of the first. What is packed next may be fetched
+    /// meanwhile.
+    pub(super) fn add_products(self, parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
         match self {
+            // SAFETY: an engine is only made with a unit that its processor has.
             #[cfg(target_arch = "x86_64")]
-            Self::Vector => |sums, x, w, _| unsafe { avx512::add_products::<X, W>(sums, x, w) },
-            _ => |sums, x, w, _| portable::add_products::<X, W>(sums, x, w),
+            Self::Matrix => unsafe { amx::add_products(parts, sums, x, w, next) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Vector => unsafe { avx512::add_products(parts, sums, x, w) },
+            _ => portable::add_products(parts, sums, x, w),
         }
     }
 
     /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done: none without a unit.
+    ///
+    /// # Panics
+    /// If this processor does not have the unit.
     #[must_use]
     pub fn in_registers(self, rounds: u64) -> u64 {
+        assert!(self.is_available(), "this processor has no such unit");
         match self {
-            // SAFETY: as above.
+            // SAFETY: as asserted.
             #[cfg(target_arch = "x86_64")]
             Self::Matrix => unsafe { amx::in_registers(rounds) },
             // SAFETY: as above.
@@ -129,7 +122,7 @@ impl Unit {
     /// Writes one row of `[steps, parts]`: numbers in little-endian bytes, each part what the ones before have left over, rounded to bf16.
     pub(super) fn split(self, dtype: Dtype, bytes: &[u8], parts: usize, row: usize, packed: &mut [Pair]) {
         match self {
-            // SAFETY: only a processor that has the instructions is given these units.
+            // SAFETY: an engine is only made with a unit that its processor has.
             #[cfg(target_arch = "x86_64")]
             Self::Matrix | Self::Vector => unsafe { avx512::split(dtype, bytes, parts, row, packed) },
             _ => portable::split(dtype, bytes, parts, row, packed),

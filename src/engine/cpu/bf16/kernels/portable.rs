@@ -1,6 +1,6 @@
 //! The same without special instructions: in f32, of which every bf16 number is one.
 
-use super::{Pair, SIDE, STEP, Sums, Tile};
+use super::{Pair, Parts, SIDE, STEP, Sums, Tile};
 use crate::engine::Dtype;
 use crate::engine::cpu::vectors::vectorised;
 use crate::engine::host::{widen_bf16, widen_f16};
@@ -8,18 +8,18 @@ use crate::engine::host::{widen_bf16, widen_f16};
 /// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
 const TOKENS: usize = 4;
 
-/// See [`super::Kernel`].
-pub fn add_products<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
+/// See [`super::Unit::add_products`].
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair]) {
     // A multiply-add that is no instruction is a slow call.
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
-        return add::<X, W>(sums, x, w, |sum, a, b| sum + a * b);
+        return add(parts, sums, x, w, |sum, a, b| sum + a * b);
     }
-    add::<X, W>(sums, x, w, |sum, a, b| a.mul_add(b, sum));
+    add(parts, sums, x, w, |sum, a, b| a.mul_add(b, sum));
 }
 
-fn add<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
-    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / W * X)) {
+fn add(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
+    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / parts.weight * parts.activation)) {
         for (tile_row, sums) in sums.0.iter_mut().enumerate() {
             for (tile_column, sums) in sums.iter_mut().enumerate() {
                 for (index, sums) in sums.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
@@ -27,9 +27,9 @@ fn add<const X: usize, const W: usize>(sums: &mut [Sums], x: &[Pair], w: &[Pair]
                         #[inline(always)]
                         || {
                             let mut part = [[0.0f32; SIDE]; TOKENS];
-                            for (x, w) in x.chunks_exact(X).zip(w.chunks_exact(W)) {
+                            for (x, w) in x.chunks_exact(parts.activation).zip(w.chunks_exact(parts.weight)) {
                                 for (place, w) in w.iter().enumerate() {
-                                    for x in &x[..X - place] {
+                                    for x in &x[..parts.activation - place] {
                                         let x = &x.0[tile_row].as_chunks::<TOKENS>().0[index];
                                         add_tile(&mut part, x, &w.0[tile_column], add_product);
                                     }
@@ -60,11 +60,9 @@ fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[[u32; SIDE]; TOKENS], w: &Til
 
 /// Swaps rows and columns.
 pub fn turn(tile: &mut Tile) {
-    for row in 1..SIDE {
-        for column in 0..row {
-            let above = std::mem::take(&mut tile[column][row]);
-            tile[column][row] = std::mem::replace(&mut tile[row][column], above);
-        }
+    let before = *tile;
+    for (column, line) in tile.iter_mut().enumerate() {
+        line.iter_mut().zip(&before).for_each(|(to, row)| *to = row[column]);
     }
 }
 
