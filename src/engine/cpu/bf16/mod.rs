@@ -15,7 +15,7 @@ pub use kernels::Unit;
 
 use super::linear::SharedOutput;
 use crate::engine::{Dtype, HostTensor};
-use kernels::{Pair, Rows, SIDE, STEP, Sums};
+use kernels::{Pair, SIDE, STEP, Sums};
 use rayon::prelude::*;
 
 /// Tokens, and outputs, of a block.
@@ -106,7 +106,7 @@ fn multiply(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, pa
                 // What is packed next: its rows are far apart, and nothing else would fetch them ahead.
                 let (next, input) = if strip + 1 < group.end { (strip + 1, inputs.start) } else { (group.start, inputs.end) };
                 let bytes = &weight.bytes.as_ref()[next * BLOCK * weight.row_bytes() + input * weight.dtype.size()..];
-                unit.add_products(parts, sums, x, panel, Rows { bytes, row_bytes: weight.row_bytes() });
+                unit.add_products(parts, sums, x, panel, (bytes, weight.row_bytes()));
             }
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);

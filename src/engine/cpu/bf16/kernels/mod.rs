@@ -8,6 +8,7 @@ mod portable;
 
 use super::Parts;
 use crate::engine::Dtype;
+use crate::engine::cpu::multiply_adds;
 
 /// Rows of a tile, and numbers or pairs of numbers of a row.
 pub const SIDE: usize = 16;
@@ -42,12 +43,8 @@ impl Sums {
     }
 }
 
-/// Rows of a weight, the first from some input on.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub bytes: &'a [u8],
-    pub row_bytes: usize,
-}
+/// Bytes of a weight from some input of a row on, and those of a row.
+pub type Rows<'a> = (&'a [u8], usize);
 
 /// What a processor multiplies bf16 numbers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +93,13 @@ impl Unit {
             Self::Matrix => unsafe { amx::add_products(parts, sums, x, w, next) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Vector => unsafe { avx512::add_products(parts, sums, x, w) },
-            _ => portable::add_products(parts, sums, x, w),
+            Self::Vector => unsafe { avx512::add_products(parts, sums, x, w, next) },
+            _ => portable::add_products(parts, sums, x, w, next),
         }
     }
 
-    /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done: none without a unit.
+    /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done; they are
+    /// of f32 without a unit.
     ///
     /// # Panics
     /// If this processor does not have the unit.
@@ -115,7 +113,7 @@ impl Unit {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Vector => unsafe { avx512::in_registers(rounds) },
-            _ => 0,
+            _ => multiply_adds(rounds),
         }
     }
 
