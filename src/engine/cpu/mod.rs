@@ -1,5 +1,6 @@
 //! The native engine: multi-threaded, matrix products on faer. It needs no driver, and it is the oracle of the GPU kernels.
 
+mod arithmetic;
 mod attention;
 mod bf16;
 mod cross;
@@ -10,6 +11,7 @@ mod peak;
 mod product;
 mod vectors;
 
+pub use arithmetic::Arithmetic;
 pub use bf16::Unit;
 pub use moments::Moments;
 pub use peak::multiply_adds;
@@ -25,37 +27,6 @@ use std::ops::Range;
 pub struct CpuEngine {
     info: DeviceInfo,
     arithmetic: Arithmetic,
-}
-
-/// How activations are multiplied with weights. All sum in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// f32, by the matrix library.
-    F32,
-    /// f32, each number as the sum of bf16 numbers.
-    F32InParts(Unit),
-    /// Rounded to bf16.
-    Bf16(Unit),
-}
-
-impl Arithmetic {
-    /// The fastest of f32 on this processor: parts pay on matrix units only.
-    #[must_use]
-    pub fn fastest_f32() -> Self {
-        match Unit::fastest() {
-            Unit::Matrix => Self::F32InParts(Unit::Matrix),
-            Unit::Vector | Unit::None => Self::F32,
-        }
-    }
-
-    /// Products of the processor's that stand for one of an activation and a weight.
-    #[must_use]
-    pub fn products_of_one(self, weight: Dtype) -> usize {
-        match self {
-            Self::F32 | Self::Bf16(_) => 1,
-            Self::F32InParts(_) => bf16::products_of_parts(weight),
-        }
-    }
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
@@ -83,9 +54,7 @@ impl CpuEngine {
     /// If this processor does not have the unit.
     #[must_use]
     pub fn new(arithmetic: Arithmetic) -> Self {
-        if let Arithmetic::F32InParts(unit) | Arithmetic::Bf16(unit) = arithmetic {
-            assert!(unit.is_available(), "this processor has no such unit");
-        }
+        assert!(arithmetic.is_available(), "this processor has no such unit");
         let threads = rayon::current_num_threads();
         let (operands, note) = match arithmetic {
             Arithmetic::F32 | Arithmetic::F32InParts(_) => (Dtype::F32, ""),
@@ -156,11 +125,7 @@ impl Engine for CpuEngine {
 
     fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (x, bias) = (&x.data, bias.map(|b| b.data.as_slice()));
-        let data = match self.arithmetic {
-            Arithmetic::F32 => linear::linear(x, weight, bias),
-            Arithmetic::F32InParts(unit) => bf16::linear_in_parts(unit, x, weight, bias),
-            Arithmetic::Bf16(unit) => bf16::linear_rounded(unit, x, weight, bias),
-        };
+        let data = self.arithmetic.linear(x, weight, bias);
         Ok(Tensor { data, columns: weight.rows })
     }
 
