@@ -1,6 +1,6 @@
 //! Timing, peaks, and numbers to work on.
 
-use crate::engine::cpu::{Arithmetic, CpuEngine, Unit, multiply_adds};
+use crate::engine::cpu::{Arithmetic, CpuEngine};
 use crate::engine::gpu::GpuEngine;
 use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
@@ -32,13 +32,13 @@ impl Peak {
 
     /// Of the CPU: the same on every thread.
     pub fn of_cpu(engine: &CpuEngine) -> Result<Self> {
-        Ok(Self { gflops: on_every_thread(multiply_adds), gigabytes: stream_rate(engine)? })
+        Ok(Self { gflops: on_every_thread(|rounds| Arithmetic::F32.in_registers(rounds)), gigabytes: stream_rate(engine)? })
     }
 
-    /// With bf16 products of a unit instead of f32 multiply-adds, as many for one of f16 weights as the arithmetic takes.
+    /// With another arithmetic of the CPU, as many products for one of f16 weights as it takes.
     #[must_use]
-    pub fn with_products_of_unit(self, unit: Unit, arithmetic: Arithmetic) -> Self {
-        let gflops = on_every_thread(|rounds| unit.in_registers(rounds)) / arithmetic.products_of_one(Dtype::F16) as f64;
+    pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Self {
+        let gflops = on_every_thread(|rounds| arithmetic.in_registers(rounds)) / arithmetic.products_of_one(Dtype::F16) as f64;
         Self { gflops, ..self }
     }
 }

@@ -74,12 +74,12 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
         if unit == Unit::None {
             return Ok(());
         }
-        let fastest = Arithmetic::fastest_f32();
-        if fastest != Arithmetic::F32 {
-            Bench::new(&CpuEngine::new(fastest), peak.with_products_of_unit(unit, fastest), report).tier("f32 in parts")?;
+        for (arithmetic, tier) in [(Arithmetic::fastest_f32(), "f32 in parts"), (Arithmetic::Bf16(unit), "bf16")] {
+            if arithmetic != Arithmetic::F32 {
+                Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
+            }
         }
-        let rounded = Arithmetic::Bf16(unit);
-        Ok(Bench::new(&CpuEngine::new(rounded), peak.with_products_of_unit(unit, rounded), report).tier("bf16")?)
+        Ok(())
     })
 }
 

@@ -1,7 +1,8 @@
 //! The arithmetic of matrix products, as `--precision` and the processor have it.
 
-use super::bf16::{self, Unit};
+use super::bf16::{self, Parts, Unit};
 use super::linear;
+use super::peak::multiply_adds;
 use crate::engine::{Dtype, HostTensor};
 
 /// How activations are multiplied with weights. All sum in f32.
@@ -29,8 +30,9 @@ impl Arithmetic {
     #[must_use]
     pub fn products_of_one(self, weight: Dtype) -> usize {
         match self {
-            Self::F32 | Self::Bf16(_) => 1,
-            Self::F32InParts(_) => bf16::products_of_parts(weight),
+            Self::F32 => 1,
+            Self::F32InParts(_) => Parts::of(weight).products(),
+            Self::Bf16(_) => Parts::ROUNDED.products(),
         }
     }
 
@@ -43,12 +45,25 @@ impl Arithmetic {
         }
     }
 
+    /// Runs `rounds` rounds of the processor's products in registers on this thread and returns the number of multiply-adds done.
+    ///
+    /// # Panics
+    /// If this processor does not have what it takes.
+    #[must_use]
+    pub fn in_registers(self, rounds: u64) -> u64 {
+        assert!(self.is_available(), "this processor has no such unit");
+        match self {
+            Self::F32 => multiply_adds(rounds),
+            Self::F32InParts(unit) | Self::Bf16(unit) => unit.in_registers(rounds),
+        }
+    }
+
     /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
     pub(super) fn linear(self, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
             Self::F32 => linear::linear(x, weight, bias),
-            Self::F32InParts(unit) => bf16::linear_in_parts(unit, x, weight, bias),
-            Self::Bf16(unit) => bf16::linear_rounded(unit, x, weight, bias),
+            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.dtype), x, weight, bias),
+            Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, x, weight, bias),
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Resu
 }
 
 /// Softmax over the visible keys of one row; all others become 0, and what is so far below the largest that it changes no sum: numbers
-/// below f32's normal ones would make the product with the values ten times slower.
+/// below f32's normal ones would slow the product with the values down several times.
 #[inline(always)]
 fn softmax(row: &mut [f32], visible: std::ops::Range<usize>) {
     const LEAST: f32 = -70.0;

@@ -14,7 +14,6 @@ mod vectors;
 pub use arithmetic::Arithmetic;
 pub use bf16::Unit;
 pub use moments::Moments;
-pub use peak::multiply_adds;
 
 use super::{
     AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Dtype, Engine, HostTensor, MomentsShape,
@@ -124,9 +123,7 @@ impl Engine for CpuEngine {
     }
 
     fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (x, bias) = (&x.data, bias.map(|b| b.data.as_slice()));
-        let data = self.arithmetic.linear(x, weight, bias);
-        Ok(Tensor { data, columns: weight.rows })
+        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {

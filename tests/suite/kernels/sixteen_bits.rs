@@ -7,7 +7,7 @@ use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
 use flap_gpu::engine::Dtype::{Bf16, F16};
 use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use flap_gpu::engine::gpu::{Products, Tensor};
-use flap_gpu::engine::{Engine, HostTensor, Precision};
+use flap_gpu::engine::{Engine, HostTensor, Precision, widen};
 
 /// Operands round to f16 by up to 2^-11 of their size, 2^-12 or so on average and in the root mean square; two of them in every term.
 const F16_TOLERANCE: f64 = 1e-6;
@@ -21,6 +21,23 @@ fn products_of_f16_agree_too() {
     }
     for case in products() {
         check(&engine, case, F16_TOLERANCE);
+    }
+}
+
+/// Weights widen as the field's library has it, whatever their 16 bits are.
+#[test]
+fn all_numbers_of_16_bits_widen_right() {
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    let mut found = vec![0.0; 1 << 16];
+    let expectations: [(_, fn(u16) -> f32); 2] =
+        [(F16, |bits| half::f16::from_bits(bits).to_f32()), (Bf16, |bits| half::bf16::from_bits(bits).to_f32())];
+    for (dtype, expected) in expectations {
+        widen(dtype, &bytes, &mut found);
+        for (bits, &found) in (0..=u16::MAX).zip(&found) {
+            let expected = expected(bits);
+            let same = if expected.is_nan() { found.is_nan() } else { found.to_bits() == expected.to_bits() };
+            assert!(same, "{dtype:?} {bits:#06x} is {expected}, not {found}");
+        }
     }
 }
 

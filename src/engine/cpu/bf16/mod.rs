@@ -30,20 +30,28 @@ const GROUP: usize = 16;
 
 /// bf16 numbers that stand for one number, of the activations and of the weight.
 #[derive(Debug, Clone, Copy)]
-struct Parts {
+pub struct Parts {
     activation: usize,
     weight: usize,
 }
 
 impl Parts {
-    /// Rounded to bf16, or without loss: f32 has three times the digits of bf16, f16 less than twice.
-    fn new(rounded: bool, weight: Dtype) -> Self {
-        match weight {
-            _ if rounded => Self { activation: 1, weight: 1 },
-            Dtype::Bf16 => Self { activation: 3, weight: 1 },
-            Dtype::F16 => Self { activation: 3, weight: 2 },
-            Dtype::F32 => Self { activation: 3, weight: 3 },
-        }
+    /// Both rounded to bf16, to nearest even.
+    pub const ROUNDED: Self = Self { activation: 1, weight: 1 };
+
+    /// Without loss, for a weight in this format: f32 has three times the digits of bf16, f16 less than twice.
+    pub fn of(weight: Dtype) -> Self {
+        let weight = match weight {
+            Dtype::Bf16 => 1,
+            Dtype::F16 => 2,
+            Dtype::F32 => 3,
+        };
+        Self { activation: 3, weight }
+    }
+
+    /// Products of parts for one product. Those that are left out are below 2^-24 of it.
+    pub fn products(self) -> usize {
+        (0..self.weight).map(|place| self.activation - place).sum()
     }
 }
 
@@ -56,29 +64,14 @@ struct Scratch {
     sums: Vec<Sums>,
 }
 
-/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`; x and the weight rounded to bf16, to nearest even.
-pub fn linear_rounded(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
-    linear(unit, x, weight, bias, Parts::new(true, weight.dtype))
-}
-
-/// The same of the numbers as they are. What is left out of a product is below 2^-24 of it.
-pub fn linear_in_parts(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
-    linear(unit, x, weight, bias, Parts::new(false, weight.dtype))
-}
-
-/// Products of parts for one of an f32 activation and a weight.
-pub fn products_of_parts(weight: Dtype) -> usize {
-    let parts = Parts::new(false, weight);
-    (0..parts.weight).map(|place| parts.activation - place).sum()
-}
-
-fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, parts: Parts) -> Vec<f32> {
+/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
     let tokens = x.len() / weight.columns;
     assert_eq!(x.len(), tokens * weight.columns, "activations do not fit the matrix");
     let mut y = Vec::with_capacity(tokens * weight.rows);
     let out = SharedOutput(y.as_mut_ptr());
     for (index, x) in x.chunks(TOKENS * weight.columns).enumerate() {
-        multiply(unit, x, weight, bias, parts, SharedOutput(out.at(index * TOKENS * weight.rows)));
+        multiply(unit, parts, x, weight, bias, SharedOutput(out.at(index * TOKENS * weight.rows)));
     }
     // SAFETY: all of it has been written.
     unsafe { y.set_len(tokens * weight.rows) };
@@ -86,7 +79,7 @@ fn linear(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, part
 }
 
 /// Writes `[tokens, out]` for as many tokens as `x` has.
-fn multiply(unit: Unit, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, parts: Parts, out: SharedOutput) {
+fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, out: SharedOutput) {
     let (inputs, outputs) = (weight.columns, weight.rows);
     let tokens = x.len() / inputs;
     let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));

@@ -8,7 +8,7 @@ mod portable;
 
 use super::Parts;
 use crate::engine::Dtype;
-use crate::engine::cpu::multiply_adds;
+use crate::engine::cpu::peak::multiply_adds;
 
 /// Rows of a tile, and numbers or pairs of numbers of a row.
 pub const SIDE: usize = 16;
@@ -98,16 +98,11 @@ impl Unit {
         }
     }
 
-    /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done; they are
-    /// of f32 without a unit.
-    ///
-    /// # Panics
-    /// If this processor does not have the unit.
-    #[must_use]
-    pub fn in_registers(self, rounds: u64) -> u64 {
-        assert!(self.is_available(), "this processor has no such unit");
+    /// Runs `rounds` rounds of products in registers on this thread and returns the number of multiply-adds done; they are of f32 without
+    /// a unit.
+    pub(in crate::engine::cpu) fn in_registers(self, rounds: u64) -> u64 {
         match self {
-            // SAFETY: as asserted.
+            // SAFETY: the arithmetic has made sure that the processor has the unit.
             #[cfg(target_arch = "x86_64")]
             Self::Matrix => unsafe { amx::in_registers(rounds) },
             // SAFETY: as above.
