@@ -1,6 +1,11 @@
-// Per column of a weight panel [rows, columns]: adds the sum of squares and the sum of absolute values to norms[columns].
-// Sums over 64 rows are formed first and added then, which keeps the rounding of thousands of rows small.
+// Per column of a weight panel [rows, columns]: adds the sum of squares and the sum of absolute values to norms[columns]. A workgroup takes
+// as many columns as a tile has, a thread one column of every eighth row. Sums over some rows are formed first and added then, which keeps
+// the rounding of thousands of rows small.
 //#include shared/weight.wgsl
+//#include shared/tiles.wgsl
+// Lines of the panel's tiles, or 1 if its rows follow one another.
+override TILE: u32 = 1u;
+
 struct Params {
     rows: u32,
     columns: u32,
@@ -9,22 +14,38 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read_write> norms: array<vec2<f32>>;
 
-const ROWS = 64u;
+const LANES = 8u;
+const ROWS = 64u; // of a thread, summed first
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let column = group.x * 64u + thread;
-    if (column >= params.columns) {
-        return;
+var<workgroup> partial: array<vec2<f32>, 256>;
+
+fn place(row: u32, column: u32) -> u32 {
+    if (TILE == 1u) {
+        return row * params.columns + column;
     }
-    var total = norms[column];
-    for (var first = 0u; first < params.rows; first += ROWS) {
+    let tiles = (params.columns + DEPTH - 1u) / DEPTH;
+    return ((row / TILE * tiles + column / DEPTH) * TILE + row % TILE) * DEPTH + column % DEPTH;
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let column = group.x * DEPTH + thread % DEPTH;
+    let last = params.columns - 1u;
+    var total = vec2<f32>();
+    for (var first = thread / DEPTH; first < params.rows; first += ROWS * LANES) {
         var part = vec2<f32>();
-        for (var row = first; row < min(first + ROWS, params.rows); row++) {
-            let value = weight_at(row * params.columns + column);
+        for (var row = first; row < min(first + ROWS * LANES, params.rows); row += LANES) {
+            let value = weight_at(place(row, min(column, last)));
             part += vec2<f32>(value * value, abs(value));
         }
         total += part;
     }
-    norms[column] = total;
+    partial[thread] = total;
+    workgroupBarrier();
+    if (thread < DEPTH && column <= last) {
+        for (var lane = 1u; lane < LANES; lane++) {
+            total += partial[lane * DEPTH + thread];
+        }
+        norms[column] += total;
+    }
 }

@@ -2,4 +2,6 @@
 //#include shared/units_8.wgsl
 //#include shared/cooperative_8.wgsl
 //#include shared/matmul_params.wgsl
+//#include shared/tiles.wgsl
 //#include shared/matmul_cooperative.wgsl
+//#include shared/store_numbers.wgsl

@@ -3,6 +3,7 @@
 enable f16;
 //#include shared/workgroup.wgsl
 //#include shared/reduce.wgsl
+//#include shared/power.wgsl
 struct Params {
     rows: u32,
     // Columns by four.
@@ -13,9 +14,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
-
-// The exponent's bits of f32: 127 stands for 2^0.
-const TARGET = 141u; // 2^14
 
 @compute @workgroup_size(256)
 fn main(
@@ -33,13 +31,12 @@ fn main(
         let quad = abs(x[start + i]);
         largest = max(largest, max(max(quad.x, quad.y), max(quad.z, quad.w)));
     }
-    // A row with NaN or infinity may get any scale and keeps them; those of numbers next to nothing must not leave f32 themselves.
-    let exponent = clamp(bitcast<u32>(workgroup_max(thread, largest)) >> 23u, TARGET - 126u, 254u);
-    let factor = bitcast<f32>((TARGET + 127u - exponent) << 23u);
+    let exponent = scale_exponent(workgroup_max(thread, largest));
+    let factor = scale_to_f16(exponent);
     for (var i = thread; i < params.quads; i += 256u) {
         y[start + i] = vec4<f16>(x[start + i] * factor);
     }
     if (thread == 0u) {
-        scales[row] = bitcast<f32>((exponent + 127u - TARGET) << 23u);
+        scales[row] = scale_from_f16(exponent);
     }
 }

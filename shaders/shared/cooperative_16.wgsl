@@ -1,6 +1,5 @@
 // The tile of a product on matrix units of 16 x 16, and how it is staged.
 const TILE = 128u; // 8 * SIDE
-const PATCHES = 2048u; // 8 * SIDE * SIDE
 
 fn stage_x(place: u32, quad: vec4<f16>) {
     x_tile[place / UNIT] = quad;

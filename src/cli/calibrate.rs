@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time between saves of the state that an interrupted run goes on from.
-pub const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Windows drawn when the user does not say.
 pub const DEFAULT_SAMPLES: usize = 1024;
 

@@ -12,6 +12,7 @@ use crate::forward::{LayerWeights, Observer, decoder_layer};
 use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;
+use std::time::Instant;
 
 pub use batch::Batch;
 pub use memory::PassOptions;
@@ -133,19 +134,25 @@ impl<'a, E: Engine> Pass<'a, E> {
         let mut weights = visitor.weights(self, first_layer)?;
         for layer in first_layer..count {
             let model = self.model;
+            let begin = Instant::now();
             let next = std::thread::scope(|scope| {
                 if layer + 1 < count {
                     scope.spawn(move || model.read_ahead(layer + 1));
                 }
                 visitor.run(self, layer, &weights, batches)?;
-                (layer + 1 < count).then(|| visitor.weights(self, layer + 1)).transpose()
+                let queued = begin.elapsed();
+                let next = (layer + 1 < count).then(|| visitor.weights(self, layer + 1)).transpose();
+                tracing::debug!("layer {layer}: queued after {queued:.3?}, the next one's weights after {:.3?}", begin.elapsed());
+                next
             })?;
             if !Batch::all_finite(self.engine, batches)? {
                 return Err(Error::NotFinite(format!(
                     "NaN or infinity appeared in the activations of layer {layer}; the checkpoint is damaged, or its activations overflow f32"
                 )));
             }
+            let computed = begin.elapsed();
             visitor.finish(self, layer, &weights, batches)?;
+            tracing::debug!("layer {layer}: computed after {computed:.3?}, read after {:.3?}", begin.elapsed());
             match next {
                 Some(next) => weights = next,
                 None => break,

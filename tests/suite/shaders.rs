@@ -9,9 +9,6 @@ use std::process::Command;
 
 /// Workgroup memory that Metal and DX12 give every kernel.
 const WORKGROUP_BYTES: u32 = 32 << 10;
-/// Of products on matrix units, where the adapter has as much.
-const UNIT_BYTES: u32 = 48 << 10;
-const UNIT_THREADS: u32 = 512;
 /// What some kernels ask of an adapter; the engine runs them only where it is there.
 const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32
     .union(Capabilities::SHADER_FLOAT16)
@@ -35,16 +32,14 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
             "HEAD_DIM" => (256.0, 64.0),
             "SUBGROUP_SIZE" => (64.0, 8.0),
             "STEPS" => (8.0, 1.0),
-            "DEPTH" => (64.0, 32.0),
-            "THREADS" => (512.0, 32.0),
+            "THREADS" => (256.0, 32.0),
+            "TILE" => (128.0, 1.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),
             other => panic!("the test knows no value for the constant {other}"),
         };
         if largest { with_largest } else { with_smallest }
     };
-    // The others follow from these.
-    let given = |name: &String| !matches!(name.as_str(), "QUADS" | "LINE" | "STAGED");
-    let names = module.overrides.iter().filter_map(|(_, o)| o.name.clone()).filter(given);
+    let names = module.overrides.iter().filter_map(|(_, o)| o.name.clone());
     names.map(|name| (name.clone(), value(&name))).collect()
 }
 
@@ -67,7 +62,7 @@ fn kernels_can_be_written_for_every_backend() {
             let (text, _) =
                 msl::write_string(module, info, &options, &msl::PipelineOptions::default()).unwrap_or_else(|e| panic!("{name}, MSL: {e}"));
             assert!(text.contains("kernel void"), "{name}: MSL without a kernel");
-            check_limits(name, module, largest);
+            check_limits(name, module);
             if name.contains("cooperative") {
                 // DX12 has no matrix units in this shading language; the engine uses another tier there.
                 continue;
@@ -102,15 +97,13 @@ fn compile_hlsl(compiler: &OsStr, name: &str, text: &str) {
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn check_limits(name: &str, module: &naga::Module, largest: bool) {
-    let most_threads = if largest && name.contains("cooperative") { UNIT_THREADS } else { WORKGROUP_THREADS };
-    let most_bytes = if largest && name == "matmul_cooperative_16" { UNIT_BYTES } else { WORKGROUP_BYTES };
+fn check_limits(name: &str, module: &naga::Module) {
     let entry = &module.entry_points[0];
     let threads: u32 = entry.workgroup_size.iter().product();
-    assert!(threads <= most_threads, "{name}: {threads} threads a workgroup");
+    assert!(threads <= WORKGROUP_THREADS, "{name}: {threads} threads a workgroup");
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
-    assert!(bytes <= most_bytes, "{name}: {bytes} bytes of workgroup memory");
+    assert!(bytes <= WORKGROUP_BYTES, "{name}: {bytes} bytes of workgroup memory");
 }
 
 /// Shader files that no kernel names would be dead.

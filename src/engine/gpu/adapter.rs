@@ -2,6 +2,7 @@
 
 use super::context::{Context, MOST_STAGED};
 use super::products::{Products, SUBGROUPS};
+use super::tiles::ROWS_AT_A_TIME;
 use crate::engine::{DeviceInfo, DeviceKind, Dtype, Precision};
 use crate::error::{Error, Result};
 use wgpu::{Backends, DeviceType};
@@ -104,7 +105,7 @@ pub(super) struct Opened {
 }
 
 /// The products on matrix units: their side, least bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
-const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 12_800, 8), (16, 29_696, 32)];
+const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_776, 8), (16, 25_600, 32)];
 
 /// Sides of the matrix units that multiply f16 by f16 to f32, each with the sizes of the subgroups that may share one: a driver may
 /// choose among several.
@@ -209,8 +210,8 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
-        // In the machine's memory, or where all of the device's can be written to, there.
-        staging_bytes: Some(MOST_STAGED),
+        // In the machine's memory, or where all of the device's can be written to, there; and rows that do not lie in tiles yet.
+        staging_bytes: Some(MOST_STAGED + ROWS_AT_A_TIME as u64),
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
     Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })

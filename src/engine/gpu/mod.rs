@@ -14,6 +14,7 @@ mod pool;
 mod products;
 mod shaders;
 mod tensor;
+mod tiles;
 
 pub use adapter::{AdapterChoice, AdapterReport, list};
 pub use moments::Moments;
@@ -31,6 +32,7 @@ use std::ops::Range;
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
+const NORM_COLUMNS: usize = 32;
 const CROSS_TILE: usize = 128;
 const CROSS_COLUMN_WIDTH: usize = 16;
 const FINITE_PER_THREAD: usize = 16;
@@ -112,16 +114,7 @@ impl Engine for GpuEngine {
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<Matrix> {
-        let matrix = &self.prepare(matrix);
-        let panel_rows = (self.info.max_binding_bytes as usize / matrix.row_bytes()).clamp(1, matrix.rows);
-        let panels = (0..matrix.rows)
-            .step_by(panel_rows)
-            .map(|first| {
-                let panel = matrix.row_panel(first..(first + panel_rows).min(matrix.rows));
-                Ok((first, panel.rows, self.context.upload(panel.bytes.as_ref())?))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Matrix { panels, dtype: matrix.dtype, rows: matrix.rows, columns: matrix.columns })
+        self.upload_for_products(matrix)
     }
 
     fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
@@ -249,9 +242,9 @@ impl Engine for GpuEngine {
         self.context.clear(norms.buffer())?;
         for &(_, rows, ref panel) in &matrix.panels {
             let params = words([rows, matrix.columns]);
-            let [groups] = words([matrix.columns.div_ceil(COLUMN_THREADS)]);
+            let [groups, tile] = words([matrix.columns.div_ceil(NORM_COLUMNS), matrix.tile.unwrap_or(1)]);
             let buffers = [(1, panel), (2, norms.buffer())];
-            let constants = [matrix.format()];
+            let constants = [matrix.format(), ("TILE", tile)];
             let job =
                 Job { kernel: Kernel::ColumnNorms, constants: &constants, params: &params, buffers: &buffers, workgroups: [groups, 1, 1] };
             self.context.dispatch(&job, 0, || format!("[{rows}, {}] {:?}", matrix.columns, matrix.dtype))?;

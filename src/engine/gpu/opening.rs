@@ -1,7 +1,7 @@
 //! From an adapter to an engine that is known to multiply rightly: a driver that does not must not spoil a model.
 
 use super::adapter::{self, AdapterChoice, Opened};
-use super::{GpuEngine, Products};
+use super::{GpuEngine, Matrix, Products};
 use crate::engine::{Dtype, Engine, HostTensor, Precision};
 use crate::error::{Error, Result};
 
@@ -64,25 +64,30 @@ impl GpuEngine {
     /// # Errors
     /// If a result is wrong, or the device fails.
     fn check_products(&self) -> Result<()> {
-        self.check_product([150, 72, 140], Dtype::F16, 1)?;
+        self.check_product([150, 72, 140], 1, Self::upload_matrix)?;
         // In wide tiles of f32 even on matrix units, and in narrow ones.
-        self.check_product([150, 68, 140], Dtype::Bf16, 1)?;
-        self.check_product([20, 71, 30], Dtype::Bf16, 1)?;
+        self.check_product([150, 68, 140], 1, Self::upload_rows)?;
+        self.check_product([20, 71, 30], 1, Self::upload_rows)?;
         if matches!(self.products, Products::Cooperative { .. }) {
-            self.check_product([1024, 256, 1024], Dtype::F16, 3)?;
+            self.check_product([1024, 256, 1024], 3, Self::upload_matrix)?;
         }
         Ok(())
     }
 
-    /// Multiplies `[tokens, inputs]` by `[outputs, inputs]` so many times. Every row of the result times a vector must be the row of `x` times what the
+    /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`, uploaded like this, so many times. Every row of the result times a vector must be the row of `x` times what the
     /// weight makes of that vector: all of it in whole numbers, and without computing the product here.
-    fn check_product(&self, [tokens, inputs, outputs]: [usize; 3], dtype: Dtype, times: usize) -> Result<()> {
+    fn check_product(
+        &self,
+        [tokens, inputs, outputs]: [usize; 3],
+        times: usize,
+        upload: impl Fn(&Self, &HostTensor) -> Result<Matrix>,
+    ) -> Result<()> {
         let x: Vec<f32> = (0..tokens * inputs).map(|i| whole_number(i, 1)).collect();
         let w: Vec<f32> = (0..outputs * inputs).map(|i| whole_number(i, 1 << 20)).collect();
         let vector: Vec<f64> = (0..outputs).map(|i| f64::from(whole_number(i, 1 << 21)) * 1024.0 + i as f64).collect();
         let mut bytes = Vec::new();
-        w.iter().for_each(|&v| dtype.push(v, &mut bytes));
-        let weight = self.upload_matrix(&HostTensor::owning(bytes, dtype, outputs, inputs))?;
+        w.iter().for_each(|&v| Dtype::F16.push(v, &mut bytes));
+        let weight = upload(self, &HostTensor::owning(bytes, Dtype::F16, outputs, inputs))?;
         let mut turned = vec![0.0f64; inputs];
         for (row, factor) in w.chunks_exact(inputs).zip(&vector) {
             turned.iter_mut().zip(row).for_each(|(sum, &w)| *sum += factor * f64::from(w));

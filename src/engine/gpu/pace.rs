@@ -1,6 +1,6 @@
 //! How fast a freshly opened device multiplies: which tile suits its registers, and how much work is short for it.
 
-use super::{GpuEngine, Products};
+use super::{GpuEngine, Matrix, Products};
 use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
 use std::time::Instant;
@@ -9,8 +9,6 @@ use std::time::Instant;
 const FIRST_SIDE: usize = 256;
 const LAST_SIDE: usize = 2048;
 const INPUTS: usize = 256;
-/// Matrix units take no such rows.
-const ODD_INPUTS: usize = 252;
 /// Seconds beside which handing over the commands and waiting for them are little.
 const LONG_ENOUGH: f64 = 0.004;
 /// Seconds that a submission may take. Windows resets a device after two, and attention or a hot device may be several times slower.
@@ -27,14 +25,14 @@ impl GpuEngine {
     pub(super) fn measure_pace(&mut self) -> Result<()> {
         let mut side = FIRST_SIDE;
         // Its kernel is built at the first use; the narrow tile's is while the first of its rounds is timed, which is not its least.
-        self.seconds(side, INPUTS)?;
-        while self.seconds(side, INPUTS)? < LONG_ENOUGH && side < LAST_SIDE {
+        self.seconds(side, Self::upload_matrix)?;
+        while self.seconds(side, Self::upload_matrix)? < LONG_ENOUGH && side < LAST_SIDE {
             side *= 2;
         }
         // Devices that had nothing to do run slowly at first.
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < WARM_UP {
-            self.seconds(side, INPUTS)?;
+            self.seconds(side, Self::upload_matrix)?;
         }
         let tiles: &[bool] =
             if self.wide && !matches!(self.products, Products::Cooperative { .. }) { &[true, false] } else { &[self.wide] };
@@ -42,7 +40,7 @@ impl GpuEngine {
         for _ in 0..ROUNDS {
             for (&wide, least) in tiles.iter().zip(&mut least) {
                 self.wide = wide;
-                *least = least.min(self.seconds(side, INPUTS)?);
+                *least = least.min(self.seconds(side, Self::upload_matrix)?);
             }
         }
         let narrow = least.len() == 2 && least[1] * CLEARLY < least[0];
@@ -52,18 +50,18 @@ impl GpuEngine {
             // Attention and sums of products are not for matrix units, and take as long as products in f32.
             let mut least = f64::INFINITY;
             for _ in 0..ROUNDS {
-                least = least.min(self.seconds(side, ODD_INPUTS)?);
+                least = least.min(self.seconds(side, Self::upload_rows)?);
             }
-            pace = pace.min((side * side * ODD_INPUTS) as f64 / least);
+            pace = pace.min((side * side * INPUTS) as f64 / least);
         }
         self.context.short_work = (pace * SHORT) as u64;
         Ok(())
     }
 
-    /// Of a product with so many tokens and outputs.
-    fn seconds(&self, side: usize, inputs: usize) -> Result<f64> {
-        let x = self.zeros(side, inputs)?;
-        let weight = self.upload_matrix(&HostTensor::owning(vec![0; 2 * side * inputs], Dtype::F16, side, inputs))?;
+    /// Of a product with so many tokens and outputs, by a weight that is uploaded like this.
+    fn seconds(&self, side: usize, upload: impl Fn(&Self, &HostTensor) -> Result<Matrix>) -> Result<f64> {
+        let x = self.zeros(side, INPUTS)?;
+        let weight = upload(self, &HostTensor::owning(vec![0; 2 * side * INPUTS], Dtype::F16, side, INPUTS))?;
         // What was queued for them is not to be timed.
         self.context.download::<f32>(x.buffer(), 1)?;
         let begin = Instant::now();

@@ -15,9 +15,9 @@ const WIDE_OUTPUTS: usize = 64;
 const NARROW_TILE: usize = 64;
 const WIDE_TILE: usize = 128;
 /// Subgroups of a workgroup on matrix units.
-pub(super) const SUBGROUPS: u32 = 8;
-/// Workgroup memory of a product on matrix units of 16 x 16 that stages 64 inputs at a time.
-const DEEP_BYTES: u32 = 46_080;
+pub(super) const SUBGROUPS: u32 = 4;
+/// Units of eight numbers in a line of their tiles.
+const LINE_UNITS: u32 = 4;
 
 /// How an engine multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ fn weight_to_f16(matrix: &HostTensor) -> Option<HostTensor> {
 }
 
 impl GpuEngine {
-    /// The matrix as the engine's products want it: f16 for f16 products, unless its numbers are out of range.
+    /// The matrix in f16 for f16 products, unless its numbers are out of range.
     pub(super) fn prepare(&self, matrix: &HostTensor) -> HostTensor {
         if self.products == Products::F32 {
             return matrix.clone();
@@ -91,17 +91,19 @@ impl GpuEngine {
         for &(first, rows, ref panel) in &weight.panels {
             let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);
             let (kernel, tile) = self.kernel(x.rows, rows, weight);
-            let constants = match (kernel, self.products) {
-                (Kernel::MatmulCooperative8 | Kernel::MatmulCooperative16, Products::Cooperative { subgroup_size, .. }) => {
-                    let (threads, depth) = (SUBGROUPS * subgroup_size, self.depth(kernel));
-                    let steps = tile as u32 * depth / 4 / threads;
-                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", steps), ("DEPTH", depth)]
+            let constants = match self.products {
+                Products::Cooperative { subgroup_size, .. } if weight.tile.is_some() => {
+                    let threads = SUBGROUPS * subgroup_size;
+                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", tile as u32 * LINE_UNITS / threads)]
                 }
                 _ => vec![weight.format()],
             };
             let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
-            let in_f32 = matches!(kernel, Kernel::Matmul | Kernel::MatmulWideF32);
-            let halves = (!in_f32).then(|| x.halves(|| self.to_f16(x))).transpose()?;
+            let halves = match (weight.tile, kernel) {
+                (Some(tile), _) => Some(x.halves(|| self.activation_tiles(x, tile))?),
+                (None, Kernel::MatmulWideF16) => Some(x.halves(|| self.to_f16(x))?),
+                _ => None,
+            };
             match &halves {
                 Some(halves) => buffers.extend([(2, &halves.numbers), (5, &halves.scales)]),
                 None => buffers.push((2, x.buffer())),
@@ -123,21 +125,16 @@ impl GpuEngine {
         Ok(Halves { numbers, scales })
     }
 
-    /// Inputs that a workgroup stages at a time on matrix units.
-    fn depth(&self, kernel: Kernel) -> u32 {
-        let roomy = self.context.limits().max_compute_workgroup_storage_size >= DEEP_BYTES;
-        if kernel == Kernel::MatmulCooperative16 && roomy { 64 } else { 32 }
-    }
-
-    /// The kernel for a product and the side of its tile.
-    fn kernel(&self, tokens: usize, outputs: usize, weight: &Matrix) -> (Kernel, usize) {
-        let f16 = weight.dtype == Dtype::F16;
-        let eights = f16 && weight.columns.is_multiple_of(8);
-        let wide = self.wide && tokens >= WIDE_TOKENS && outputs >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
-        match self.products {
-            Products::Cooperative { side: 16, .. } if eights => (Kernel::MatmulCooperative16, 128),
-            Products::Cooperative { .. } if eights => (Kernel::MatmulCooperative8, 64),
-            Products::F16 if f16 && wide => (Kernel::MatmulWideF16, WIDE_TILE),
+    /// The kernel for a product of so many tokens with rows of a weight, and the side of its tile.
+    fn kernel(&self, tokens: usize, rows: usize, weight: &Matrix) -> (Kernel, usize) {
+        let wide = self.wide && tokens >= WIDE_TOKENS && rows >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        match (self.products, weight.tile) {
+            (Products::Cooperative { side: 16, .. }, Some(tile)) => {
+                let whole = tokens.is_multiple_of(16) && weight.rows.is_multiple_of(16);
+                (if whole { Kernel::MatmulCooperative16 } else { Kernel::MatmulCooperative16Any }, tile)
+            }
+            (_, Some(tile)) => (Kernel::MatmulCooperative8, tile),
+            (Products::F16, None) if weight.dtype == Dtype::F16 && wide => (Kernel::MatmulWideF16, WIDE_TILE),
             _ if wide => (Kernel::MatmulWideF32, WIDE_TILE),
             _ => (Kernel::Matmul, NARROW_TILE),
         }

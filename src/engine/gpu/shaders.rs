@@ -25,6 +25,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    ActivationTiles = "activation_tiles",
     Add = "add",
     Attention = "attention",
     ColumnNorms = "column_norms",
@@ -37,6 +38,7 @@ kernels! {
     InverseNorms = "inverse_norms",
     Matmul = "matmul",
     MatmulCooperative16 = "matmul_cooperative_16",
+    MatmulCooperative16Any = "matmul_cooperative_16_any",
     MatmulCooperative8 = "matmul_cooperative_8",
     MatmulWideF16 = "matmul_wide_f16",
     MatmulWideF32 = "matmul_wide_f32",
@@ -52,6 +54,7 @@ kernels! {
     Shifted = "shifted",
     Swiglu = "swiglu",
     ToF16 = "to_f16",
+    WeightTiles = "weight_tiles",
 }
 
 impl Kernel {
@@ -94,10 +97,14 @@ impl Kernel {
             "shared/matmul_wide.wgsl",
             "shared/outer.wgsl",
             "shared/peak_cooperative.wgsl",
+            "shared/power.wgsl",
             "shared/quad_f16.wgsl",
             "shared/quad_f32.wgsl",
             "shared/reduce.wgsl",
+            "shared/store_matrices.wgsl",
+            "shared/store_numbers.wgsl",
             "shared/sums.wgsl",
+            "shared/tiles.wgsl",
             "shared/units_16.wgsl",
             "shared/units_8.wgsl",
             "shared/unscaled.wgsl",

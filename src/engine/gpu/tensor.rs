@@ -1,16 +1,16 @@
 //! What lives on the device: activations and matrices.
 
 use super::pool::Buffer;
-use crate::engine::Dtype;
+use crate::engine::{Dtype, HostTensor};
 use crate::error::Result;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A tensor's numbers in f16, each row scaled by a power of two; kernels multiply a row's products by its number of `scales`.
+/// A tensor's numbers in f16, rows scaled by powers of two; kernels multiply the products of rows by their number of `scales`.
 pub(super) struct Halves {
-    /// `[rows, columns]`.
+    /// `[rows, columns]`, or tiles as matrix units take them.
     pub numbers: Buffer,
-    /// `[rows]`.
+    /// `[rows]`, or one for 16 rows where `numbers` are tiles.
     pub scales: Buffer,
 }
 
@@ -60,16 +60,32 @@ impl Tensor {
     }
 }
 
-/// A matrix in its checkpoint format, split by rows where it exceeds the largest binding.
+/// A matrix in its checkpoint format, or in f16, split by rows where it exceeds the largest binding.
 pub struct Matrix {
     /// First row, rows and numbers of each panel.
     pub(super) panels: Vec<(usize, usize, Buffer)>,
     pub(super) dtype: Dtype,
     pub(super) rows: usize,
     pub(super) columns: usize,
+    /// Lines of the tiles in which matrix units take it; `None` where its rows follow one another.
+    pub(super) tile: Option<usize>,
 }
 
 impl Matrix {
+    /// In panels of at most so many rows, each brought to the device from its first row and number of rows.
+    pub(super) fn in_panels(
+        matrix: &HostTensor,
+        panel_rows: usize,
+        tile: Option<usize>,
+        upload: impl Fn(usize, usize) -> Result<Buffer>,
+    ) -> Result<Self> {
+        let panels = (0..matrix.rows).step_by(panel_rows).map(|first| {
+            let rows = panel_rows.min(matrix.rows - first);
+            Ok((first, rows, upload(first, rows)?))
+        });
+        Ok(Self { panels: panels.collect::<Result<_>>()?, dtype: matrix.dtype, rows: matrix.rows, columns: matrix.columns, tile })
+    }
+
     /// The constant by which kernels know the format.
     pub(super) fn format(&self) -> (&'static str, u32) {
         (

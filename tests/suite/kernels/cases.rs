@@ -95,7 +95,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 66] = [
+pub const CASES: [Case; 70] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -117,6 +117,10 @@ pub const CASES: [Case; 66] = [
     Linear { tokens: 70, inputs: 516, outputs: 257, dtype: Bf16, bias: true },
     Linear { tokens: 131, inputs: 33, outputs: 190, dtype: Bf16, bias: true },
     Linear { tokens: 1030, inputs: 40, outputs: 50, dtype: F16, bias: true },
+    // Whole matrices of sums, in part of a tile, in several tiles.
+    Linear { tokens: 16, inputs: 31, outputs: 48, dtype: F16, bias: true },
+    Linear { tokens: 144, inputs: 72, outputs: 272, dtype: F16, bias: true },
+    Linear { tokens: 272, inputs: 96, outputs: 128, dtype: Bf16, bias: false },
     RmsNorm { rows: 1, columns: 1, width: 1 },
     RmsNorm { rows: 5, columns: 67, width: 67 },
     RmsNorm { rows: 3, columns: 1030, width: 1030 },
@@ -158,6 +162,7 @@ pub const CASES: [Case; 66] = [
     ColumnNorms { rows: 1, columns: 3, dtype: F32 },
     ColumnNorms { rows: 203, columns: 131, dtype: F16 },
     ColumnNorms { rows: 1000, columns: 65, dtype: Bf16 },
+    ColumnNorms { rows: 1100, columns: 40, dtype: F16 },
     CrossEntropy { tokens: 5, vocabulary: 3, panel: 3 },
     CrossEntropy { tokens: 67, vocabulary: 1001, panel: 300 },
     Divergence { tokens: 5, vocabulary: 3, panel: 3 },
