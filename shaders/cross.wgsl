@@ -5,6 +5,9 @@
 // f32 in order. With `symmetric`, b is a, and tiles behind the diagonal are left out.
 //#include shared/outer.wgsl
 //#include shared/sums.wgsl
+// Whether the columns of a and b, and the first of them, are multiples of 4: four neighbours are then read at once.
+override ALIGNED: bool = false;
+
 struct Params {
     tokens: u32,
     a_columns: u32,
@@ -18,8 +21,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> sum: array<f32>;
 
 const TILE = 128u;
@@ -52,11 +55,17 @@ fn read_ahead(a_columns: vec4<u32>, b_columns: vec4<u32>, token: u32) -> Ahead {
 }
 
 fn a_quad(at: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
+    if (ALIGNED) {
+        return a[at.x / 4u];
+    }
+    return vec4<f32>(a[at.x / 4u][at.x % 4u], a[at.y / 4u][at.y % 4u], a[at.z / 4u][at.z % 4u], a[at.w / 4u][at.w % 4u]);
 }
 
 fn b_quad(at: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+    if (ALIGNED) {
+        return b[at.x / 4u];
+    }
+    return vec4<f32>(b[at.x / 4u][at.x % 4u], b[at.y / 4u][at.y % 4u], b[at.z / 4u][at.z % 4u], b[at.w / 4u][at.w % 4u]);
 }
 
 // Four consecutive columns of those that there are.

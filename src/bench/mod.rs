@@ -14,6 +14,9 @@ use timing::{STREAM_BYTES, median_seconds, noise, random_matrix};
 
 pub use timing::Peak;
 
+/// Tokens that are timed first, to see how many can be.
+const FIRST_TOKENS: usize = 32;
+
 /// One figure.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Measurement {
@@ -83,13 +86,16 @@ impl<'a, E: Engine> Bench<'a, E> {
 
     /// As many tokens as the engine takes at a time, or fewer where a run would take longer than a second and a half.
     fn fitting_tokens(&self, widest_bytes: usize, run: impl Fn(usize) -> Result<f64>) -> Result<usize> {
-        const FIRST: usize = 32;
-        const SECONDS: f64 = 1.5;
         interrupt::check()?;
-        let seconds = run(FIRST)?;
-        let affordable = (FIRST as f64 * SECONDS / seconds.max(1e-6)) as usize;
+        Ok(self.affordable_tokens(widest_bytes, run(FIRST_TOKENS)?))
+    }
+
+    /// The same from the seconds that [`FIRST_TOKENS`] take.
+    fn affordable_tokens(&self, widest_bytes: usize, seconds: f64) -> usize {
+        const SECONDS: f64 = 1.5;
+        let affordable = (FIRST_TOKENS as f64 * SECONDS / seconds.max(1e-6)) as usize;
         let bindable = (self.engine.info().max_binding_bytes / widest_bytes as u64) as usize;
-        Ok(affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST))
+        affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST_TOKENS)
     }
 
     /// Kernels that are bound by memory: bytes read and written.
@@ -137,6 +143,23 @@ impl<'a, E: Engine> Bench<'a, E> {
             let flops = 4.0 * (tokens * columns) as f64 * (window_tokens as f64 + 1.0) / 2.0;
             self.add("attention", format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9, "GFLOP/s");
         }
+        Ok(())
+    }
+
+    /// The Gram matrix of as many channels as a 7B model's hidden states have, counting the half that is summed.
+    pub fn gram_matrix(&mut self) -> Result<()> {
+        const CHANNELS: usize = 4096;
+        let engine = self.engine;
+        let mut sum = engine.zeros(CHANNELS, CHANNELS)?;
+        let mut seconds = |tokens: usize, runs: usize| {
+            let x = engine.upload(&noise(tokens * CHANNELS), CHANNELS)?;
+            median_seconds(engine, runs, || engine.add_cross(&mut sum, &x, 0..CHANNELS, &x, true))
+        };
+        let first = seconds(FIRST_TOKENS, 1)?;
+        let tokens = self.affordable_tokens(4 * CHANNELS, first);
+        let flops = (tokens * CHANNELS * (CHANNELS + 1)) as f64;
+        let seconds = seconds(tokens, 3)?;
+        self.add("gram matrix", format!("{tokens} tokens of {CHANNELS} channels"), flops / seconds / 1e9, "GFLOP/s");
         Ok(())
     }
 

@@ -102,6 +102,7 @@ fn whole<E: Engine>(engine: &E, peak: Peak, tier: &str, report: &mut dyn FnMut(M
     let mut bench = Bench::new(engine, peak, report);
     bench.tier(tier)?;
     bench.attention()?;
+    bench.gram_matrix()?;
     bench.moving()?;
     Ok(bench.upload()?)
 }

@@ -1,5 +1,10 @@
 //! Exact moments of channels, merged by the formula of Chan, Golub and LeVeque.
 
+use rayon::prelude::*;
+
+/// Channels that one thread takes at least: fewer are done sooner than handed over.
+const SHORT_PART: usize = 1024;
+
 /// Count, mean and sum of squared deviations per channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
@@ -25,11 +30,12 @@ impl Moments {
         }
         let (before, added) = (self.count as f64, other.count as f64);
         let share = added / (before + added);
-        for channel in 0..self.mean.len() {
-            let delta = other.mean[channel] - self.mean[channel];
-            self.mean[channel] += delta * share;
-            self.m2[channel] += other.m2[channel] + delta * delta * before * share;
-        }
+        let channels = self.mean.par_iter_mut().zip(&mut self.m2).zip(other.mean.par_iter().zip(&other.m2));
+        channels.with_min_len(SHORT_PART).for_each(|((mean, m2), (other_mean, other_m2))| {
+            let delta = other_mean - *mean;
+            *mean += delta * share;
+            *m2 += other_m2 + delta * delta * before * share;
+        });
         self.count += other.count;
     }
 

@@ -228,12 +228,14 @@ impl Engine for GpuEngine {
             let (width, buffers) = (sum.columns, [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())]);
             return self.over(Kernel::CrossColumn, &params, &buffers, width, CROSS_COLUMN_WIDTH);
         }
+        let aligned = [a.columns, columns.start, columns.len(), b.columns, sum.columns].iter().all(|n| n.is_multiple_of(4));
+        let constants = [("ALIGNED", u32::from(aligned))];
         let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
         let [width, rows] = words([sum.columns.div_ceil(CROSS_TILE), columns.len().div_ceil(CROSS_TILE)]);
         let row_work = (CROSS_TILE * sum.columns * a.rows) as u64;
         let operation = || format!("[{}, {}] by [{}, {}]", a.rows, columns.len(), b.rows, b.columns);
         let buffers = [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())];
-        let job = Job { kernel: Kernel::Cross, constants: &[], params: &params, buffers: &buffers, workgroups: [width, rows, 1] };
+        let job = Job { kernel: Kernel::Cross, constants: &constants, params: &params, buffers: &buffers, workgroups: [width, rows, 1] };
         self.context.dispatch_rows(&job, row_work, operation)
     }
 

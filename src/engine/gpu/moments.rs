@@ -5,6 +5,7 @@ use super::pool::Buffer;
 use super::{COLUMN_THREADS, GpuEngine, Kernel, Tensor, words};
 use crate::engine::{MomentsShape, SlotMoments};
 use crate::error::Result;
+use rayon::prelude::*;
 
 /// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
 const TILE_TOKENS: usize = 128;
@@ -60,6 +61,6 @@ impl GpuEngine {
             mean: state.iter().map(|s| f64::from(s[0]) + f64::from(s[1])).collect(),
             m2: state.iter().map(|s| f64::from(s[2])).collect(),
         };
-        Ok(state.chunks_exact(channels).enumerate().map(slot).collect())
+        Ok(state.par_chunks_exact(channels).enumerate().map(slot).collect())
     }
 }

@@ -95,7 +95,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 70] = [
+pub const CASES: [Case; 71] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -150,6 +150,7 @@ pub const CASES: [Case; 70] = [
     Cross { tokens: 21, a: 290, first: 7, columns: 260, b: 140 },
     Cross { tokens: 300, a: 70, first: 0, columns: 70, b: 0 },
     Cross { tokens: 129, a: 300, first: 128, columns: 172, b: 0 },
+    Cross { tokens: 37, a: 268, first: 4, columns: 132, b: 140 },
     Shifted { rows: 3, columns: 5, scaled: false },
     Shifted { rows: 130, columns: 67, scaled: true },
     InverseNorms { rows: 1, columns: 1 },
