@@ -9,6 +9,7 @@ use crate::engine::{Dtype, Engine, HostTensor, widen};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights};
 use crate::interrupt;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ impl Model {
         let embedding = self.embedding()?;
         let columns = embedding.columns();
         let mut hidden_states = vec![0.0; ids.len() * columns];
-        for (&id, out) in ids.iter().zip(hidden_states.chunks_exact_mut(columns)) {
+        ids.par_iter().zip(hidden_states.par_chunks_exact_mut(columns)).try_for_each(|(&id, out)| {
             let id = id as usize;
             if id >= embedding.rows() {
                 return Err(Error::input(format!(
@@ -194,10 +195,9 @@ impl Model {
             }
             let row = embedding.read_rows(id..id + 1)?;
             widen(row.dtype, row.bytes.as_ref(), out);
-        }
-        if let Some(bad) = hidden_states.iter().position(|v| !v.is_finite()) {
-            return Err(Error::weights_not_finite(&format!("{EMBEDDING}, row {}", ids[bad / columns])));
-        }
+            let finite = out.iter().all(|v| v.is_finite());
+            if finite { Ok(()) } else { Err(Error::weights_not_finite(&format!("{EMBEDDING}, row {id}"))) }
+        })?;
         Ok(hidden_states)
     }
 

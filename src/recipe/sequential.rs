@@ -44,7 +44,11 @@ pub fn run<E: Engine>(
     let memory = leave_room(engine, model, options.pass, 1);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
     let (units, replaced, [mut dense, pruned]) = match start {
-        Start::First(removed) => (Units { removed, kept: Vec::new() }, Replaced::new(), [pass.embed(&set.ids)?, pass.embed(&set.ids)?]),
+        Start::First(removed) => {
+            let dense = pass.embed(&set.ids)?;
+            let pruned = pass.copy(&dense)?;
+            (Units { removed, kept: Vec::new() }, Replaced::new(), [dense, pruned])
+        }
         Start::Behind(FittedLayers { units, replaced, streams: [dense, pruned] }) => {
             (units, replaced, [pass.restore(&dense)?, pass.restore(&pruned)?])
         }
