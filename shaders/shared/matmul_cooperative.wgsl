@@ -1,5 +1,5 @@
-// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T on matrix units: f16 operands, f32 sums. How sums are written is said
-// behind this, which is the rest of `main`.
+// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias on matrix units: f16 operands, f32 sums. `main` ends in the piece
+// that is included behind this one, which says how sums are written.
 //
 // A workgroup of four subgroups, two by two, computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. DEPTH inputs at a
 // time pass through workgroup memory: what is multiplied next is read meanwhile. Both operands lie in tiles as they are staged. If the

@@ -74,8 +74,8 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`, uploaded like this, so many times. Every row of the result times a vector must be the row of `x` times what the
-    /// weight makes of that vector: all of it in whole numbers, and without computing the product here.
+    /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`, uploaded like this, so many times. Every row of the result times a vector must be
+    /// the row of `x` times what the weight makes of that vector: all of it in whole numbers, and without computing the product here.
     fn check_product(
         &self,
         [tokens, inputs, outputs]: [usize; 3],
@@ -95,9 +95,13 @@ impl GpuEngine {
         let dot = |row: &[f32], vector: &[f64]| row.iter().zip(vector).map(|(&a, b)| f64::from(a) * b).sum::<f64>();
         let expected: Vec<f64> = x.chunks_exact(inputs).map(|row| dot(row, &turned)).collect();
         let x = self.upload(&x, inputs)?;
-        for _ in 0..times {
-            let found = self.download(&self.linear(&x, &weight, None)?)?;
-            let wrong = found.chunks_exact(outputs).zip(&expected).filter(|(row, expected)| dot(row, &vector) != **expected).count();
+        let bias: Vec<f32> = (0..outputs).map(|i| whole_number(i, 1 << 22)).collect();
+        for time in 0..times {
+            // Every other time with a bias.
+            let (added, bias) = if time % 2 == 1 { (dot(&bias, &vector), Some(self.upload(&bias, outputs)?)) } else { (0.0, None) };
+            let found = self.download(&self.linear(&x, &weight, bias.as_ref())?)?;
+            let wrong =
+                found.chunks_exact(outputs).zip(&expected).filter(|(row, expected)| dot(row, &vector) != **expected + added).count();
             if wrong > 0 {
                 return Err(Error::Device {
                     operation: format!("a first product on {}", self.info.label()),

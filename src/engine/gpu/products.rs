@@ -3,6 +3,7 @@
 
 use super::context::Job;
 use super::tensor::Halves;
+use super::tiles::tile_units;
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::{Dtype, HostTensor, Precision};
 use crate::error::{Error, Result};
@@ -16,8 +17,6 @@ const NARROW_TILE: usize = 64;
 const WIDE_TILE: usize = 128;
 /// Subgroups of a workgroup on matrix units.
 pub(super) const SUBGROUPS: u32 = 4;
-/// Units of eight numbers in a line of their tiles.
-const LINE_UNITS: u32 = 4;
 
 /// How an engine multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +93,7 @@ impl GpuEngine {
             let constants = match self.products {
                 Products::Cooperative { subgroup_size, .. } if weight.tile.is_some() => {
                     let threads = SUBGROUPS * subgroup_size;
-                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", tile as u32 * LINE_UNITS / threads)]
+                    vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", tile_units(tile) as u32 / threads)]
                 }
                 _ => vec![weight.format()],
             };

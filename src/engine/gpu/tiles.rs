@@ -22,6 +22,11 @@ pub(super) const fn tile_lines(side: usize) -> usize {
     8 * side
 }
 
+/// Units of a tile of so many lines.
+pub(super) const fn tile_units(lines: usize) -> usize {
+    lines * DEPTH / UNIT
+}
+
 /// Units of so many lines of `columns` numbers, in whole tiles.
 fn units(lines: usize, columns: usize, tile: usize) -> usize {
     lines.next_multiple_of(tile) * columns.next_multiple_of(DEPTH) / UNIT
