@@ -79,6 +79,8 @@ fn stream_rate<E: Engine>(engine: &E) -> Result<f64> {
 /// Median seconds of one call. Calls are queued together until they take a while, so that waiting for the device costs little.
 pub fn median_seconds<E: Engine, T>(engine: &E, runs: usize, mut call: impl FnMut() -> Result<T>) -> Result<f64> {
     const LONG_ENOUGH: f64 = 0.05;
+    // Kernels are made at their first use, and a device that had nothing to do runs slowly at first.
+    const WARM_UP: f64 = 0.2;
     let mut time = |calls: usize| -> Result<f64> {
         let begin = Instant::now();
         for _ in 0..calls {
@@ -89,12 +91,12 @@ pub fn median_seconds<E: Engine, T>(engine: &E, runs: usize, mut call: impl FnMu
         engine.all_finite(&[])?;
         Ok(begin.elapsed().as_secs_f64() / calls as f64)
     };
-    let mut first = time(1)?;
-    if first < 1.0 {
-        // Kernels are made at their first use.
-        first = time(1)?;
+    let begin = Instant::now();
+    let mut once = time(1)?;
+    while begin.elapsed().as_secs_f64() < WARM_UP {
+        once = time(1)?;
     }
-    let calls = (LONG_ENOUGH / first.max(1e-6)).clamp(1.0, 1000.0) as usize;
+    let calls = (LONG_ENOUGH / once.max(1e-6)).clamp(1.0, 1000.0) as usize;
     let mut seconds = (0..runs).map(|_| time(calls)).collect::<Result<Vec<_>>>()?;
     seconds.sort_by(f64::total_cmp);
     Ok(seconds[runs / 2])

@@ -13,6 +13,7 @@ mod peak;
 mod pool;
 mod products;
 mod shaders;
+mod sums;
 mod tensor;
 mod tiles;
 
@@ -32,9 +33,6 @@ use std::ops::Range;
 /// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
 const THREADS: usize = 256;
 const COLUMN_THREADS: usize = 64;
-const NORM_COLUMNS: usize = 32;
-const CROSS_TILE: usize = 128;
-const CROSS_COLUMN_WIDTH: usize = 16;
 const FINITE_PER_THREAD: usize = 16;
 
 /// The GPU engine.
@@ -223,39 +221,11 @@ impl Engine for GpuEngine {
     }
 
     fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
-        if columns.len() == 1 {
-            let params = words([a.rows, a.columns, columns.start, b.columns, sum.columns]);
-            let (width, buffers) = (sum.columns, [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())]);
-            return self.over(Kernel::CrossColumn, &params, &buffers, width, CROSS_COLUMN_WIDTH);
-        }
-        let aligned = [a.columns, columns.start, columns.len(), b.columns, sum.columns].iter().all(|n| n.is_multiple_of(4));
-        let constants = [("ALIGNED", u32::from(aligned))];
-        let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
-        let [width, rows] = words([sum.columns.div_ceil(CROSS_TILE), columns.len().div_ceil(CROSS_TILE)]);
-        let row_work = (CROSS_TILE * sum.columns * a.rows) as u64;
-        let operation = || format!("[{}, {}] by [{}, {}]", a.rows, columns.len(), b.rows, b.columns);
-        let buffers = [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())];
-        let job = Job { kernel: Kernel::Cross, constants: &constants, params: &params, buffers: &buffers, workgroups: [width, rows, 1] };
-        self.context.dispatch_rows(&job, row_work, operation)
+        self.add_sums_of_products(sum, a, columns, b, symmetric)
     }
 
     fn column_norms(&self, matrix: &Matrix) -> Result<ColumnNorms> {
-        let norms = self.tensor(matrix.columns, 2)?;
-        self.context.clear(norms.buffer())?;
-        for &(_, rows, ref panel) in &matrix.panels {
-            let params = words([rows, matrix.columns]);
-            let [groups, tile] = words([matrix.columns.div_ceil(NORM_COLUMNS), matrix.tile.unwrap_or(1)]);
-            let buffers = [(1, panel), (2, norms.buffer())];
-            let constants = [matrix.format(), ("TILE", tile)];
-            let job =
-                Job { kernel: Kernel::ColumnNorms, constants: &constants, params: &params, buffers: &buffers, workgroups: [groups, 1, 1] };
-            self.context.dispatch(&job, 0, || format!("[{rows}, {}] {:?}", matrix.columns, matrix.dtype))?;
-        }
-        let norms = self.download(&norms)?;
-        Ok(ColumnNorms {
-            square_sum: norms.chunks_exact(2).map(|n| n[0]).collect(),
-            absolute_mean: norms.chunks_exact(2).map(|n| n[1] / matrix.rows as f32).collect(),
-        })
+        self.norms_of_columns(matrix)
     }
 
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
