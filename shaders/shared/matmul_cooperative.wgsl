@@ -1,5 +1,5 @@
-// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias on matrix units: f16 operands, f32 sums. `main` ends in the piece
-// that is included behind this one, which says how sums are written.
+// y[tokens, outputs] = x[tokens, inputs] weight[outputs, inputs]^T + bias on matrix units: f16 operands, f32 sums. Another piece
+// has `prepare` and `store`, by which sums are written.
 //
 // A workgroup of four subgroups, two by two, computes a tile of TILE x TILE; a subgroup keeps 4 x 4 matrices of sums. DEPTH inputs at a
 // time pass through workgroup memory: what is multiplied next is read meanwhile. Both operands lie in tiles as they are staged. If the
@@ -18,6 +18,7 @@ const MOST_STEPS = 8u;
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> x: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 // Activations of 16 tokens times their number are what they were.
 @group(0) @binding(5) var<storage, read> scales: array<f32>;
@@ -29,6 +30,13 @@ var<workgroup> weight_tile: array<Staged, TILE * LINE / UNIT>;
 struct Tile {
     token: u32,
     row: u32,
+}
+
+// A thread's part in a matrix of sums: its subgroup, which thread of it it is, and whether sums are written.
+struct Part {
+    subgroup: u32,
+    lane: u32,
+    writes: bool,
 }
 
 // Four numbers in f16 from two words. Read as words, eight at a time are one access to memory.
@@ -109,3 +117,22 @@ fn main(
         }
         workgroupBarrier();
     }
+    let part = Part(subgroup, lane, subgroups == SUBGROUPS);
+    prepare(tile, thread);
+    store(sums[0], tile, token, row, part);
+    store(sums[1], tile, token, row + SIDE, part);
+    store(sums[2], tile, token, row + 2u * SIDE, part);
+    store(sums[3], tile, token, row + 3u * SIDE, part);
+    store(sums[4], tile, token + SIDE, row, part);
+    store(sums[5], tile, token + SIDE, row + SIDE, part);
+    store(sums[6], tile, token + SIDE, row + 2u * SIDE, part);
+    store(sums[7], tile, token + SIDE, row + 3u * SIDE, part);
+    store(sums[8], tile, token + 2u * SIDE, row, part);
+    store(sums[9], tile, token + 2u * SIDE, row + SIDE, part);
+    store(sums[10], tile, token + 2u * SIDE, row + 2u * SIDE, part);
+    store(sums[11], tile, token + 2u * SIDE, row + 3u * SIDE, part);
+    store(sums[12], tile, token + 3u * SIDE, row, part);
+    store(sums[13], tile, token + 3u * SIDE, row + SIDE, part);
+    store(sums[14], tile, token + 3u * SIDE, row + 2u * SIDE, part);
+    store(sums[15], tile, token + 3u * SIDE, row + 3u * SIDE, part);
+}

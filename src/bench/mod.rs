@@ -14,9 +14,6 @@ use timing::{STREAM_BYTES, median_seconds, noise, random_matrix};
 
 pub use timing::Peak;
 
-/// Tokens that are timed first, to see how many can be.
-const FIRST_TOKENS: usize = 32;
-
 /// One figure.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Measurement {
@@ -85,17 +82,14 @@ impl<'a, E: Engine> Bench<'a, E> {
     }
 
     /// As many tokens as the engine takes at a time, or fewer where a run would take longer than a second and a half.
-    fn fitting_tokens(&self, widest_bytes: usize, run: impl Fn(usize) -> Result<f64>) -> Result<usize> {
-        interrupt::check()?;
-        Ok(self.affordable_tokens(widest_bytes, run(FIRST_TOKENS)?))
-    }
-
-    /// The same from the seconds that [`FIRST_TOKENS`] take.
-    fn affordable_tokens(&self, widest_bytes: usize, seconds: f64) -> usize {
+    fn fitting_tokens(&self, widest_bytes: usize, run: impl FnOnce(usize) -> Result<f64>) -> Result<usize> {
+        const FIRST: usize = 32;
         const SECONDS: f64 = 1.5;
-        let affordable = (FIRST_TOKENS as f64 * SECONDS / seconds.max(1e-6)) as usize;
+        interrupt::check()?;
+        let seconds = run(FIRST)?;
+        let affordable = (FIRST as f64 * SECONDS / seconds.max(1e-6)) as usize;
         let bindable = (self.engine.info().max_binding_bytes / widest_bytes as u64) as usize;
-        affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST_TOKENS)
+        Ok(affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST))
     }
 
     /// Kernels that are bound by memory: bytes read and written.
@@ -155,8 +149,7 @@ impl<'a, E: Engine> Bench<'a, E> {
             let x = engine.upload(&noise(tokens * CHANNELS), CHANNELS)?;
             median_seconds(engine, runs, || engine.add_cross(&mut sum, &x, 0..CHANNELS, &x, true))
         };
-        let first = seconds(FIRST_TOKENS, 1)?;
-        let tokens = self.affordable_tokens(4 * CHANNELS, first);
+        let tokens = self.fitting_tokens(4 * CHANNELS, |tokens| seconds(tokens, 1))?;
         let flops = (tokens * CHANNELS * (CHANNELS + 1)) as f64;
         let seconds = seconds(tokens, 3)?;
         self.add("gram matrix", format!("{tokens} tokens of {CHANNELS} channels"), flops / seconds / 1e9, "GFLOP/s");

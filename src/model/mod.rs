@@ -184,7 +184,7 @@ impl Model {
         let embedding = self.embedding()?;
         let columns = embedding.columns();
         let mut hidden_states = vec![0.0; ids.len() * columns];
-        ids.par_iter().zip(hidden_states.par_chunks_exact_mut(columns)).try_for_each(|(&id, out)| {
+        let rows = ids.par_iter().zip(hidden_states.par_chunks_exact_mut(columns)).map(|(&id, out)| {
             let id = id as usize;
             if id >= embedding.rows() {
                 return Err(Error::input(format!(
@@ -197,7 +197,9 @@ impl Model {
             widen(row.dtype, row.bytes.as_ref(), out);
             let finite = out.iter().all(|v| v.is_finite());
             if finite { Ok(()) } else { Err(Error::weights_not_finite(&format!("{EMBEDDING}, row {id}"))) }
-        })?;
+        });
+        // The first of several errors, on any number of threads.
+        rows.find_first(Result::is_err).unwrap_or(Ok(()))?;
         Ok(hidden_states)
     }
 

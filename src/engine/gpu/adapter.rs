@@ -178,7 +178,8 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         Products::F16 => wgpu::Features::SHADER_F16,
         Products::Cooperative { .. } => matrix_features(),
     };
-    let experimental_features = if matches!(products[0], Products::Cooperative { .. }) {
+    let on_matrix_units = matches!(products[0], Products::Cooperative { .. });
+    let experimental_features = if on_matrix_units {
         // SAFETY: the one experimental feature in use is cooperative matrices, in kernels that the tests run case by case.
         unsafe { wgpu::ExperimentalFeatures::enabled() }
     } else {
@@ -211,7 +212,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
         // In the machine's memory, or where all of the device's can be written to, there; and rows that do not lie in tiles yet.
-        staging_bytes: Some(MOST_STAGED + ROWS_AT_A_TIME as u64),
+        staging_bytes: Some(MOST_STAGED + if on_matrix_units { ROWS_AT_A_TIME as u64 } else { 0 }),
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
     Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })

@@ -30,9 +30,8 @@ use context::{Context, Job, fold};
 use pool::Buffer;
 use std::ops::Range;
 
-/// Threads of an elementwise workgroup, and sizes of tiles, as the kernels have them.
+/// Threads of an elementwise workgroup, and numbers that one of them looks at, as the kernels have them.
 const THREADS: usize = 256;
-const COLUMN_THREADS: usize = 64;
 const FINITE_PER_THREAD: usize = 16;
 
 /// The GPU engine.

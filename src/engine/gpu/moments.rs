@@ -2,11 +2,13 @@
 
 use super::context::Job;
 use super::pool::Buffer;
-use super::{COLUMN_THREADS, GpuEngine, Kernel, Tensor, words};
+use super::{GpuEngine, Kernel, Tensor, words};
 use crate::engine::{MomentsShape, SlotMoments};
 use crate::error::Result;
 use rayon::prelude::*;
 
+/// Columns of a workgroup, as the kernels have them.
+const COLUMN_THREADS: usize = 64;
 /// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
 const TILE_TOKENS: usize = 128;
 

@@ -55,7 +55,7 @@ impl GpuEngine {
         let panel_rows = (self.info.max_binding_bytes / tile_row_bytes).max(1) as usize * tile;
         Matrix::in_panels(matrix, panel_rows, Some(tile), |first, rows| {
             let tiles = self.context.buffer(units(rows, matrix.columns, tile) as u64 * UNIT_BYTES)?;
-            let step = (ROWS_AT_A_TIME / matrix.row_bytes()).max(1).next_multiple_of(tile);
+            let step = (ROWS_AT_A_TIME / matrix.row_bytes() / tile).max(1) * tile;
             for done in (0..rows).step_by(step) {
                 let piece = matrix.row_panel(first + done..first + rows.min(done + step));
                 self.tile(&piece, tile, &tiles, units(done, matrix.columns, tile))?;

@@ -105,8 +105,8 @@ fn f16_never_clips() {
     let expected: Vec<f32> = linear_reference(&wide(&x), &wide(&values), size, false).into_iter().map(|v| v as f32).collect();
     assert!(normalised_squared_error(&product(&engine, &x, &HostTensor::from_f32(&values, size)), &expected) < 1e-11);
 
-    // From 2^-100 to 2^109, and tokens that share a scale as far apart as f16's range allows without loss of digits: all that is some 2^-14
-    // of the largest number or more has them. The results, brought back to one size, must all be right.
+    // From 2^-100 to 2^109, tokens that share a scale up to 2^15 apart: f16 has 2^28 without loss of digits, of which each token's own
+    // numbers take the rest. The results, brought back to one size, must all be right.
     let scale = |token: i32| 2.0f32.powi(-100 + 209 * (token / 16) / (tokens as i32 / 16) - token % 16);
     let scaled: Vec<f32> = x.iter().enumerate().map(|(place, v)| v * scale((place / size) as i32)).collect();
     let weight = matrix(2, size, size, Bf16);
