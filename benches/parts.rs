@@ -29,7 +29,8 @@ fn kernels(c: &mut Criterion) {
     group.sample_size(10);
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         let (tokens, inputs, outputs) = (256, 2048, 2048);
-        let (x, weight) = (engine.upload(&noise(tokens * inputs), inputs).unwrap(), matrix(outputs, inputs, dtype));
+        let x = engine.upload(&noise(tokens * inputs), inputs).unwrap();
+        let weight = engine.upload_matrix(&matrix(outputs, inputs, dtype)).unwrap();
         group.throughput(Throughput::Elements((2 * tokens * inputs * outputs) as u64));
         group.bench_function(BenchmarkId::new("linear", dtype.safetensors_name()), |b| {
             b.iter(|| black_box(engine.linear(&x, &weight, None).unwrap()));

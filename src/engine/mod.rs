@@ -144,6 +144,8 @@ pub trait Engine {
 
     /// What this engine runs on.
     fn info(&self) -> &DeviceInfo;
+    /// Says how many bytes of the budget are left over, until it is said again: weights may be kept there in the form that products read.
+    fn spare(&self, _bytes: u64) {}
 
     /// Copies `data` to the device as `[data.len() / columns, columns]`.
     fn upload(&self, data: &[f32], columns: usize) -> Result<Self::Tensor>;

@@ -48,18 +48,21 @@ pub struct Layout {
     pub batch_tokens: usize,
     /// Where hidden states stay.
     pub place: Place,
+    /// Bytes of the budget that the pass leaves over.
+    pub spare: u64,
 }
 
 /// The largest bytes of a layer's weights, and of one token's activations inside a layer, and of its widest single activation.
-fn demands(architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> [u64; 3] {
+fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> [u64; 3] {
+    let parts = if kind == DeviceKind::Cpu { 3 } else { 1 };
     let of_layer = |(index, layer): (usize, &crate::architecture::LayerShape)| {
         let heads = (layer.heads + 2 * layer.key_value_heads) * architecture.head_dim;
         let attention = heads + layer.heads * architecture.head_dim;
         let widest = layer.intermediate_size.max(layer.heads * architecture.head_dim).max(architecture.hidden_size);
-        // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations; once more in 16 bits, those
-        // that a product reads.
+        // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations; once more in 16 bits, on the
+        // CPU in up to three parts, those that a product reads.
         let all = 3 * architecture.hidden_size + attention.max(2 * layer.intermediate_size);
-        [weight_bytes(index), (4 * all + 2 * widest) as u64, 4 * widest as u64]
+        [weight_bytes(index), (4 * all + 2 * parts * widest) as u64, 4 * widest as u64]
     };
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }
@@ -89,7 +92,7 @@ pub fn plan(
     // The sizes of device buffers are rounded up by at most an eighth.
     let whole = if info.staging_bytes.is_none() { info.memory_budget } else { info.memory_budget / 9 * 8 };
     let budget = whole.saturating_sub(options.reserved);
-    let [layer, token, widest] = demands(architecture, weight_bytes);
+    let [layer, token, widest] = demands(info.kind, architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
@@ -130,6 +133,7 @@ pub fn plan(
         states if info.kind == DeviceKind::Gpu && states <= HOST_MEMORY => Place::Host,
         _ => Place::File,
     };
+    let spare = budget - fixed - if place == Place::Device { states } else { 0 };
     tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes");
-    Ok(Layout { batch_tokens, place })
+    Ok(Layout { batch_tokens, place, spare })
 }

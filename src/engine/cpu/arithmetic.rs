@@ -1,9 +1,9 @@
 //! The arithmetic of matrix products, as `--precision` and the processor have it.
 
-use super::bf16::{self, Parts, Unit};
+use super::bf16::{self, PackedMatrix, Parts, Unit};
 use super::linear;
 use super::peak::multiply_adds;
-use crate::engine::{Dtype, HostTensor};
+use crate::engine::Dtype;
 
 /// How activations are multiplied with weights. All sum in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +59,10 @@ impl Arithmetic {
     }
 
     /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-    pub(super) fn linear(self, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+    pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
-            Self::F32 => linear::linear(x, weight, bias),
-            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.dtype), x, weight, bias),
+            Self::F32 => linear::linear(x, &weight.tensor, bias),
+            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.tensor.dtype), x, weight, bias),
             Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, x, weight, bias),
         }
     }

@@ -9,10 +9,11 @@ mod linear;
 mod moments;
 mod peak;
 mod product;
+mod room;
 mod vectors;
 
 pub use arithmetic::Arithmetic;
-pub use bf16::Unit;
+pub use bf16::{PackedMatrix, Unit};
 pub use moments::Moments;
 
 use super::{
@@ -20,12 +21,18 @@ use super::{
     SlotMoments,
 };
 use crate::error::Result;
+use room::Room;
 use std::ops::Range;
+
+/// For activations and hidden states, the rest of which goes to a mapped file, and for packed weights; weights as they are stored are mapped.
+const MEMORY_BUDGET: u64 = 1 << 30;
 
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
     info: DeviceInfo,
     arithmetic: Arithmetic,
+    /// For packed weights.
+    room: Room,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
@@ -67,12 +74,12 @@ impl CpuEngine {
                 operands,
                 // Enough rows for the matrix product to run at full speed; the MLP's activations stay near the cache.
                 default_batch_tokens: 512,
-                // Weights are mapped; this is for activations and hidden states, the rest of which goes to a mapped file.
-                memory_budget: 1 << 30,
+                memory_budget: MEMORY_BUDGET,
                 staging_bytes: None,
                 max_binding_bytes: u64::MAX,
             },
             arithmetic,
+            room: Room::new(MEMORY_BUDGET),
         }
     }
 
@@ -80,26 +87,31 @@ impl CpuEngine {
     #[must_use]
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.info.memory_budget = bytes;
+        self.room.set(bytes);
         self
     }
 }
 
 impl Engine for CpuEngine {
     type Tensor = Tensor;
-    /// Borrowed from the map: nothing is copied, 16-bit numbers widen in cache-sized panels inside the product.
-    type Matrix = HostTensor;
+    /// Borrowed from the map. 16-bit numbers widen, or are packed, in cache-sized panels inside the product; packed ones stay where there is room.
+    type Matrix = PackedMatrix;
     type Moments = Moments;
 
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
 
+    fn spare(&self, bytes: u64) {
+        self.room.set(bytes);
+    }
+
     fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
         Ok(Tensor { data: data.to_vec(), columns })
     }
 
-    fn upload_matrix(&self, matrix: &HostTensor) -> Result<HostTensor> {
-        Ok(matrix.clone())
+    fn upload_matrix(&self, matrix: &HostTensor) -> Result<PackedMatrix> {
+        Ok(PackedMatrix::new(matrix.clone(), self.room.clone()))
     }
 
     fn copy(&self, tensor: &Tensor) -> Result<Tensor> {
@@ -122,8 +134,8 @@ impl Engine for CpuEngine {
         Ok(Tensor { data: elementwise::rms_norm(&x.data, &weight.data, eps), columns: x.columns })
     }
 
-    fn linear(&self, x: &Tensor, weight: &HostTensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.rows })
+    fn linear(&self, x: &Tensor, weight: &PackedMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
+        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.tensor.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
@@ -186,8 +198,8 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn column_norms(&self, matrix: &HostTensor) -> Result<ColumnNorms> {
-        Ok(linear::column_norms(matrix))
+    fn column_norms(&self, matrix: &PackedMatrix) -> Result<ColumnNorms> {
+        Ok(linear::column_norms(&matrix.tensor))
     }
 
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {

@@ -120,8 +120,8 @@ fn a_small_memory_budget_changes_nothing() {
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         bytes[8 + header..].to_vec()
     };
-    // 32 windows of 128 tokens with hidden size 96 are 1.5 MB; a batch's activations take 1.9 MB.
-    assert!(calibrate("cpu", "in memory", &[]) == calibrate("cpu", "in a file", &["--memory-budget", "2500K"]));
+    // 32 windows of 128 tokens with hidden size 96 are 1.5 MB; a batch's activations take 2.4 MB.
+    assert!(calibrate("cpu", "in memory", &[]) == calibrate("cpu", "in a file", &["--memory-budget", "3M"]));
     if crate::support::gpu().is_some() {
         assert!(calibrate("gpu", "on the device", &[]) == calibrate("gpu", "on the host", &["--memory-budget", "3500K"]));
     }

@@ -5,7 +5,7 @@ use super::cases::Case::*;
 use super::definitions::{linear_reference, matrix, values_of};
 use super::{check, products};
 use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
-use flap_gpu::engine::Dtype::{Bf16, F16};
+use flap_gpu::engine::Dtype::{Bf16, F16, F32};
 use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use flap_gpu::engine::gpu::{Products, Tensor};
 use flap_gpu::engine::{Engine, HostTensor, Precision, widen};
@@ -79,6 +79,24 @@ fn products_in_parts_are_those_of_f32() {
             check(&engine, case, case.tolerance());
         }
         what_is_not_finite_stays_visible(&engine);
+    }
+}
+
+/// Where there is room, packed weights stay from the first product on: the products are the same, bit by bit, as without room.
+#[test]
+fn packed_weights_that_stay_change_no_product() {
+    let (tokens, inputs, outputs) = (70, 600, 300);
+    let x = noise(1, tokens * inputs);
+    for arithmetic in units().into_iter().flat_map(|unit| [Arithmetic::Bf16(unit), Arithmetic::F32InParts(unit)]) {
+        for weight in [F32, F16, Bf16].map(|dtype| matrix(2, outputs, inputs, dtype)) {
+            let engine = CpuEngine::new(arithmetic);
+            let x = engine.upload(&x, inputs).unwrap();
+            let packed = engine.upload_matrix(&weight).unwrap();
+            let products = [(); 2].map(|()| engine.download(&engine.linear(&x, &packed, None).unwrap()).unwrap());
+            engine.spare(0);
+            let expected = product(&engine, &engine.download(&x).unwrap(), &weight);
+            assert!(products.iter().all(|found| *found == expected), "{arithmetic:?}, {:?}", weight.dtype);
+        }
     }
 }
 

@@ -9,24 +9,24 @@
 //! while the strips pass by, the weights of a strip in the L1 cache while the tokens do.
 
 mod kernels;
+mod packed;
 mod packing;
 
 pub use kernels::Unit;
+pub use packed::PackedMatrix;
 
 use super::linear::SharedOutput;
-use crate::engine::{Dtype, HostTensor};
-use kernels::{Pair, SIDE, STEP, Sums};
+use crate::engine::Dtype;
+use kernels::{Ahead, Pair, SIDE, STEP, Sums};
 use rayon::prelude::*;
 
 /// Tokens, and outputs, of a block.
 const BLOCK: usize = 2 * SIDE;
-/// Steps taken at a time: those of a strip in two parts fill two thirds of an L1 cache of 48 KiB, activations in three
-/// less than 1 MiB.
-const STEPS: usize = 8;
 /// Tokens multiplied at a time, whatever a batch has.
 const TOKENS: usize = 512;
-/// Strips of a group at most: their sums take 1 MiB.
-const GROUP: usize = 16;
+/// Strips of a group at most: their sums take 512 KiB. With the activations that they share, and the next, they fill half of an L2 cache of
+/// 2 MiB.
+const GROUP: usize = 8;
 
 /// bf16 numbers that stand for one number, of the activations and of the weight.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,12 @@ impl Parts {
         Self { activation: 3, weight }
     }
 
+    /// Steps taken at a time. All activations of these inputs take 256 KiB, in three parts 384; the weights of a strip at most half of an L1
+    /// cache of 48 KiB.
+    fn steps(self) -> usize {
+        if self.activation == 1 { 8 } else { 4 }
+    }
+
     /// Products of parts for one product. Those that are left out are below 2^-24 of it.
     pub fn products(self) -> usize {
         (0..self.weight).map(|place| self.activation - place).sum()
@@ -65,22 +71,23 @@ struct Scratch {
 }
 
 /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
-    let tokens = x.len() / weight.columns;
-    assert_eq!(x.len(), tokens * weight.columns, "activations do not fit the matrix");
-    let mut y = Vec::with_capacity(tokens * weight.rows);
+pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
+    let tokens = x.len() / inputs;
+    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
+    let mut y = Vec::with_capacity(tokens * outputs);
     let out = SharedOutput(y.as_mut_ptr());
-    for (index, x) in x.chunks(TOKENS * weight.columns).enumerate() {
-        multiply(unit, parts, x, weight, bias, SharedOutput(out.at(index * TOKENS * weight.rows)));
+    for (index, x) in x.chunks(TOKENS * inputs).enumerate() {
+        multiply(unit, parts, x, weight, bias, SharedOutput(out.at(index * TOKENS * outputs)));
     }
     // SAFETY: all of it has been written.
-    unsafe { y.set_len(tokens * weight.rows) };
+    unsafe { y.set_len(tokens * outputs) };
     y
 }
 
 /// Writes `[tokens, out]` for as many tokens as `x` has.
-fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, out: SharedOutput) {
-    let (inputs, outputs) = (weight.columns, weight.rows);
+fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, out: SharedOutput) {
+    let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
     let tokens = x.len() / inputs;
     let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
     let packed = packing::activations(unit, x, inputs, parts);
@@ -91,15 +98,16 @@ fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &HostTensor, bias: Opti
         let Scratch { panel, sums } = scratch;
         sums.clear();
         sums.resize(group.len() * blocks, Sums::default());
-        let taken = STEPS * blocks * parts.activation;
-        for (first, x) in (0..steps).step_by(STEPS).zip(packed.chunks(taken)) {
-            let inputs = first * STEP..((first + STEPS) * STEP).min(inputs);
-            for (strip, sums) in group.clone().zip(sums.chunks_exact_mut(blocks)) {
-                packing::weights(unit, weight, strip * BLOCK, inputs.clone(), parts.weight, panel);
-                // What is packed next: its rows are far apart, and nothing else would fetch them ahead.
-                let (next, input) = if strip + 1 < group.end { (strip + 1, inputs.start) } else { (group.start, inputs.end) };
-                let bytes = &weight.bytes.as_ref()[next * BLOCK * weight.row_bytes() + input * weight.dtype.size()..];
-                unit.add_products(parts, sums, x, panel, (bytes, weight.row_bytes()));
+        let slab = parts.steps() * blocks * parts.activation;
+        for (index, x) in packed.chunks(slab).enumerate() {
+            let steps = index * parts.steps()..((index + 1) * parts.steps()).min(steps);
+            for (place, (strip, sums)) in group.clone().zip(sums.chunks_exact_mut(blocks)).enumerate() {
+                let next = if strip + 1 < group.end { (strip + 1, steps.start) } else { (group.start, steps.end) };
+                let (weights, row_bytes) = weight.source(parts, next);
+                // Each strip of the group has a part of the next slab fetched.
+                let soon = &packed[(index * slab + slab + place * slab / GROUP).min(packed.len())..];
+                let panel = weight.panel(unit, parts, strip, steps.clone(), panel);
+                unit.add_products(parts, sums, x, panel, Ahead { weights, row_bytes, x: soon });
             }
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);

@@ -1,7 +1,7 @@
 //! Numbers as sums of bf16 numbers, in tiles.
 
 use super::kernels::{Pair, STEP, Unit};
-use super::{BLOCK, Parts, STEPS};
+use super::{BLOCK, Parts};
 use crate::engine::{Dtype, HostTensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -11,9 +11,9 @@ pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<Pa
     let tokens = x.len() / inputs;
     let blocks = tokens.div_ceil(BLOCK);
     let mut packed = bytemuck::zeroed_vec(blocks * inputs.div_ceil(STEP) * parts.activation);
-    packed.par_chunks_mut(STEPS * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
-        let first = index * STEPS * STEP;
-        let taken = first..(first + STEPS * STEP).min(inputs);
+    packed.par_chunks_mut(parts.steps() * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
+        let first = index * parts.steps() * STEP;
+        let taken = first..(first + parts.steps() * STEP).min(inputs);
         for (packed, x) in packed.chunks_exact_mut(packed.len() / blocks).zip(x.chunks(BLOCK * inputs)) {
             for (row, x) in x.chunks_exact(inputs).enumerate() {
                 unit.split(Dtype::F32, bytemuck::cast_slice(&x[taken.clone()]), parts.activation, row, packed);

@@ -1,7 +1,7 @@
 //! AMX: eight registers of 16 rows of 64 bytes. Four hold the sums of 32 tokens by 32 outputs; two tiles of activations and two of weights
 //! serve four instructions of 16 x 16 x 32 multiply-adds each.
 
-use super::{Pair, Parts, Rows, SIDE, Sums};
+use super::{Ahead, LINE, Pair, Parts, SIDE, Sums};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -55,7 +55,7 @@ fn is_permitted() -> bool {
 ///
 /// # Safety
 /// The instructions must be available.
-pub unsafe fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+pub unsafe fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Ahead<'_>) {
     let kernel = match (parts.activation, parts.weight) {
         (1, 1) => rounded,
         (3, 1) => bf16_weights,
@@ -92,11 +92,38 @@ macro_rules! products {
     };
 }
 
-/// A kernel for so many parts of activations and weights, by the products that make a step of 32 inputs.
+/// Fetches a line of two rows of the next weights.
+macro_rules! next_weights {
+    ($offset:literal) => {
+        concat!("prefetcht1 [{ahead} + ", $offset, "]\n", "prefetcht1 [{ahead} + {row_bytes} + ", $offset, "]\n")
+    };
+}
+
+/// Fetches four lines of the next activations.
+macro_rules! next_activations {
+    ($offset:literal) => {
+        concat!(
+            "prefetcht1 [{soon} + ",
+            $offset,
+            "]\n",
+            "prefetcht1 [{soon} + ",
+            $offset,
+            " + 64]\n",
+            "prefetcht1 [{soon} + ",
+            $offset,
+            " + 128]\n",
+            "prefetcht1 [{soon} + ",
+            $offset,
+            " + 192]\n",
+        )
+    };
+}
+
+/// A kernel for so many parts of activations and weights, by what makes a step of 32 inputs.
 macro_rules! kernel {
-    ($name:ident, $x_parts:literal, $w_parts:literal, $($products:expr),+) => {
+    ($name:ident, $x_parts:literal, $w_parts:literal, $($step:expr),+) => {
         // SAFETY: the instructions must be available.
-        unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+        unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Ahead<'_>) {
             const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
             let steps = w.len() / $w_parts;
             assert_eq!(x.len(), sums.len() * steps * $x_parts, "activations do not fit the weights");
@@ -117,14 +144,13 @@ macro_rules! kernel {
                     "mov {w}, {weights}",
                     "mov {ahead}, {next}",
                     "mov {step}, {steps}",
-                    // A step of 32 inputs, and a line of two rows ahead.
+                    // A step of 32 inputs.
                     "3:",
-                    "prefetcht1 [{ahead}]",
-                    "prefetcht1 [{ahead} + {row_bytes}]",
-                    $($products,)+
+                    $($step,)+
                     "add {x}, {x_bytes}",
                     "add {w}, {w_bytes}",
-                    "add {ahead}, 64",
+                    "add {ahead}, {w_line}",
+                    "add {soon}, {x_line}",
                     "dec {step}",
                     "jnz 3b",
                     "tilestored [{sums} + {row}], tmm0",
@@ -144,8 +170,11 @@ macro_rules! kernel {
                     step = out(reg) _,
                     blocks = inout(reg) sums.len() => _,
                     row = in(reg) 4 * SIDE,
-                    next = inout(reg) next.0.as_ptr() => _,
-                    row_bytes = in(reg) next.1,
+                    next = inout(reg) next.weights.as_ptr() => _,
+                    row_bytes = in(reg) next.row_bytes,
+                    soon = inout(reg) next.x.as_ptr() => _,
+                    w_line = const $w_parts * LINE,
+                    x_line = const $x_parts * 4 * LINE,
                     ahead = inout(reg) &raw const WHOLE_TILES => _,
                     x_bytes = const $x_parts * 2048,
                     w_bytes = const $w_parts * 2048,
@@ -158,13 +187,47 @@ macro_rules! kernel {
     };
 }
 
-kernel!(rounded, 1, 1, weights!(0), products!(0));
-kernel!(bf16_weights, 3, 1, weights!(0), products!(0), products!(2048), products!(4096));
-kernel!(f16_weights, 3, 2, weights!(0), products!(0), products!(2048), products!(4096), weights!(2048), products!(0), products!(2048));
+kernel!(rounded, 1, 1, next_weights!(0), next_activations!(0), weights!(0), products!(0));
+kernel!(
+    bf16_weights,
+    3,
+    1,
+    next_weights!(0),
+    next_activations!(0),
+    next_activations!(256),
+    next_activations!(512),
+    weights!(0),
+    products!(0),
+    products!(2048),
+    products!(4096)
+);
+kernel!(
+    f16_weights,
+    3,
+    2,
+    next_weights!(0),
+    next_weights!(64),
+    next_activations!(0),
+    next_activations!(256),
+    next_activations!(512),
+    weights!(0),
+    products!(0),
+    products!(2048),
+    products!(4096),
+    weights!(2048),
+    products!(0),
+    products!(2048)
+);
 kernel!(
     f32_weights,
     3,
     3,
+    next_weights!(0),
+    next_weights!(64),
+    next_weights!(128),
+    next_activations!(0),
+    next_activations!(256),
+    next_activations!(512),
     weights!(0),
     products!(0),
     products!(2048),

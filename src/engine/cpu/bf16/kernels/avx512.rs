@@ -1,7 +1,7 @@
 //! Dot products of AVX-512 BF16. Sums of 8 tokens by 32 outputs take half of the registers: each of the 16 is added to once in the six
 //! cycles or more that a product takes.
 
-use super::{Pair, Parts, Rows, SIDE, STEP, Sums, Tile};
+use super::{Ahead, Pair, Parts, SIDE, STEP, Sums, Tile};
 use crate::engine::Dtype;
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
@@ -27,7 +27,7 @@ fn pairs(words: __m512i) -> __m512bh {
 
 /// See [`super::Unit::add_products`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: Rows<'_>) {
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: Ahead<'_>) {
     for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / parts.weight * parts.activation)) {
         for (tile_row, [left, right]) in sums.0.iter_mut().enumerate() {
             let halves = left.as_chunks_mut::<TOKENS>().0.iter_mut().zip(right.as_chunks_mut::<TOKENS>().0);

@@ -16,11 +16,14 @@ pub const SIDE: usize = 16;
 /// Inputs of a step: a row of a tile holds them.
 pub const STEP: usize = 2 * SIDE;
 
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
 /// Rows of pairs of bf16 numbers, the first in the lower half.
 pub type Tile = [[u32; SIDE]; SIDE];
 
 /// Two tiles: of 32 tokens, a row for each, or of 32 outputs, a row for each pair of inputs.
-#[derive(Clone, Copy, Default, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Pair(pub [Tile; 2]);
 
@@ -43,8 +46,16 @@ impl Sums {
     }
 }
 
-/// Bytes of a weight from some input of a row on, and those of a row.
-pub type Rows<'a> = (&'a [u8], usize);
+/// What may be fetched while products are made. It need not be there to its end.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// The weights that come next, two rows with every block of tokens: a line of each with every step, for every part.
+    pub weights: &'a [u8],
+    /// From one row to the next.
+    pub row_bytes: usize,
+    /// The activations that come next: four lines with every step, for every part.
+    pub x: &'a [Pair],
+}
 
 /// What a processor multiplies bf16 numbers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +95,9 @@ impl Unit {
     }
 
     /// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many
-    /// as the activations have are left out: their products are below 2^-24 of those of the first. What is packed next may be fetched
+    /// as the activations have are left out: their products are below 2^-24 of those of the first. What comes next may be fetched
     /// meanwhile.
-    pub(super) fn add_products(self, parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Rows<'_>) {
+    pub(super) fn add_products(self, parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Ahead<'_>) {
         match self {
             // SAFETY: an engine is only made with a unit that its processor has.
             #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! The same without special instructions: in f32, of which every bf16 number is one.
 
-use super::{Pair, Parts, Rows, SIDE, STEP, Sums, Tile};
+use super::{Ahead, Pair, Parts, SIDE, STEP, Sums, Tile};
 use crate::engine::Dtype;
 use crate::engine::cpu::vectors::vectorised;
 use crate::engine::host::{widen_bf16, widen_f16};
@@ -9,7 +9,7 @@ use crate::engine::host::{widen_bf16, widen_f16};
 const TOKENS: usize = 4;
 
 /// See [`super::Unit::add_products`].
-pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: Rows<'_>) {
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: Ahead<'_>) {
     // A multiply-add that is no instruction is a slow call.
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
