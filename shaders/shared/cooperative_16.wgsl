@@ -1,5 +1,4 @@
-// The tile of a product on matrix units of 16 x 16, and how it is staged.
-const TILE = 128u; // 8 * SIDE
+// How the tiles of a product on matrix units of 16 x 16 are staged.
 
 fn stage_x(place: u32, quad: vec4<f16>) {
     x_tile[place / UNIT] = quad;

@@ -1,5 +1,4 @@
-// The tile of a product on matrix units of 8 x 8, and how it is staged.
-const TILE = 64u; // 8 * SIDE
+// How the tiles of a product on matrix units of 8 x 8 are staged.
 
 fn stage_x(place: u32, quad: vec4<f16>) {
     for (var i = 0u; i < 4u; i++) {

@@ -2,6 +2,7 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 const SIDE = 16u;
+const TILE = 128u; // 8 * SIDE: lines of a tile of operands
 const UNIT = 4u;
 alias Staged = vec4<f16>;
 alias Left = coop_mat16x16<f16, A>;

@@ -2,6 +2,7 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 const SIDE = 8u;
+const TILE = 64u; // 8 * SIDE: lines of a tile of operands
 const UNIT = 1u;
 alias Staged = f16;
 alias Left = coop_mat8x8<f16, A>;

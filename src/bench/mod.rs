@@ -126,8 +126,8 @@ impl<'a, E: Engine> Bench<'a, E> {
         Ok(())
     }
 
-    /// Causal attention at a 7B model's shape, counting only the visible half of the scores.
-    pub fn attention(&mut self) -> Result<()> {
+    /// Causal attention at a 7B model's shape, counting only the visible half of the scores; named `kind`.
+    pub fn attention(&mut self, kind: &str) -> Result<()> {
         let engine = self.engine;
         for window_tokens in [128, 2048] {
             let shape = AttentionShape { window_tokens, heads: 32, key_value_heads: 32, head_dim: 128, sliding_window: None };
@@ -136,9 +136,13 @@ impl<'a, E: Engine> Bench<'a, E> {
             let [q, k, v] = [0; 3].map(|_| engine.upload(&noise(tokens * columns), columns));
             let (q, k, v) = (q?, k?, v?);
             interrupt::check()?;
-            let seconds = median_seconds(engine, 3, || engine.attention(&q, &k, &v, shape))?;
+            let seconds = median_seconds(engine, 3, || {
+                // In a layer they are new each time.
+                [&q, &k, &v].into_iter().for_each(|tensor| engine.settle(tensor));
+                engine.attention(&q, &k, &v, shape)
+            })?;
             let flops = 4.0 * (tokens * columns) as f64 * (window_tokens as f64 + 1.0) / 2.0;
-            self.add("attention", format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9, "GFLOP/s");
+            self.add(kind, format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9, "GFLOP/s");
         }
         Ok(())
     }

@@ -94,14 +94,19 @@ fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigur
             Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
             Products::F16 | Products::F32 => "f16".to_string(),
         };
-        Ok(Bench::new(&engine, peak.with_products_of(&engine)?, report).tier(&tier)?)
+        let mut bench = Bench::new(&engine, peak.with_products_of(&engine)?, report);
+        bench.tier(&tier)?;
+        if matches!(engine.products(), Products::Cooperative { .. }) {
+            bench.attention(&format!("attention {tier}"))?;
+        }
+        Ok(())
     })
 }
 
 fn whole<E: Engine>(engine: &E, peak: Peak, tier: &str, report: &mut dyn FnMut(Measurement)) -> Result<()> {
     let mut bench = Bench::new(engine, peak, report);
     bench.tier(tier)?;
-    bench.attention()?;
+    bench.attention("attention")?;
     bench.gram_matrix()?;
     bench.moving()?;
     Ok(bench.upload()?)

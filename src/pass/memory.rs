@@ -57,12 +57,12 @@ fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(
     let parts = if kind == DeviceKind::Cpu { 3 } else { 1 };
     let of_layer = |(index, layer): (usize, &crate::architecture::LayerShape)| {
         let heads = (layer.heads + 2 * layer.key_value_heads) * architecture.head_dim;
-        let attention = heads + layer.heads * architecture.head_dim;
         let widest = layer.intermediate_size.max(layer.heads * architecture.head_dim).max(architecture.hidden_size);
         // The stream, its norm, a projection's output, and either attention's or the MLP's inner activations; once more in 16 bits, on the
-        // CPU in up to three parts, those that a product reads.
-        let all = 3 * architecture.hidden_size + attention.max(2 * layer.intermediate_size);
-        [weight_bytes(index), (4 * all + 2 * parts * widest) as u64, 4 * widest as u64]
+        // CPU in up to three parts, what a product or attention reads.
+        let attention = 4 * (heads + layer.heads * architecture.head_dim) + 2 * heads.max(parts * widest);
+        let mlp = 8 * layer.intermediate_size + 2 * parts * widest;
+        [weight_bytes(index), (12 * architecture.hidden_size + attention.max(mlp)) as u64, 4 * widest as u64]
     };
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }

@@ -1,7 +1,9 @@
 //! Causal attention in tiles of queries and keys; no matrix of scores exists.
 
 use super::context::Job;
-use super::{GpuEngine, Kernel, Tensor, words};
+use super::products::SUBGROUPS;
+use super::tiles::{SCALED_ROWS, tile_lines};
+use super::{GpuEngine, Kernel, Products, Tensor, words};
 use crate::engine::AttentionShape;
 use crate::error::{Error, Result};
 
@@ -9,6 +11,8 @@ use crate::error::{Error, Result};
 const QUERIES: usize = 64;
 /// How many multiply-adds of a product take the time of one of attention, at most.
 const SLOWNESS: u64 = 4;
+/// Matrices of sums of a subgroup of the kernel on matrix units.
+const MOST_SUMS: usize = 16;
 /// Head channels that the kernel's registers hold.
 const MAXIMUM_HEAD_DIM: usize = 256;
 
@@ -22,16 +26,39 @@ impl GpuEngine {
             )));
         }
         let output = self.tensor(q.rows, q.columns)?;
-        let blocks = window_tokens.div_ceil(QUERIES);
+        let units = self.attention_units(shape);
+        let queries = units.map_or(QUERIES, |(side, _)| SUBGROUPS as usize * side);
+        let blocks = window_tokens.div_ceil(queries);
         let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
         let [window_word, heads_word, kv_heads, reach_word, blocks_word] = words([window_tokens, heads, key_value_heads, reach, blocks]);
         let params = [window_word, heads_word, kv_heads, reach_word, blocks_word, (1.0 / (head_dim as f32).sqrt()).to_bits()];
-        let buffers = [(1, q.buffer()), (2, k.buffer()), (3, v.buffer()), (4, output.buffer())];
-        let constants = [("HEAD_DIM", head_dim as u32)];
+        let mut constants = vec![("HEAD_DIM", head_dim as u32)];
         let [tasks] = words([q.rows / window_tokens * heads * blocks]);
-        let job = Job { kernel: Kernel::Attention, constants: &constants, params: &params, buffers: &buffers, workgroups: [1, tasks, 1] };
-        let work = SLOWNESS * (2 * QUERIES * reach * head_dim) as u64;
-        self.context.dispatch_rows(&job, work, || format!("{shape:?}"))?;
+        let work = SLOWNESS * (2 * queries * reach * head_dim) as u64;
+        let run = |kernel, constants: &[_], buffers: &[_]| {
+            let job = Job { kernel, constants, params: &params, buffers, workgroups: [1, tasks, 1] };
+            self.context.dispatch_rows(&job, work, || format!("{shape:?}"))
+        };
+        if let Some((side, subgroup_size)) = units {
+            let kernel = if side == 16 { Kernel::AttentionCooperative16 } else { Kernel::AttentionCooperative8 };
+            constants.extend([("SUBGROUP_SIZE", subgroup_size), ("THREADS", SUBGROUPS * subgroup_size)]);
+            let tiles = |x: &Tensor| x.halves(|| self.activation_tiles(x, tile_lines(side)));
+            let (q, k, v) = (tiles(q)?, tiles(k)?, tiles(v)?);
+            let numbers = [(1, &q.numbers), (2, &k.numbers), (3, &v.numbers), (4, output.buffer())];
+            run(kernel, &constants, &[&numbers[..], &[(5, &q.scales), (6, &k.scales), (7, &v.scales)]].concat())?;
+        } else {
+            run(Kernel::Attention, &constants, &[(1, q.buffer()), (2, k.buffer()), (3, v.buffer()), (4, output.buffer())])?;
+        }
         Ok(output)
+    }
+
+    /// The side of matrix units and the size of subgroups, if attention of this shape runs on them: in whole blocks of tokens and channels.
+    fn attention_units(&self, shape: AttentionShape) -> Option<(usize, u32)> {
+        let Products::Cooperative { side, subgroup_size } = self.products else { return None };
+        let threads = subgroup_size as usize;
+        // Threads that share a query have at least four keys of the two blocks of a tile.
+        let shared = threads.is_multiple_of(side) && (1..=side / 2).contains(&(threads / side));
+        let whole = shape.window_tokens.is_multiple_of(SCALED_ROWS) && shape.head_dim.is_multiple_of(side);
+        (self.attends_on_units && shared && whole && shape.head_dim <= MOST_SUMS * side).then_some((side, subgroup_size))
     }
 }

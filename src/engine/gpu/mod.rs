@@ -39,6 +39,8 @@ pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
     products: Products,
+    /// Whether attention runs on matrix units, where products do.
+    attends_on_units: bool,
     /// Whether large products take the wide tile, which needs many registers; see [`pace`].
     wide: bool,
     /// Stands in where a kernel's binding is not used.

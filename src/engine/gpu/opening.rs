@@ -2,7 +2,7 @@
 
 use super::adapter::{self, AdapterChoice, Opened};
 use super::{GpuEngine, Matrix, Products};
-use crate::engine::{Dtype, Engine, HostTensor, Precision};
+use crate::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision};
 use crate::error::{Error, Result};
 
 /// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
@@ -43,7 +43,7 @@ impl GpuEngine {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
-        let mut engine = Self { context, info, products: products[0], wide, unused };
+        let mut engine = Self { context, info, products: products[0], attends_on_units: false, wide, unused };
         let mut result = Ok(());
         for products in products {
             engine.products = products;
@@ -53,6 +53,7 @@ impl GpuEngine {
             }
         }
         result?;
+        engine.check_attention()?;
         engine.measure_pace()?;
         tracing::debug!(products = ?engine.products, wide = engine.wide, short_work = engine.context.short_work, "opened {}", engine.info.label());
         Ok(engine)
@@ -70,6 +71,31 @@ impl GpuEngine {
         self.check_product([20, 71, 30], 1, Self::upload_rows)?;
         if matches!(self.products, Products::Cooperative { .. }) {
             self.check_product([1024, 256, 1024], 3, Self::upload_matrix)?;
+        }
+        Ok(())
+    }
+
+    /// Attention by matrix units, if products are made there, must come near that of the f32 kernel; else that one goes on with it.
+    fn check_attention(&mut self) -> Result<()> {
+        // Of their squares. Rounding to f16 makes 1e-7 of it.
+        const TOLERANCE: f64 = 1e-5;
+        let Products::Cooperative { side, .. } = self.products else { return Ok(()) };
+        let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 4 * side, sliding_window: Some(100) };
+        let part = |seed: usize, heads: usize| {
+            let columns = heads * shape.head_dim;
+            let numbers: Vec<f32> = (0..2 * shape.window_tokens * columns).map(|i| whole_number(i, seed << 20) / 3.0).collect();
+            self.upload(&numbers, columns)
+        };
+        let (q, k, v) = (part(3, shape.heads)?, part(4, shape.key_value_heads)?, part(5, shape.key_value_heads)?);
+        let expected = self.download(&self.attention(&q, &k, &v, shape)?)?;
+        self.attends_on_units = true;
+        let found = self.download(&self.attention(&q, &k, &v, shape)?)?;
+        let sum = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|number| f64::from(number).powi(2)).sum::<f64>();
+        let error = sum(&mut found.iter().zip(&expected).map(|(found, expected)| found - expected));
+        // Not if the error is not a number.
+        self.attends_on_units = error <= TOLERANCE * sum(&mut expected.iter().copied());
+        if !self.attends_on_units {
+            tracing::warn!("attention comes out wrong on the matrix units of {}; going on with that of f32", self.info.label());
         }
         Ok(())
     }

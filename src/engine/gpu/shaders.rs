@@ -28,6 +28,8 @@ kernels! {
     ActivationTiles = "activation_tiles",
     Add = "add",
     Attention = "attention",
+    AttentionCooperative16 = "attention_cooperative_16",
+    AttentionCooperative8 = "attention_cooperative_8",
     ColumnNorms = "column_norms",
     Count = "count",
     Cross = "cross",
@@ -89,6 +91,7 @@ impl Kernel {
             };
         }
         pieces!(
+            "shared/attention_cooperative.wgsl",
             "shared/cooperative_16.wgsl",
             "shared/cooperative_8.wgsl",
             "shared/matmul_cooperative.wgsl",

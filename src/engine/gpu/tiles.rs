@@ -13,7 +13,7 @@ const DEPTH: usize = 32;
 const UNIT: usize = 8;
 const UNIT_BYTES: u64 = 16;
 /// Rows of activations that share a scale.
-const SCALED_ROWS: usize = 16;
+pub(super) const SCALED_ROWS: usize = 16;
 /// Bytes of rows that are on the device at a time before they lie in tiles.
 pub(super) const ROWS_AT_A_TIME: usize = 32 << 20;
 

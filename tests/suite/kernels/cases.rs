@@ -95,7 +95,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 71] = [
+pub const CASES: [Case; 76] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -140,6 +140,12 @@ pub const CASES: [Case; 71] = [
     attention(2, 70, 4, 2, 16, Some(19)),
     attention(1, 200, 2, 2, 8, Some(500)),
     attention(1, 200, 2, 1, 48, Some(40)),
+    // In whole blocks, of all sizes that matrix units have.
+    attention(2, 16, 2, 2, 64, None),
+    attention(3, 48, 6, 3, 32, Some(20)),
+    attention(2, 144, 4, 2, 80, None),
+    attention(1, 272, 2, 1, 128, Some(100)),
+    attention(1, 1040, 1, 1, 16, None),
     Add { rows: 3, columns: 5, factor: 1.0 },
     Add { rows: 257, columns: 300, factor: -0.5 },
     Cross { tokens: 1, a: 1, first: 0, columns: 1, b: 1 },

@@ -7,8 +7,8 @@ use super::{check, products};
 use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
 use flap_gpu::engine::Dtype::{Bf16, F16, F32};
 use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
-use flap_gpu::engine::gpu::{Products, Tensor};
-use flap_gpu::engine::{Engine, HostTensor, Precision, widen};
+use flap_gpu::engine::gpu::{GpuEngine, Products, Tensor};
+use flap_gpu::engine::{AttentionShape, Engine, HostTensor, Precision, widen};
 
 /// Operands round to f16 by up to 2^-11 of their size, 2^-12 or so on average and in the root mean square; two of them in every term.
 const F16_TOLERANCE: f64 = 1e-6;
@@ -23,8 +23,8 @@ fn products_of_f16_agree_too() {
     for case in products() {
         check(&engine, case, F16_TOLERANCE);
     }
-    // Of matrices that lie in tiles. A bf16 number of these is one of f16, too.
-    for case in CASES.into_iter().filter(|case| matches!(case, ColumnNorms { .. })) {
+    // Norms of matrices that lie in tiles (a bf16 number of these is one of f16, too), and attention, on matrix units where they are.
+    for case in CASES.into_iter().filter(|case| matches!(case, ColumnNorms { .. } | Attention { .. })) {
         check(&engine, case, F16_TOLERANCE);
     }
 }
@@ -142,6 +142,31 @@ fn f16_never_clips() {
     let found = product(&engine, &odd, &HostTensor::from_f32(&vec![1.0; size * size], size));
     assert!(found[..2 * size].iter().all(|v| !v.is_finite()));
     assert!(found[2 * size..].iter().all(|&v| v == 0.0));
+}
+
+/// Attention on matrix units: values that are far apart from 16 tokens to the next 16 keep their digits, and so do those beyond f16's range.
+#[test]
+fn attention_in_f16_never_clips() {
+    let (Some(engine), Some(exact)) = (gpu_with(Precision::F16), gpu_with(Precision::F32)) else { return };
+    let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 64, sliding_window: None };
+    let numbers = |seed, heads: usize, size: &dyn Fn(usize) -> f32| -> Vec<f32> {
+        let columns = heads * shape.head_dim;
+        noise(seed, shape.window_tokens * columns).iter().enumerate().map(|(place, v)| v * size(place / columns)).collect()
+    };
+    let (q, k) = (numbers(1, 4, &|_| 1e8), numbers(2, 2, &|_| 1e-7));
+    let v = numbers(3, 2, &|token| if token / 16 % 2 == 0 { 1e6 } else { 1e2 });
+    let run = |engine: &GpuEngine| {
+        let up = |numbers: &[f32], heads: usize| engine.upload(numbers, heads * shape.head_dim).unwrap();
+        engine.download(&engine.attention(&up(&q, 4), &up(&k, 2), &up(&v, 2), shape).unwrap()).unwrap()
+    };
+    let (found, expected) = (run(&engine), run(&exact));
+    assert_eq!(found == expected, !matches!(engine.products(), Products::Cooperative { .. }), "on matrix units, and only there, in f16");
+    let columns = 4 * shape.head_dim;
+    for (query, (found, expected)) in found.chunks_exact(columns).zip(expected.chunks_exact(columns)).enumerate() {
+        let error = normalised_squared_error(found, expected);
+        // A score of some ten is off by 2^-12 of its terms, and that is a relative error of its probability.
+        assert!(error < 10.0 * F16_TOLERANCE, "query {query}: normalised squared error {error:e}");
+    }
 }
 
 type Change<'a> = &'a dyn Fn(&mut Tensor);

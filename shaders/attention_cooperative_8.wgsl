@@ -1,0 +1,15 @@
+// Attention on matrix units of 8 x 8; see shared/attention_cooperative.wgsl.
+//#include shared/units_8.wgsl
+//#include shared/tiles.wgsl
+//#include shared/attention_cooperative.wgsl
+alias Score = f32;
+
+fn score_quad(place: u32) -> vec4<f32> {
+    return vec4<f32>(scores[place], scores[place + 1u], scores[place + 2u], scores[place + 3u]);
+}
+
+fn stage_probabilities(place: u32, quad: vec4<f16>) {
+    for (var i = 0u; i < 4u; i++) {
+        probabilities[place + i] = quad[i];
+    }
+}
