@@ -25,21 +25,26 @@ impl GpuEngine {
         Ok(None)
     }
 
-    /// Where no product comes out right on matrix units, which drivers have not had for long, the engine goes on without them.
+    /// Drivers have not had matrix units for long: where attention does not come out right on them, or no product does, the engine is
+    /// opened anew and goes on without.
     fn on(adapter: &wgpu::Adapter, precision: Precision) -> Result<Self> {
         let opened = adapter::open(adapter, precision, true)?;
         let on_matrix_units = opened.products.iter().any(|products| matches!(products, Products::Cooperative { .. }));
-        match Self::proven(opened) {
-            Err(error) if on_matrix_units => {
-                tracing::warn!("{error}; going on without matrix units");
-                Self::proven(adapter::open(adapter, precision, false)?)
+        let mut engine = Self::proven(opened, on_matrix_units);
+        for (matrix_units, without) in [(true, "attention on matrix units"), (false, "matrix units")] {
+            match engine {
+                Err(error) if on_matrix_units => {
+                    tracing::warn!("{error}; going on without {without}");
+                    engine = Self::proven(adapter::open(adapter, precision, matrix_units)?, false);
+                }
+                engine => return engine,
             }
-            engine => engine,
         }
+        engine
     }
 
-    /// An engine with the first of the adapter's ways to multiply that comes out right.
-    fn proven(opened: Opened) -> Result<Self> {
+    /// An engine with the first of the adapter's ways to multiply that comes out right, and attention on matrix units if it is to have that.
+    fn proven(opened: Opened, attends_on_units: bool) -> Result<Self> {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
@@ -53,7 +58,9 @@ impl GpuEngine {
             }
         }
         result?;
-        engine.check_attention()?;
+        if attends_on_units {
+            engine.check_attention()?;
+        }
         engine.measure_pace()?;
         tracing::debug!(products = ?engine.products, wide = engine.wide, short_work = engine.context.short_work, "opened {}", engine.info.label());
         Ok(engine)
@@ -75,12 +82,14 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Attention by matrix units, if products are made there, must come near that of the f32 kernel; else that one goes on with it.
+    /// Turns attention on matrix units on, which must come near that of the f32 kernel.
+    ///
+    /// # Errors
+    /// If it does not, or the device fails.
     fn check_attention(&mut self) -> Result<()> {
-        // Of their squares. Rounding to f16 makes 1e-7 of it.
+        // Of the squares of all numbers. Rounding to f16 makes 1e-7 of it.
         const TOLERANCE: f64 = 1e-5;
-        let Products::Cooperative { side, .. } = self.products else { return Ok(()) };
-        let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 4 * side, sliding_window: Some(100) };
+        let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 64, sliding_window: Some(100) };
         let part = |seed: usize, heads: usize| {
             let columns = heads * shape.head_dim;
             let numbers: Vec<f32> = (0..2 * shape.window_tokens * columns).map(|i| whole_number(i, seed << 20) / 3.0).collect();
@@ -92,12 +101,13 @@ impl GpuEngine {
         let found = self.download(&self.attention(&q, &k, &v, shape)?)?;
         let sum = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|number| f64::from(number).powi(2)).sum::<f64>();
         let error = sum(&mut found.iter().zip(&expected).map(|(found, expected)| found - expected));
-        // Not if the error is not a number.
-        self.attends_on_units = error <= TOLERANCE * sum(&mut expected.iter().copied());
-        if !self.attends_on_units {
-            tracing::warn!("attention comes out wrong on the matrix units of {}; going on with that of f32", self.info.label());
+        if error <= TOLERANCE * sum(&mut expected.iter().copied()) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Device {
+            operation: format!("a first attention on the matrix units of {}", self.info.label()),
+            message: "it is wrong; update its driver or use another --device".into(),
+        })
     }
 
     /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`, uploaded like this, so many times. Every row of the result times a vector must be
