@@ -3,22 +3,9 @@
 //
 // The 16 x 16 threads stand over tiles: of the scores a thread computes 4 queries by 2 keys, 16 channels at a time; of the output it
 // keeps 4 queries by 4 channels in registers, out of every 64 that the head has. Workgroup memory is 16 KiB, which every adapter has.
+//#include shared/attention_params.wgsl
 //#include shared/outer.wgsl
-override HEAD_DIM: u32 = 64u;
 
-struct Params {
-    window_tokens: u32,
-    heads: u32,
-    key_value_heads: u32,
-    // Keys a query sees, itself included.
-    reach: u32,
-    blocks_per_window: u32,
-    scale: f32,
-    // The first workgroup's place among all.
-    first_row: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;
@@ -29,8 +16,6 @@ const KEYS = 32u;
 const DEPTH = 16u;
 // Channels of the output that the workgroup's threads stand over at once.
 const WIDTH = 64u;
-// Below every score; WGSL has no infinity.
-const LOWEST = -3.0e38;
 // Quads of queries, and of keys, in a line of their tiles, and one more against bank conflicts.
 const QUERY_LINE = 17u;
 const KEY_LINE = 9u;

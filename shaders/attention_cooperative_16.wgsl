@@ -1,6 +1,7 @@
 // Attention on matrix units of 16 x 16; see shared/attention_cooperative.wgsl.
 //#include shared/units_16.wgsl
 //#include shared/tiles.wgsl
+//#include shared/attention_params.wgsl
 //#include shared/attention_cooperative.wgsl
 alias Score = vec4<f32>;
 

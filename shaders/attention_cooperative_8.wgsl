@@ -1,6 +1,7 @@
 // Attention on matrix units of 8 x 8; see shared/attention_cooperative.wgsl.
 //#include shared/units_8.wgsl
 //#include shared/tiles.wgsl
+//#include shared/attention_params.wgsl
 //#include shared/attention_cooperative.wgsl
 alias Score = f32;
 

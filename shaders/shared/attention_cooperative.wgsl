@@ -5,23 +5,9 @@
 // exponentials; then scores are computed again, and values summed as the probabilities weigh them, so that no sum is ever scaled, which
 // matrices of sums cannot be, row by row. Scores and probabilities pass through workgroup memory, operands come from the tiles that
 // products of activations read. If the subgroups are not of the size that the constants say, nothing is written.
-override HEAD_DIM: u32 = 64u;
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // SUBGROUPS * SUBGROUP_SIZE
 
-struct Params {
-    window_tokens: u32,
-    heads: u32,
-    key_value_heads: u32,
-    // Keys a query sees, itself included.
-    reach: u32,
-    blocks_per_window: u32,
-    scale: f32,
-    // The first workgroup's place among all.
-    first_row: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<Staged>;
 @group(0) @binding(2) var<storage, read> k: array<Staged>;
 @group(0) @binding(3) var<storage, read> v: array<Staged>;
@@ -38,8 +24,6 @@ const SCORE_LINE = KEYS + 4u;
 const PROBABILITY_LINE = KEYS + 8u;
 // Threads that share a query, at most: each has four keys of a tile.
 const MOST_PARTS = KEYS / 4u;
-// Below every score; WGSL has no infinity.
-const LOWEST = -3.0e38;
 // Probabilities are multiplied by it on their way through f16, which has fewer digits for small numbers.
 const ENLARGED = 16384.0; // 2^14
 

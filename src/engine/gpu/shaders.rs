@@ -92,6 +92,7 @@ impl Kernel {
         }
         pieces!(
             "shared/attention_cooperative.wgsl",
+            "shared/attention_params.wgsl",
             "shared/cooperative_16.wgsl",
             "shared/cooperative_8.wgsl",
             "shared/matmul_cooperative.wgsl",
