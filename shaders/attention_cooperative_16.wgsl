@@ -9,6 +9,18 @@ fn score_quad(place: u32) -> vec4<f32> {
     return scores[place / UNIT];
 }
 
+fn score_pair(place: u32) -> vec2<f32> {
+    return scores[place / UNIT].xy;
+}
+
+fn set_score_pair(place: u32, pair: vec2<f32>) {
+    scores[place / UNIT] = vec4<f32>(pair, 0.0, 0.0);
+}
+
+fn stage(place: u32, quad: vec4<f16>) {
+    tile[place / UNIT] = quad;
+}
+
 fn stage_probabilities(place: u32, quad: vec4<f16>) {
     probabilities[place / UNIT] = quad;
 }

@@ -9,6 +9,21 @@ fn score_quad(place: u32) -> vec4<f32> {
     return vec4<f32>(scores[place], scores[place + 1u], scores[place + 2u], scores[place + 3u]);
 }
 
+fn score_pair(place: u32) -> vec2<f32> {
+    return vec2<f32>(scores[place], scores[place + 1u]);
+}
+
+fn set_score_pair(place: u32, pair: vec2<f32>) {
+    scores[place] = pair.x;
+    scores[place + 1u] = pair.y;
+}
+
+fn stage(place: u32, quad: vec4<f16>) {
+    for (var i = 0u; i < 4u; i++) {
+        tile[place + i] = quad[i];
+    }
+}
+
 fn stage_probabilities(place: u32, quad: vec4<f16>) {
     for (var i = 0u; i < 4u; i++) {
         probabilities[place + i] = quad[i];

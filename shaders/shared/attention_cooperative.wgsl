@@ -1,16 +1,18 @@
 // Causal grouped-query attention on matrix units: f16 operands, f32 scores, softmax and sums. For windows of a multiple of 16 tokens, and
 // heads of a multiple of SIDE channels.
 //
-// A subgroup takes SIDE queries of a head. It goes over the keys twice: first for the largest score of each query and the sum of
-// exponentials; then scores are computed again, and values summed as the probabilities weigh them, so that no sum is ever scaled, which
-// matrices of sums cannot be, row by row. Scores and probabilities pass through workgroup memory, operands come from the tiles that
-// products of activations read. If the subgroups are not of the size that the constants say, nothing is written.
+// A workgroup takes 4 * SIDE queries of a head, SIDE each of its four subgroups, and goes over their keys twice: first for the largest score
+// of each query and the sum of exponentials; then scores are computed again, and values summed as the probabilities weigh them, so that no
+// sum is ever scaled, which matrices of sums cannot be, row by row. Operands come from the tiles that products of activations read: queries
+// directly, keys and values by way of workgroup memory, where scores and probabilities pass too; what is staged next is read meanwhile. If
+// the subgroups are not of the size that the constants say, nothing is written.
 override SUBGROUP_SIZE: u32 = 32u;
 override THREADS: u32 = 128u; // SUBGROUPS * SUBGROUP_SIZE
+override STEPS: u32 = 4u; // KEYS * HEAD_DIM / 8 / THREADS, rounded up
 
 @group(0) @binding(1) var<storage, read> q: array<Staged>;
-@group(0) @binding(2) var<storage, read> k: array<Staged>;
-@group(0) @binding(3) var<storage, read> v: array<Staged>;
+@group(0) @binding(2) var<storage, read> k: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 // 16 tokens times their number are what they were.
 @group(0) @binding(5) var<storage, read> q_scales: array<f32>;
@@ -18,19 +20,21 @@ override THREADS: u32 = 128u; // SUBGROUPS * SUBGROUP_SIZE
 @group(0) @binding(7) var<storage, read> v_scales: array<f32>;
 
 const SUBGROUPS = 4u;
-// Keys of a tile, and between two lines of scores, and of probabilities: a few more, against bank conflicts.
+// Keys of a tile.
 const KEYS = 2u * SIDE;
+// Numbers between two lines in workgroup memory: a few more than there are, against bank conflicts.
 const SCORE_LINE = KEYS + 4u;
 const PROBABILITY_LINE = KEYS + 8u;
-// Threads that share a query, at most: each has four keys of a tile.
-const MOST_PARTS = KEYS / 4u;
+override LINE: u32 = HEAD_DIM + 8u;
+// STEPS of the smallest subgroups, of SIDE threads, and the largest heads, of 16 * SIDE channels.
+const MOST_STEPS = SIDE;
 // Probabilities are multiplied by it on their way through f16, which has fewer digits for small numbers.
 const ENLARGED = 16384.0; // 2^14
 
+// The keys of a tile, or their values.
+var<workgroup> tile: array<Staged, KEYS * LINE / UNIT>;
 var<workgroup> scores: array<Score, SUBGROUPS * SIDE * SCORE_LINE / UNIT>;
 var<workgroup> probabilities: array<Staged, SUBGROUPS * SIDE * PROBABILITY_LINE / UNIT>;
-// Largest score and sum of exponentials, of each part of each query.
-var<workgroup> partial: array<vec2<f32>, SUBGROUPS * SIDE * MOST_PARTS>;
 
 // What a subgroup works on: rows of activations, and columns of queries and of keys and values.
 struct Task {
@@ -40,24 +44,11 @@ struct Task {
     kv_head: u32,
 }
 
-// A head's channels of SIDE rows in tiles.
-struct Block {
-    // The first channel of the head among those of a row.
-    first: u32,
-    // Where its tile begins at these rows.
-    start: u32,
-}
-
-fn block(row: u32, head: u32, heads: u32) -> Block {
-    let first = head * HEAD_DIM;
+// Where SIDE rows of a head begin, from some channel of it on, in tiles of rows of so many heads.
+fn place(row: u32, head: u32, heads: u32, channel: u32) -> u32 {
+    let first = head * HEAD_DIM + channel;
     let tile = row / TILE * ((heads * HEAD_DIM + DEPTH - 1u) / DEPTH) + first / DEPTH;
-    return Block(first, (tile * TILE + row % TILE) * DEPTH);
-}
-
-// Where SIDE channels of a block begin; at a constant distance where heads are whole tiles.
-fn place(block: Block, channel: u32) -> u32 {
-    let from_tile = select(block.first % DEPTH, 0u, HEAD_DIM % DEPTH == 0u) + channel;
-    return (block.start + from_tile / DEPTH * (TILE * DEPTH) + from_tile % DEPTH) / UNIT;
+    return (tile * TILE + row % TILE) * DEPTH + first % DEPTH;
 }
 
 // The row where SIDE keys begin; beyond the window its last ones stand in, unseen.
@@ -65,24 +56,33 @@ fn key_row(task: Task, key: u32) -> u32 {
     return task.window + min(key, params.window_tokens - SIDE);
 }
 
-fn key_block(task: Task, key: u32) -> Block {
-    return block(key_row(task, key), task.kv_head, params.key_value_heads);
+// Where the eight channels lie that are unit `n` of a tile of keys; those beyond the tile are its last ones again.
+fn unit_place(task: Task, first_key: u32, n: u32) -> u32 {
+    let unit = min(n, KEYS * HEAD_DIM / 8u - 1u);
+    let key = unit / (HEAD_DIM / 8u);
+    let row = key_row(task, first_key + key / SIDE * SIDE) + key % SIDE;
+    return place(row, task.kv_head, params.key_value_heads, unit % (HEAD_DIM / 8u) * 8u) / 8u;
 }
 
-// Leaves the scores of a subgroup's queries with the keys of a tile in workgroup memory.
+// Puts a unit of a tile where it belongs.
+fn stage_unit(n: u32, words: vec4<u32>) {
+    if (n < KEYS * HEAD_DIM / 8u) {
+        let at = n / (HEAD_DIM / 8u) * LINE + n % (HEAD_DIM / 8u) * 8u;
+        stage(at, vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y))));
+        stage(at + 4u, vec4<f16>(vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w))));
+    }
+}
+
+// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory.
 fn score(task: Task, subgroup: u32, first_key: u32) {
-    let query_block = block(task.window + task.query, task.head, params.heads);
-    let near_block = key_block(task, first_key);
-    let far_block = key_block(task, first_key + SIDE);
+    let stride = LINE / UNIT;
     var near: Sum;
     var far: Sum;
     for (var channel = 0u; channel < HEAD_DIM; channel += SIDE) {
-        let queries_at = place(query_block, channel);
-        let near_at = place(near_block, channel);
-        let far_at = place(far_block, channel);
+        let queries_at = place(task.window + task.query, task.head, params.heads, channel) / UNIT;
         let queries = coopLoadT<Left>(&q[queries_at], DEPTH / UNIT);
-        let near_keys = coopLoad<Right>(&k[near_at], DEPTH / UNIT);
-        let far_keys = coopLoad<Right>(&k[far_at], DEPTH / UNIT);
+        let near_keys = coopLoad<Right>(&tile[channel / UNIT], stride);
+        let far_keys = coopLoad<Right>(&tile[(SIDE * LINE + channel) / UNIT], stride);
         near = coopMultiplyAdd(queries, near_keys, near);
         far = coopMultiplyAdd(queries, far_keys, far);
     }
@@ -101,12 +101,11 @@ fn visible_scores(query: u32, key: u32, place: u32) -> vec4<f32> {
     return select(vec4<f32>(LOWEST), score_quad(place), distance < vec4<u32>(params.reach));
 }
 
-// Adds the values of a tile's keys, of SIDE channels, as their probabilities weigh them.
-fn weigh(sum: Sum, near: Left, far: Left, near_block: Block, far_block: Block, channel: u32) -> Sum {
-    let near_at = place(near_block, channel);
-    let far_at = place(far_block, channel);
-    let near_values = coopLoadT<Right>(&v[near_at], DEPTH / UNIT);
-    let far_values = coopLoadT<Right>(&v[far_at], DEPTH / UNIT);
+// Adds the staged values, of SIDE channels, as their probabilities weigh them.
+fn weigh(sum: Sum, near: Left, far: Left, channel: u32) -> Sum {
+    let stride = LINE / UNIT;
+    let near_values = coopLoadT<Right>(&tile[channel / UNIT], stride);
+    let far_values = coopLoadT<Right>(&tile[(SIDE * LINE + channel) / UNIT], stride);
     return coopMultiplyAdd(far, far_values, coopMultiplyAdd(near, near_values, sum));
 }
 
@@ -121,6 +120,7 @@ fn store(sum: Sum, task: Task, channel: u32, writes: bool) {
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
     @builtin(subgroup_id) subgroup_id: u32,
     @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_invocation_id) invocation: u32,
@@ -145,11 +145,24 @@ fn main(
     let first_of_part = part * part_keys;
     let end_of_part = first_of_part + part_keys;
 
+    // What is staged next.
+    var ahead: array<vec4<u32>, MOST_STEPS>;
+
     var largest = LOWEST;
     var total = 0.0;
     // Of the values that are seen: their probabilities make up for the differences.
     var scale = 0.0;
+    for (var i = 0u; i < STEPS; i++) {
+        ahead[i] = k[unit_place(task, begin, thread + i * THREADS)];
+    }
     for (var first_key = begin; first_key < end; first_key += KEYS) {
+        for (var i = 0u; i < STEPS; i++) {
+            stage_unit(thread + i * THREADS, ahead[i]);
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < STEPS; i++) {
+            ahead[i] = k[unit_place(task, first_key + KEYS, thread + i * THREADS)];
+        }
         score(task, subgroup, first_key);
         workgroupBarrier();
         let before = largest;
@@ -163,82 +176,98 @@ fn main(
             total += dot(exp(visible_scores(query, first_key + key, line * SCORE_LINE + key) - largest), vec4<f32>(1.0));
         }
         scale = max(scale, max(v_scales[key_row(task, first_key) / 16u], v_scales[key_row(task, first_key + SIDE) / 16u]));
-        workgroupBarrier();
     }
-    partial[line * MOST_PARTS + part] = vec2<f32>(largest, total);
+    workgroupBarrier();
+    // Of the parts of a query.
+    set_score_pair(line * SCORE_LINE + part * 4u, vec2<f32>(largest, total));
     workgroupBarrier();
     for (var i = 0u; i < parts; i++) {
-        largest = max(largest, partial[line * MOST_PARTS + i].x);
+        largest = max(largest, score_pair(line * SCORE_LINE + i * 4u).x);
     }
     total = 0.0;
     for (var i = 0u; i < parts; i++) {
-        let other = partial[line * MOST_PARTS + i];
+        let other = score_pair(line * SCORE_LINE + i * 4u);
         total += other.y * exp(other.x - largest);
     }
 
     // Indexed by constants only, so that every driver keeps them in registers.
     var sums: array<Sum, 16>;
     let enlarged = ENLARGED / total;
+    for (var i = 0u; i < STEPS; i++) {
+        ahead[i] = k[unit_place(task, begin, thread + i * THREADS)];
+    }
     for (var first_key = begin; first_key < end; first_key += KEYS) {
+        for (var i = 0u; i < STEPS; i++) {
+            stage_unit(thread + i * THREADS, ahead[i]);
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < STEPS; i++) {
+            ahead[i] = v[unit_place(task, first_key, thread + i * THREADS)];
+        }
         score(task, subgroup, first_key);
         workgroupBarrier();
+        for (var i = 0u; i < STEPS; i++) {
+            stage_unit(thread + i * THREADS, ahead[i]);
+        }
         for (var key = first_of_part; key < end_of_part; key += 4u) {
             let factor = enlarged * (v_scales[key_row(task, first_key + key / SIDE * SIDE) / 16u] / scale);
             let quad = exp(visible_scores(query, first_key + key, line * SCORE_LINE + key) - largest) * factor;
             stage_probabilities(line * PROBABILITY_LINE + key, vec4<f16>(quad));
         }
         workgroupBarrier();
-        let near_block = key_block(task, first_key);
-        let far_block = key_block(task, first_key + SIDE);
+        for (var i = 0u; i < STEPS; i++) {
+            ahead[i] = k[unit_place(task, first_key + KEYS, thread + i * THREADS)];
+        }
         let at = subgroup * SIDE * PROBABILITY_LINE / UNIT;
         let near = coopLoadT<Left>(&probabilities[at], PROBABILITY_LINE / UNIT);
         let far = coopLoadT<Left>(&probabilities[at + SIDE / UNIT], PROBABILITY_LINE / UNIT);
-        sums[0] = weigh(sums[0], near, far, near_block, far_block, 0u);
+        sums[0] = weigh(sums[0], near, far, 0u);
         if (HEAD_DIM > SIDE) {
-            sums[1] = weigh(sums[1], near, far, near_block, far_block, SIDE);
+            sums[1] = weigh(sums[1], near, far, SIDE);
         }
         if (HEAD_DIM > 2u * SIDE) {
-            sums[2] = weigh(sums[2], near, far, near_block, far_block, 2u * SIDE);
+            sums[2] = weigh(sums[2], near, far, 2u * SIDE);
         }
         if (HEAD_DIM > 3u * SIDE) {
-            sums[3] = weigh(sums[3], near, far, near_block, far_block, 3u * SIDE);
+            sums[3] = weigh(sums[3], near, far, 3u * SIDE);
         }
         if (HEAD_DIM > 4u * SIDE) {
-            sums[4] = weigh(sums[4], near, far, near_block, far_block, 4u * SIDE);
+            sums[4] = weigh(sums[4], near, far, 4u * SIDE);
         }
         if (HEAD_DIM > 5u * SIDE) {
-            sums[5] = weigh(sums[5], near, far, near_block, far_block, 5u * SIDE);
+            sums[5] = weigh(sums[5], near, far, 5u * SIDE);
         }
         if (HEAD_DIM > 6u * SIDE) {
-            sums[6] = weigh(sums[6], near, far, near_block, far_block, 6u * SIDE);
+            sums[6] = weigh(sums[6], near, far, 6u * SIDE);
         }
         if (HEAD_DIM > 7u * SIDE) {
-            sums[7] = weigh(sums[7], near, far, near_block, far_block, 7u * SIDE);
+            sums[7] = weigh(sums[7], near, far, 7u * SIDE);
         }
         if (HEAD_DIM > 8u * SIDE) {
-            sums[8] = weigh(sums[8], near, far, near_block, far_block, 8u * SIDE);
+            sums[8] = weigh(sums[8], near, far, 8u * SIDE);
         }
         if (HEAD_DIM > 9u * SIDE) {
-            sums[9] = weigh(sums[9], near, far, near_block, far_block, 9u * SIDE);
+            sums[9] = weigh(sums[9], near, far, 9u * SIDE);
         }
         if (HEAD_DIM > 10u * SIDE) {
-            sums[10] = weigh(sums[10], near, far, near_block, far_block, 10u * SIDE);
+            sums[10] = weigh(sums[10], near, far, 10u * SIDE);
         }
         if (HEAD_DIM > 11u * SIDE) {
-            sums[11] = weigh(sums[11], near, far, near_block, far_block, 11u * SIDE);
+            sums[11] = weigh(sums[11], near, far, 11u * SIDE);
         }
         if (HEAD_DIM > 12u * SIDE) {
-            sums[12] = weigh(sums[12], near, far, near_block, far_block, 12u * SIDE);
+            sums[12] = weigh(sums[12], near, far, 12u * SIDE);
         }
         if (HEAD_DIM > 13u * SIDE) {
-            sums[13] = weigh(sums[13], near, far, near_block, far_block, 13u * SIDE);
+            sums[13] = weigh(sums[13], near, far, 13u * SIDE);
         }
         if (HEAD_DIM > 14u * SIDE) {
-            sums[14] = weigh(sums[14], near, far, near_block, far_block, 14u * SIDE);
+            sums[14] = weigh(sums[14], near, far, 14u * SIDE);
         }
         if (HEAD_DIM > 15u * SIDE) {
-            sums[15] = weigh(sums[15], near, far, near_block, far_block, 15u * SIDE);
+            sums[15] = weigh(sums[15], near, far, 15u * SIDE);
         }
+        workgroupBarrier();
     }
     let writes = subgroups == SUBGROUPS && first_query < params.window_tokens;
     let undo = scale / ENLARGED;

@@ -34,6 +34,7 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
             "SUBGROUP_SIZE" => (64.0, 8.0),
             "STEPS" => (8.0, 1.0),
             "THREADS" => (256.0, 32.0),
+            "LINE" => (264.0, 72.0),
             "TILE" => (128.0, 1.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),
             other => panic!("the test knows no value for the constant {other}"),

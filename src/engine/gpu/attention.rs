@@ -2,7 +2,7 @@
 
 use super::context::Job;
 use super::products::SUBGROUPS;
-use super::tiles::{SCALED_ROWS, tile_lines};
+use super::tiles::{SCALED_ROWS, UNIT, tile_lines};
 use super::{GpuEngine, Kernel, Products, Tensor, words};
 use crate::engine::AttentionShape;
 use crate::error::{Error, Result};
@@ -41,7 +41,9 @@ impl GpuEngine {
         };
         if let Some((side, subgroup_size)) = units {
             let kernel = if side == 16 { Kernel::AttentionCooperative16 } else { Kernel::AttentionCooperative8 };
-            constants.extend([("SUBGROUP_SIZE", subgroup_size), ("THREADS", SUBGROUPS * subgroup_size)]);
+            let threads = SUBGROUPS * subgroup_size;
+            let steps = (2 * side * head_dim / UNIT).div_ceil(threads as usize) as u32;
+            constants.extend([("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", steps)]);
             let tiles = |x: &Tensor| x.halves(|| self.activation_tiles(x, tile_lines(side)));
             let (q, k, v) = (tiles(q)?, tiles(k)?, tiles(v)?);
             let numbers = [(1, &q.numbers), (2, &k.numbers), (3, &v.numbers), (4, output.buffer())];

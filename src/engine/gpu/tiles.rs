@@ -10,7 +10,7 @@ use crate::error::Result;
 /// Inputs of a tile.
 const DEPTH: usize = 32;
 /// Numbers of a unit, and its bytes.
-const UNIT: usize = 8;
+pub(super) const UNIT: usize = 8;
 const UNIT_BYTES: u64 = 16;
 /// Rows of activations that share a scale.
 pub(super) const SCALED_ROWS: usize = 16;
