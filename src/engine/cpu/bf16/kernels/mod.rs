@@ -48,6 +48,7 @@ impl Sums {
 
 /// What may be fetched while products are made. It need not be there to its end.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "processors with matrix units fetch it"))]
 pub struct Ahead<'a> {
     /// The weights that come next, two rows with every block of tokens: a line of each with every step, for every part.
     pub weights: &'a [u8],
