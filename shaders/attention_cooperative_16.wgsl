@@ -1,8 +1,11 @@
-// Attention on matrix units of 16 x 16; see shared/attention_cooperative.wgsl.
+// Attention on matrix units of 16 x 16; see shared/attention_cooperative.wgsl. Staging comes behind the constants that tiles are
+// sized by: the shader compiler takes them in this order only.
 //#include shared/units_16.wgsl
 //#include shared/tiles.wgsl
 //#include shared/attention_params.wgsl
+//#include shared/cooperative.wgsl
 //#include shared/attention_cooperative.wgsl
+//#include shared/staging_16.wgsl
 alias Score = vec4<f32>;
 
 fn score_quad(place: u32) -> vec4<f32> {
@@ -15,12 +18,4 @@ fn score_pair(place: u32) -> vec2<f32> {
 
 fn set_score_pair(place: u32, pair: vec2<f32>) {
     scores[place / UNIT] = vec4<f32>(pair, 0.0, 0.0);
-}
-
-fn stage(place: u32, quad: vec4<f16>) {
-    tile[place / UNIT] = quad;
-}
-
-fn stage_probabilities(place: u32, quad: vec4<f16>) {
-    probabilities[place / UNIT] = quad;
 }

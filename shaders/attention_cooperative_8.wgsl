@@ -1,8 +1,11 @@
-// Attention on matrix units of 8 x 8; see shared/attention_cooperative.wgsl.
+// Attention on matrix units of 8 x 8; see shared/attention_cooperative.wgsl. Staging comes behind the constants that tiles are
+// sized by: the shader compiler takes them in this order only.
 //#include shared/units_8.wgsl
 //#include shared/tiles.wgsl
 //#include shared/attention_params.wgsl
+//#include shared/cooperative.wgsl
 //#include shared/attention_cooperative.wgsl
+//#include shared/staging_8.wgsl
 alias Score = f32;
 
 fn score_quad(place: u32) -> vec4<f32> {
@@ -16,16 +19,4 @@ fn score_pair(place: u32) -> vec2<f32> {
 fn set_score_pair(place: u32, pair: vec2<f32>) {
     scores[place] = pair.x;
     scores[place + 1u] = pair.y;
-}
-
-fn stage(place: u32, quad: vec4<f16>) {
-    for (var i = 0u; i < 4u; i++) {
-        tile[place + i] = quad[i];
-    }
-}
-
-fn stage_probabilities(place: u32, quad: vec4<f16>) {
-    for (var i = 0u; i < 4u; i++) {
-        probabilities[place + i] = quad[i];
-    }
 }

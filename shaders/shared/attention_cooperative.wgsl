@@ -6,8 +6,6 @@
 // sum is ever scaled, which matrices of sums cannot be, row by row. Operands come from the tiles that products of activations read: queries
 // directly, keys and values by way of workgroup memory, where scores and probabilities pass too; what is staged next is read meanwhile. If
 // the subgroups are not of the size that the constants say, nothing is written.
-override SUBGROUP_SIZE: u32 = 32u;
-override THREADS: u32 = 128u; // SUBGROUPS * SUBGROUP_SIZE
 override STEPS: u32 = 4u; // KEYS * HEAD_DIM / 8 / THREADS, rounded up
 
 @group(0) @binding(1) var<storage, read> q: array<Staged>;
@@ -19,7 +17,6 @@ override STEPS: u32 = 4u; // KEYS * HEAD_DIM / 8 / THREADS, rounded up
 @group(0) @binding(6) var<storage, read> k_scales: array<f32>;
 @group(0) @binding(7) var<storage, read> v_scales: array<f32>;
 
-const SUBGROUPS = 4u;
 // Keys of a tile.
 const KEYS = 2u * SIDE;
 // Numbers between two lines in workgroup memory: a few more than there are, against bank conflicts.
@@ -31,10 +28,13 @@ const MOST_STEPS = SIDE;
 // Probabilities are multiplied by it on their way through f16, which has fewer digits for small numbers.
 const ENLARGED = 16384.0; // 2^14
 
-// The keys of a tile, or their values.
-var<workgroup> tile: array<Staged, KEYS * LINE / UNIT>;
 var<workgroup> scores: array<Score, SUBGROUPS * SIDE * SCORE_LINE / UNIT>;
-var<workgroup> probabilities: array<Staged, SUBGROUPS * SIDE * PROBABILITY_LINE / UNIT>;
+// Probabilities.
+var<workgroup> left_tile: array<Staged, SUBGROUPS * SIDE * PROBABILITY_LINE / UNIT>;
+// The keys of a tile, or their values.
+var<workgroup> right_tile: array<Staged, KEYS * LINE / UNIT>;
+// What is staged next, a unit of eight numbers with every step.
+alias Ahead = array<vec4<u32>, MOST_STEPS>;
 
 // What a subgroup works on: rows of activations, and columns of queries and of keys and values.
 struct Task {
@@ -64,12 +64,26 @@ fn unit_place(task: Task, first_key: u32, n: u32) -> u32 {
     return place(row, task.kv_head, params.key_value_heads, unit % (HEAD_DIM / 8u) * 8u) / 8u;
 }
 
-// Puts a unit of a tile where it belongs.
-fn stage_unit(n: u32, words: vec4<u32>) {
-    if (n < KEYS * HEAD_DIM / 8u) {
-        let at = n / (HEAD_DIM / 8u) * LINE + n % (HEAD_DIM / 8u) * 8u;
-        stage(at, vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y))));
-        stage(at + 4u, vec4<f16>(vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w))));
+fn read_keys(ahead: ptr<function, Ahead>, task: Task, first_key: u32, thread: u32) {
+    for (var i = 0u; i < STEPS; i++) {
+        (*ahead)[i] = k[unit_place(task, first_key, thread + i * THREADS)];
+    }
+}
+
+fn read_values(ahead: ptr<function, Ahead>, task: Task, first_key: u32, thread: u32) {
+    for (var i = 0u; i < STEPS; i++) {
+        (*ahead)[i] = v[unit_place(task, first_key, thread + i * THREADS)];
+    }
+}
+
+fn stage_ahead(ahead: ptr<function, Ahead>, thread: u32) {
+    for (var i = 0u; i < STEPS; i++) {
+        let n = thread + i * THREADS;
+        if (n < KEYS * HEAD_DIM / 8u) {
+            let at = n / (HEAD_DIM / 8u) * LINE + n % (HEAD_DIM / 8u) * 8u;
+            stage_right(at, quad_of((*ahead)[i].xy));
+            stage_right(at + 4u, quad_of((*ahead)[i].zw));
+        }
     }
 }
 
@@ -81,8 +95,8 @@ fn score(task: Task, subgroup: u32, first_key: u32) {
     for (var channel = 0u; channel < HEAD_DIM; channel += SIDE) {
         let queries_at = place(task.window + task.query, task.head, params.heads, channel) / UNIT;
         let queries = coopLoadT<Left>(&q[queries_at], DEPTH / UNIT);
-        let near_keys = coopLoad<Right>(&tile[channel / UNIT], stride);
-        let far_keys = coopLoad<Right>(&tile[(SIDE * LINE + channel) / UNIT], stride);
+        let near_keys = coopLoad<Right>(&right_tile[channel / UNIT], stride);
+        let far_keys = coopLoad<Right>(&right_tile[(SIDE * LINE + channel) / UNIT], stride);
         near = coopMultiplyAdd(queries, near_keys, near);
         far = coopMultiplyAdd(queries, far_keys, far);
     }
@@ -104,8 +118,8 @@ fn visible_scores(query: u32, key: u32, place: u32) -> vec4<f32> {
 // Adds the staged values, of SIDE channels, as their probabilities weigh them.
 fn weigh(sum: Sum, near: Left, far: Left, channel: u32) -> Sum {
     let stride = LINE / UNIT;
-    let near_values = coopLoadT<Right>(&tile[channel / UNIT], stride);
-    let far_values = coopLoadT<Right>(&tile[(SIDE * LINE + channel) / UNIT], stride);
+    let near_values = coopLoadT<Right>(&right_tile[channel / UNIT], stride);
+    let far_values = coopLoadT<Right>(&right_tile[(SIDE * LINE + channel) / UNIT], stride);
     return coopMultiplyAdd(far, far_values, coopMultiplyAdd(near, near_values, sum));
 }
 
@@ -145,24 +159,16 @@ fn main(
     let first_of_part = part * part_keys;
     let end_of_part = first_of_part + part_keys;
 
-    // What is staged next.
-    var ahead: array<vec4<u32>, MOST_STEPS>;
-
+    var ahead: Ahead;
     var largest = LOWEST;
     var total = 0.0;
     // Of the values that are seen: their probabilities make up for the differences.
     var scale = 0.0;
-    for (var i = 0u; i < STEPS; i++) {
-        ahead[i] = k[unit_place(task, begin, thread + i * THREADS)];
-    }
+    read_keys(&ahead, task, begin, thread);
     for (var first_key = begin; first_key < end; first_key += KEYS) {
-        for (var i = 0u; i < STEPS; i++) {
-            stage_unit(thread + i * THREADS, ahead[i]);
-        }
+        stage_ahead(&ahead, thread);
         workgroupBarrier();
-        for (var i = 0u; i < STEPS; i++) {
-            ahead[i] = k[unit_place(task, first_key + KEYS, thread + i * THREADS)];
-        }
+        read_keys(&ahead, task, first_key + KEYS, thread);
         score(task, subgroup, first_key);
         workgroupBarrier();
         let before = largest;
@@ -193,34 +199,24 @@ fn main(
     // Indexed by constants only, so that every driver keeps them in registers.
     var sums: array<Sum, 16>;
     let enlarged = ENLARGED / total;
-    for (var i = 0u; i < STEPS; i++) {
-        ahead[i] = k[unit_place(task, begin, thread + i * THREADS)];
-    }
+    read_keys(&ahead, task, begin, thread);
     for (var first_key = begin; first_key < end; first_key += KEYS) {
-        for (var i = 0u; i < STEPS; i++) {
-            stage_unit(thread + i * THREADS, ahead[i]);
-        }
+        stage_ahead(&ahead, thread);
         workgroupBarrier();
-        for (var i = 0u; i < STEPS; i++) {
-            ahead[i] = v[unit_place(task, first_key, thread + i * THREADS)];
-        }
+        read_values(&ahead, task, first_key, thread);
         score(task, subgroup, first_key);
         workgroupBarrier();
-        for (var i = 0u; i < STEPS; i++) {
-            stage_unit(thread + i * THREADS, ahead[i]);
-        }
+        stage_ahead(&ahead, thread);
         for (var key = first_of_part; key < end_of_part; key += 4u) {
             let factor = enlarged * (v_scales[key_row(task, first_key + key / SIDE * SIDE) / 16u] / scale);
             let quad = exp(visible_scores(query, first_key + key, line * SCORE_LINE + key) - largest) * factor;
-            stage_probabilities(line * PROBABILITY_LINE + key, vec4<f16>(quad));
+            stage_left(line * PROBABILITY_LINE + key, vec4<f16>(quad));
         }
         workgroupBarrier();
-        for (var i = 0u; i < STEPS; i++) {
-            ahead[i] = k[unit_place(task, first_key + KEYS, thread + i * THREADS)];
-        }
+        read_keys(&ahead, task, first_key + KEYS, thread);
         let at = subgroup * SIDE * PROBABILITY_LINE / UNIT;
-        let near = coopLoadT<Left>(&probabilities[at], PROBABILITY_LINE / UNIT);
-        let far = coopLoadT<Left>(&probabilities[at + SIDE / UNIT], PROBABILITY_LINE / UNIT);
+        let near = coopLoadT<Left>(&left_tile[at], PROBABILITY_LINE / UNIT);
+        let far = coopLoadT<Left>(&left_tile[at + SIDE / UNIT], PROBABILITY_LINE / UNIT);
         sums[0] = weigh(sums[0], near, far, 0u);
         if (HEAD_DIM > SIDE) {
             sums[1] = weigh(sums[1], near, far, SIDE);

@@ -5,13 +5,10 @@
 // time pass through workgroup memory: what is multiplied next is read meanwhile. Both operands lie in tiles as they are staged. If the
 // subgroups are not of the size that the constants say, nothing is written: the host tries the sizes that an adapter may have, and sees
 // by a first product which is right.
-override SUBGROUP_SIZE: u32 = 32u;
-override THREADS: u32 = 128u; // SUBGROUPS * SUBGROUP_SIZE
 override STEPS: u32 = 4u; // TILE * UNITS / THREADS
 
 // Numbers between two lines of a staged tile: eight more than DEPTH, against bank conflicts.
 const LINE = DEPTH + 8u;
-const SUBGROUPS = 4u;
 // STEPS of the smallest subgroups.
 const MOST_STEPS = 8u;
 
@@ -23,8 +20,8 @@ const MOST_STEPS = 8u;
 // Activations of 16 tokens times their number are what they were.
 @group(0) @binding(5) var<storage, read> scales: array<f32>;
 
-var<workgroup> x_tile: array<Staged, TILE * LINE / UNIT>;
-var<workgroup> weight_tile: array<Staged, TILE * LINE / UNIT>;
+var<workgroup> left_tile: array<Staged, TILE * LINE / UNIT>;
+var<workgroup> right_tile: array<Staged, TILE * LINE / UNIT>;
 
 // Where a tile of y begins.
 struct Tile {
@@ -37,11 +34,6 @@ struct Part {
     subgroup: u32,
     lane: u32,
     writes: bool,
-}
-
-// Four numbers in f16 from two words. Read as words, eight at a time are one access to memory.
-fn quad_of(words: vec2<u32>) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
 }
 
 @compute @workgroup_size(THREADS)
@@ -73,10 +65,10 @@ fn main(
     for (var step = 0u; step < tiles; step++) {
         for (var i = 0u; i < STEPS; i++) {
             let line = place + i * (THREADS / UNITS * LINE);
-            stage_x(line, quad_of(x_read[i].xy));
-            stage_x(line + 4u, quad_of(x_read[i].zw));
-            stage_weight(line, quad_of(weight_read[i].xy));
-            stage_weight(line + 4u, quad_of(weight_read[i].zw));
+            stage_left(line, quad_of(x_read[i].xy));
+            stage_left(line + 4u, quad_of(x_read[i].zw));
+            stage_right(line, quad_of(weight_read[i].xy));
+            stage_right(line + 4u, quad_of(weight_read[i].zw));
         }
         workgroupBarrier();
         // Behind the last tile it is read again, and not used.
@@ -90,26 +82,26 @@ fn main(
         // Not written out: operands of several k at a time would leave too few registers for a second workgroup, which multiplies while
         // the first one waits.
         for (var k = 0u; k < DEPTH; k += SIDE) {
-            let right_0 = coopLoad<Right>(&weight_tile[(row * LINE + k) / UNIT], LINE / UNIT);
-            let right_1 = coopLoad<Right>(&weight_tile[((row + SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_2 = coopLoad<Right>(&weight_tile[((row + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_3 = coopLoad<Right>(&weight_tile[((row + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let left_0 = coopLoadT<Left>(&x_tile[(token * LINE + k) / UNIT], LINE / UNIT);
+            let right_0 = coopLoad<Right>(&right_tile[(row * LINE + k) / UNIT], LINE / UNIT);
+            let right_1 = coopLoad<Right>(&right_tile[((row + SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let right_2 = coopLoad<Right>(&right_tile[((row + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let right_3 = coopLoad<Right>(&right_tile[((row + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let left_0 = coopLoadT<Left>(&left_tile[(token * LINE + k) / UNIT], LINE / UNIT);
             sums[0] = coopMultiplyAdd(left_0, right_0, sums[0]);
             sums[1] = coopMultiplyAdd(left_0, right_1, sums[1]);
             sums[2] = coopMultiplyAdd(left_0, right_2, sums[2]);
             sums[3] = coopMultiplyAdd(left_0, right_3, sums[3]);
-            let left_1 = coopLoadT<Left>(&x_tile[((token + SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let left_1 = coopLoadT<Left>(&left_tile[((token + SIDE) * LINE + k) / UNIT], LINE / UNIT);
             sums[4] = coopMultiplyAdd(left_1, right_0, sums[4]);
             sums[5] = coopMultiplyAdd(left_1, right_1, sums[5]);
             sums[6] = coopMultiplyAdd(left_1, right_2, sums[6]);
             sums[7] = coopMultiplyAdd(left_1, right_3, sums[7]);
-            let left_2 = coopLoadT<Left>(&x_tile[((token + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let left_2 = coopLoadT<Left>(&left_tile[((token + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
             sums[8] = coopMultiplyAdd(left_2, right_0, sums[8]);
             sums[9] = coopMultiplyAdd(left_2, right_1, sums[9]);
             sums[10] = coopMultiplyAdd(left_2, right_2, sums[10]);
             sums[11] = coopMultiplyAdd(left_2, right_3, sums[11]);
-            let left_3 = coopLoadT<Left>(&x_tile[((token + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+            let left_3 = coopLoadT<Left>(&left_tile[((token + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
             sums[12] = coopMultiplyAdd(left_3, right_0, sums[12]);
             sums[13] = coopMultiplyAdd(left_3, right_1, sums[13]);
             sums[14] = coopMultiplyAdd(left_3, right_2, sums[14]);

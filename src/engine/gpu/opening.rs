@@ -25,26 +25,27 @@ impl GpuEngine {
         Ok(None)
     }
 
-    /// Drivers have not had matrix units for long: where attention does not come out right on them, or no product does, the engine is
-    /// opened anew and goes on without.
+    /// Drivers have not had matrix units for long: where no product comes out right on them, or attention does not, the engine is opened
+    /// anew and goes on without.
     fn on(adapter: &wgpu::Adapter, precision: Precision) -> Result<Self> {
         let opened = adapter::open(adapter, precision, true)?;
         let on_matrix_units = opened.products.iter().any(|products| matches!(products, Products::Cooperative { .. }));
-        let mut engine = Self::proven(opened, on_matrix_units);
-        for (matrix_units, without) in [(true, "attention on matrix units"), (false, "matrix units")] {
-            match engine {
-                Err(error) if on_matrix_units => {
-                    tracing::warn!("{error}; going on without {without}");
-                    engine = Self::proven(adapter::open(adapter, precision, matrix_units)?, false);
-                }
-                engine => return engine,
+        let mut engine = match Self::proven(opened) {
+            Err(error) if on_matrix_units => {
+                tracing::warn!("{error}; going on without matrix units");
+                return Self::proven(adapter::open(adapter, precision, false)?);
             }
+            engine => engine?,
+        };
+        if on_matrix_units && let Err(error) = engine.take_attention_to_units() {
+            tracing::warn!("{error}; going on without attention on matrix units");
+            return Self::proven(adapter::open(adapter, precision, true)?);
         }
-        engine
+        Ok(engine)
     }
 
-    /// An engine with the first of the adapter's ways to multiply that comes out right, and attention on matrix units if it is to have that.
-    fn proven(opened: Opened, attends_on_units: bool) -> Result<Self> {
+    /// An engine with the first of the adapter's ways to multiply that comes out right.
+    fn proven(opened: Opened) -> Result<Self> {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
@@ -58,9 +59,6 @@ impl GpuEngine {
             }
         }
         result?;
-        if attends_on_units {
-            engine.check_attention()?;
-        }
         engine.measure_pace()?;
         tracing::debug!(products = ?engine.products, wide = engine.wide, short_work = engine.context.short_work, "opened {}", engine.info.label());
         Ok(engine)
@@ -82,11 +80,11 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Turns attention on matrix units on, which must come near that of the f32 kernel.
+    /// From now on attention runs on matrix units, where it must come near that of the f32 kernel.
     ///
     /// # Errors
     /// If it does not, or the device fails.
-    fn check_attention(&mut self) -> Result<()> {
+    fn take_attention_to_units(&mut self) -> Result<()> {
         // Of the squares of all numbers. Rounding to f16 makes 1e-7 of it.
         const TOLERANCE: f64 = 1e-5;
         let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 64, sliding_window: Some(100) };

@@ -93,8 +93,7 @@ impl Kernel {
         pieces!(
             "shared/attention_cooperative.wgsl",
             "shared/attention_params.wgsl",
-            "shared/cooperative_16.wgsl",
-            "shared/cooperative_8.wgsl",
+            "shared/cooperative.wgsl",
             "shared/matmul_cooperative.wgsl",
             "shared/matmul_params.wgsl",
             "shared/matmul_store.wgsl",
@@ -105,6 +104,8 @@ impl Kernel {
             "shared/quad_f16.wgsl",
             "shared/quad_f32.wgsl",
             "shared/reduce.wgsl",
+            "shared/staging_16.wgsl",
+            "shared/staging_8.wgsl",
             "shared/store_matrices.wgsl",
             "shared/store_numbers.wgsl",
             "shared/sums.wgsl",
