@@ -7,8 +7,9 @@ use flap_gpu::checkpoint::gguf::{GgufHeader, GgufWriter, q8_0};
 use flap_gpu::checkpoint::{SafetensorsWriter, Storage, TensorHeader};
 use flap_gpu::compaction::Slice;
 use flap_gpu::engine::cpu::CpuEngine;
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, MomentsShape};
+use flap_gpu::engine::{AttentionShape, Engine, MomentsShape};
 use flap_gpu::search::{LayerScores, Problem, Structure};
+use flap_gpu::tensor::{Dtype, HostTensor};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 
@@ -32,7 +33,7 @@ fn kernels(c: &mut Criterion) {
         let x = engine.upload(&noise(tokens * inputs), inputs).unwrap();
         let weight = engine.upload_matrix(&matrix(outputs, inputs, dtype)).unwrap();
         group.throughput(Throughput::Elements((2 * tokens * inputs * outputs) as u64));
-        group.bench_function(BenchmarkId::new("linear", dtype.safetensors_name()), |b| {
+        group.bench_function(BenchmarkId::new("linear", dtype.name()), |b| {
             b.iter(|| black_box(engine.linear(&x, &weight, None).unwrap()));
         });
     }

@@ -45,6 +45,10 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let first_row = linear_workgroup(group, groups) * ROWS;
+    // Workgroups in more than one row may be more than there are lines, filled up to whole tiles.
+    if (first_row >= (params.rows + TILE - 1u) / TILE * TILE) {
+        return;
+    }
     // 64 units of each tile, as they lie there.
     let row = first_row + thread / UNITS % ROWS;
     let column = thread / (UNITS * ROWS) * DEPTH + thread % UNITS * 8u;

@@ -1,4 +1,4 @@
-// Mean and sum of squared deviations of each channel over one tile of at most TILE_TOKENS tokens of one window.
+// Mean and sum of squared deviations of each channel over one tile of at most tile_tokens tokens of one window.
 //
 // Eight rows at a time: their own mean and deviations in registers, then Chan's merge into the tile's. Values are taken relative
 // to the tile's first row, so a mean a thousand times the deviation costs no digits, and no sum of squares is ever subtracted.
@@ -18,9 +18,13 @@ struct Params {
 const ROWS = 8u;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
     let channel = group.x * 64u + thread;
-    let tile = group.y + group.z * 65535u;
+    let tile = group.y + group.z * groups.y;
     if (channel >= params.channels || tile >= params.tiles) {
         return;
     }

@@ -1,7 +1,7 @@
 //! flap-gpu makes decoder language models structurally smaller: it prunes whole attention heads and MLP neurons with FLAP
 //! (*Fluctuation-based Adaptive Structured Pruning*, AAAI 2024, arXiv 2312.11983), with no retraining, on any GPU or none.
 //!
-//! The way of the data: [`checkpoint`] maps a model folder; [`architecture`] says which tensor plays which part; [`calibration`]
+//! The way of the data: [`checkpoint`] maps a model folder to [`tensor`]s; [`architecture`] says which tensor plays which part; [`calibration`]
 //! sends windows of text through the layers ([`pass`], [`forward`]) on an [`engine`] and takes [`statistics`]; [`pruning`] turns
 //! them into a [`plan`] by [`importance`] and [`search`], or a [`recipe`] beyond FLAP makes plan and weights; [`compensation`] and
 //! [`compaction`] carry it out, and [`export`] writes the
@@ -30,3 +30,4 @@ pub mod recipe;
 pub mod resume;
 pub mod search;
 pub mod statistics;
+pub mod tensor;

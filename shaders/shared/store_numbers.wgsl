@@ -6,7 +6,7 @@ var<workgroup> patches: array<f32, SUBGROUPS * SIDE * SIDE>;
 var<workgroup> tile_scales: array<f32, TILE>;
 var<workgroup> tile_biases: array<f32, TILE>;
 
-// What does not exist is some other number, of sums that are not written. Without a bias its buffer holds one number for all.
+// Beyond the last token or output stands the number of the last one; sums there are not written. Without a bias its buffer holds one number.
 fn prepare(tile: Tile, thread: u32) {
     let has_bias = params.has_bias != 0u;
     for (var i = thread; i < TILE; i += THREADS) {

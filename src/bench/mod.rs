@@ -6,9 +6,10 @@
 mod layer;
 mod timing;
 
-use crate::engine::{AttentionShape, DeviceKind, Dtype, Engine, MomentsShape};
+use crate::engine::{AttentionShape, DeviceKind, Engine, MomentsShape};
 use crate::error::Result;
 use crate::interrupt;
+use crate::tensor::Dtype;
 use layer::{SHAPES, Shape};
 use timing::{STREAM_BYTES, median_seconds, noise, random_matrix};
 

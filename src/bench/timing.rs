@@ -1,9 +1,10 @@
 //! Timing, peaks, and numbers to work on.
 
+use crate::engine::Engine;
 use crate::engine::cpu::{Arithmetic, CpuEngine};
 use crate::engine::gpu::GpuEngine;
-use crate::engine::{Dtype, Engine, HostTensor};
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 use std::time::Instant;
 

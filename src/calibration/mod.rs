@@ -63,7 +63,7 @@ impl CalibrationSet {
     /// What the statistics say of themselves once they are measured on this engine.
     pub fn measured_on<E: Engine>(&self, engine: &E) -> Header {
         let info = engine.info();
-        let operands = info.operands.safetensors_name().to_lowercase();
+        let operands = info.operands.name().to_lowercase();
         let device = format!("{}, {operands} products", info.label());
         // Which GPU it was is not for the next machine.
         let device_option = (info.kind == DeviceKind::Cpu).then_some(["--device", "cpu"]).into_iter().flatten().map(String::from);

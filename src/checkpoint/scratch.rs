@@ -1,7 +1,7 @@
 //! Numbers that do not fit into memory and are needed again: a temporary file without a name, mapped part by part.
 
-use crate::engine::{Dtype, HostTensor, SharedBytes};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, HostTensor, SharedBytes};
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! A tensor still in its file, and how its numbers are read: in a checkpoint's number formats or in the forms that GGUF files have.
 
 use super::gguf::q8_0;
-use crate::engine::{Dtype, HostTensor, SharedBytes};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, HostTensor, SharedBytes};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Storage {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Plain(dtype) => dtype.safetensors_name(),
+            Self::Plain(dtype) => dtype.name(),
             Self::Q8_0 => "Q8_0",
             Self::Other(name) => name,
         }
@@ -61,10 +61,10 @@ impl StoredTensor {
         self.len() == 0
     }
 
-    /// Rows of a matrix; 1 for a vector.
+    /// Rows of a matrix; 1 for a vector or a single number. All dimensions but the last count as rows.
     #[must_use]
     pub fn rows(&self) -> usize {
-        if self.shape.len() == 1 { 1 } else { self.shape[0] }
+        self.len() / self.columns().max(1)
     }
 
     /// Numbers in a row.

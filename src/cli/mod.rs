@@ -38,7 +38,6 @@ use with_engine;
 /// 1 failed, 2 a command line that cannot be read.
 #[must_use]
 pub fn main() -> ExitCode {
-    quiet_driver();
     let arguments = match Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -74,12 +73,12 @@ fn print_error(message: &str) {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let common = &arguments.common;
-    start_logging(common);
+    let terminal = Terminal::new(common);
+    start_logging(common, &terminal);
     signals::handle()?;
     if let Some(threads) = common.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global().context("cannot start threads")?;
     }
-    let terminal = Terminal::new(common);
     match &arguments.command {
         Command::Prune(args) => prune::run(args, common, &terminal),
         Command::Calibrate(args) => calibrate::run(args, common, &terminal),
@@ -108,20 +107,6 @@ fn completions(shell: Shell) -> String {
     if shell == Shell::Bash { script.replace("flap__subcmd__gpu__", "flap__gpu__") } else { script.into_owned() }
 }
 
-/// Without a desktop session, a Vulkan layer that asks the desktop for its favourite GPU complains on standard error. It has nothing to
-/// ask: adapters are ordered here.
-#[cfg(target_os = "linux")]
-fn quiet_driver() {
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the program has one thread so far.
-        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
-    }
-}
-
-/// Only Linux has that layer.
-#[cfg(not(target_os = "linux"))]
-fn quiet_driver() {}
-
 /// Runs work that an interrupt or a failure need not end for good, and says so where it has left something to go on from.
 fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> Result<()>) -> Result<()> {
     work().inspect_err(|_| {
@@ -131,7 +116,8 @@ fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> R
     })
 }
 
-fn start_logging(common: &Common) {
+fn start_logging(common: &Common, terminal: &Terminal) {
+    let lines = terminal.lines();
     let level = match (common.quiet, common.verbose) {
         (true, _) => "error",
         (false, 0) => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
@@ -140,7 +126,7 @@ fn start_logging(common: &Common) {
         (false, _) => "trace",
     };
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(move || lines.clone())
         .with_ansi(
             std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         )

@@ -47,7 +47,7 @@ pub fn note_missed(plan: &Plan, terminal: &Terminal) {
     let (reached, asked) = (plan.ratio_reached, plan.settings.ratio);
     if (reached - asked).abs() > 0.01 {
         terminal.note(&format!(
-            "{} was asked for, {} is removed: structures that treat layers alike, and multiples, leave whole heads and neurons to choose from only",
+            "asked for {}, removed {}: with structures that treat layers alike, or with --round-heads and --round-neurons, the reachable ratios lie far apart",
             share(asked),
             share(reached)
         ));

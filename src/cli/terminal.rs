@@ -4,7 +4,7 @@ use super::args::Common;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
@@ -21,6 +21,22 @@ pub struct Terminal {
     notes: RefCell<Vec<String>>,
     /// The work under way.
     work: RefCell<Option<Work>>,
+    /// Where its bar is drawn.
+    bars: MultiProgress,
+}
+
+/// Standard error for lines between which a bar may stand: it is taken away for them and drawn again.
+#[derive(Clone)]
+pub struct Lines(MultiProgress);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.suspend(|| std::io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 /// Long work, as a bar or in lines.
@@ -33,7 +49,15 @@ struct Work {
 
 impl Terminal {
     pub fn new(common: &Common) -> Self {
-        Self { json: common.json, quiet: common.quiet, notes: RefCell::default(), work: RefCell::default() }
+        // Hidden unless standard error is a terminal.
+        let target = if common.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bars = MultiProgress::with_draw_target(target);
+        Self { json: common.json, quiet: common.quiet, notes: RefCell::default(), work: RefCell::default(), bars }
+    }
+
+    /// Where others may write lines.
+    pub fn lines(&self) -> Lines {
+        Lines(self.bars.clone())
     }
 
     /// Prints a result: the JSON document with --json, and the notes in it, else the text.
@@ -66,7 +90,7 @@ impl Terminal {
     fn say(&self, text: &str) {
         if !self.quiet {
             // Standard error may be closed; a note is not worth failing for.
-            let _ = writeln!(std::io::stderr(), "note: {text}");
+            let _ = self.lines().write_all(format!("note: {text}\n").as_bytes());
         }
     }
 }
@@ -77,8 +101,6 @@ impl Progress for Terminal {
     }
 
     fn start(&self, what: &str, unit: &str, total: u64) {
-        // Hidden unless standard error is a terminal.
-        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let rate = if unit == "bytes" { " {bytes_per_sec}," } else { "" };
         // A line that is wider than the terminal would stay there.
         let columns = console::Term::stderr().size().1;
@@ -89,7 +111,7 @@ impl Progress for Terminal {
         };
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("left", left).progress_chars("=> ");
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
+        let bar = self.bars.add(ProgressBar::new(total)).with_style(style);
         bar.set_prefix(what.to_string());
         // The clock goes on through linear algebra, which advances nothing for a while.
         bar.enable_steady_tick(Duration::from_secs(1));
@@ -116,6 +138,7 @@ impl Progress for Terminal {
     fn finish(&self) {
         if let Some(work) = self.work.take() {
             work.bar.finish_and_clear();
+            self.bars.remove(&work.bar);
         }
     }
 }

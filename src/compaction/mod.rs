@@ -9,11 +9,12 @@ pub use slice::Slice;
 use crate::architecture::{Architecture, LayerTensor, Part};
 use crate::checkpoint::{Storage, StoredTensor};
 use crate::compensation::LayerBiases;
-use crate::engine::{Dtype, Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
+use crate::tensor::{Dtype, HostTensor};
 use std::collections::{HashMap, HashSet};
 
 /// Tensors that a recipe has made anew, by layer and part, already cut.
@@ -246,7 +247,7 @@ fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<Compac
         return Err(Error::NotFinite(format!(
             "tensor `{}`: a compensation bias overflows {}; use --compensation none",
             part.name(layer),
-            dtype.safetensors_name()
+            dtype.name()
         )));
     }
     Ok(whole(layer, part, &HostTensor::owning(bytes, dtype, 1, values.len())))

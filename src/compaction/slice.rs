@@ -1,8 +1,8 @@
 //! Cutting a matrix: runs of rows and columns that stay, removed or zeroed.
 
-use crate::engine::HostTensor;
 use crate::error::Result;
 use crate::interrupt;
+use crate::tensor::HostTensor;
 use std::ops::Range;
 
 /// Bytes gathered before they are written.

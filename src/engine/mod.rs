@@ -5,13 +5,12 @@
 
 pub mod cpu;
 pub mod gpu;
-mod host;
 mod select;
 
-pub use host::{Dtype, HostTensor, SharedBytes, widen};
 pub use select::{AnyEngine, DeviceChoice, Precision, select};
 
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use std::ops::Range;
 
 /// The two kinds of engine.
@@ -29,7 +28,7 @@ pub enum DeviceKind {
 pub struct DeviceInfo {
     /// What kind of engine it is.
     pub kind: DeviceKind,
-    /// The processor's or adapter's name.
+    /// The adapter's name, or the processor's threads, architecture and kind of product.
     pub name: String,
     /// `native`, `vulkan`, `metal`, `dx12` or `gl`.
     pub backend: String,
@@ -133,7 +132,7 @@ pub struct ColumnNorms {
 /// keep the checkpoint's number format; all sums are f32 or wider.
 ///
 /// Operations may be queued: an error of the device can surface in a later call, at the latest in one that reads back. One thread at a
-/// time gives them, so that their order is known.
+/// time gives them, so that their order is known. Tensors of other shapes than an operation says make it panic.
 pub trait Engine {
     /// Activations or a vector of parameters on the device.
     type Tensor;

@@ -1,7 +1,8 @@
 //! The final norm and the language-model head, in panels of vocabulary rows: the logits of a whole vocabulary never exist at once.
 
-use crate::engine::{DeviceInfo, Engine, HostTensor};
+use crate::engine::{DeviceInfo, Engine};
 use crate::error::Result;
+use crate::tensor::HostTensor;
 use std::ops::Range;
 
 /// Bytes beyond which larger panels gain nothing.

@@ -2,8 +2,9 @@
 
 use super::Site;
 use crate::architecture::{Architecture, LayerShape, Part};
-use crate::engine::{AttentionShape, Engine, HostTensor};
+use crate::engine::{AttentionShape, Engine};
 use crate::error::Result;
+use crate::tensor::HostTensor;
 
 /// A projection with its bias, if it has one.
 pub struct Linear<E: Engine> {

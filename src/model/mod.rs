@@ -5,10 +5,11 @@ mod phi3;
 
 use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, is_fused};
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
-use crate::engine::{Dtype, Engine, HostTensor, widen};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights};
 use crate::interrupt;
+use crate::tensor::{Dtype, HostTensor, widen};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;

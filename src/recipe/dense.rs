@@ -4,13 +4,14 @@ use super::site_moments::{SiteMoments, SiteSums, mean_square};
 use super::{half_of_work, leave_room};
 use crate::calibration::{CalibrationSet, ChannelMoments};
 use crate::checkpoint::Scratch;
-use crate::engine::{Dtype, Engine};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics, TokenWeights, packed_length};
+use crate::tensor::Dtype;
 use memmap2::Mmap;
 use std::time::Instant;
 

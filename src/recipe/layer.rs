@@ -5,10 +5,11 @@ use super::weights::{row, to_bytes, to_matrix};
 use crate::architecture::Part;
 use crate::checkpoint::Scratch;
 use crate::compaction::Slice;
-use crate::engine::{Dtype, Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Linear, Site};
 use crate::model::Model;
+use crate::tensor::{Dtype, HostTensor};
 use faer::MatRef;
 
 /// What a recipe makes of the projection that a site feeds, for the channels that stay; in the checkpoint's number format.

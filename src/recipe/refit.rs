@@ -6,10 +6,11 @@ use super::linear_algebra::{System, product, ridge};
 use super::on_device::{turned, upload_columns};
 use super::placement::{budget, eliminate};
 use super::weights::{rows_to_bytes, to_bytes, to_matrix};
-use crate::engine::{DeviceKind, Engine, HostTensor};
+use crate::engine::{DeviceKind, Engine};
 use crate::error::Result;
 use crate::forward::{LayerWeights, Site};
 use crate::pass::{Batch, Pass};
+use crate::tensor::HostTensor;
 use faer::Mat;
 
 /// The map `M` that brings the pruned stream's normalised activations nearest to the dense ones', to be multiplied to the readers'

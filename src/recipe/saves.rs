@@ -10,7 +10,7 @@ use crate::architecture::Part;
 use crate::calibration::{CalibrationSet, HIDDEN_STATES, load_layers, save_layers};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
 use crate::compaction::Replaced;
-use crate::engine::{Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Site;
 use crate::model::Model;
@@ -18,6 +18,7 @@ use crate::pass::Batch;
 use crate::progress::Progress;
 use crate::resume::ResumeState;
 use crate::statistics::LayerStatistics;
+use crate::tensor::HostTensor;
 use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -184,7 +185,7 @@ fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
     let tensors: Vec<(Part, &HostTensor)> = Part::ALL.iter().filter_map(|&part| Some((part, replaced.get(&(layer, part))?))).collect();
     let header = |&(part, tensor): &(Part, &HostTensor)| TensorHeader {
         name: part.name(layer),
-        dtype: tensor.dtype.safetensors_name().into(),
+        dtype: tensor.dtype.name().into(),
         shape: vec![tensor.rows, tensor.columns],
         bytes: tensor.bytes.as_ref().len(),
     };

@@ -10,13 +10,14 @@ use super::layer::{Fitted, cut_readers, readers};
 use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares, leave_room};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
-use crate::engine::{Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evaluation::Teacher;
 use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
+use crate::tensor::HostTensor;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 

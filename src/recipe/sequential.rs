@@ -13,13 +13,14 @@ use super::{RIDGE, RecipeOptions, channels_per_unit, half_of_work, keep, kept_ch
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
-use crate::engine::{Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::progress::Progress;
 use crate::statistics::TokenWeights;
+use crate::tensor::HostTensor;
 use rayon::prelude::*;
 use std::time::Instant;
 

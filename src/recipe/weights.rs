@@ -1,7 +1,7 @@
 //! Weights between the checkpoint's number format and the host's f64 matrices.
 
-use crate::engine::{Dtype, HostTensor};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, HostTensor};
 use faer::{Mat, MatRef};
 use rayon::prelude::*;
 
@@ -50,7 +50,7 @@ pub fn rows_to_bytes(rows: usize, columns: usize, value: impl Fn(usize, usize) -
     if fits.all(|fits| fits) {
         return Ok(bytes);
     }
-    Err(Error::NotFinite(format!("{what}: a new weight is beyond the range of {}", dtype.safetensors_name())))
+    Err(Error::NotFinite(format!("{what}: a new weight is beyond the range of {}", dtype.name())))
 }
 
 /// A vector as a matrix of one row.

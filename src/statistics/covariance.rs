@@ -2,8 +2,8 @@
 
 use super::Header;
 use crate::checkpoint::Scratch;
-use crate::engine::{Dtype, HostTensor};
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 
 /// How much a token counts.

@@ -2,9 +2,9 @@
 
 use super::{CompatMoments, LayerStatistics, Moments, SiteCovariance, SiteStatistics, Spread, Statistics, TokenWeights, packed_length};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
-use crate::engine::{Dtype, HostTensor};
 use crate::error::{Error, Result};
 use crate::forward::Site;
+use crate::tensor::{Dtype, HostTensor};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;

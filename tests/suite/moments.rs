@@ -1,12 +1,17 @@
 //! Channel moments on hostile data, both engines against f64.
 
 use crate::support::{noise, on_both_engines};
-use flap_gpu::engine::{Engine, MomentsShape};
+use flap_gpu::engine::{DeviceKind, Engine, MomentsShape};
 use flap_gpu::statistics::Moments;
 
-/// Relative error of a variance. The kernel sums f32 deviations from means that are themselves right to f32 rounding of the
-/// deviation's size; what remains is the rounding of the data itself, which both sides see.
-const TOLERANCE: f64 = 1e-4;
+/// Relative errors of a variance and of a mean (relative to itself and the deviation). A device adds up f32 deviations from a number near
+/// their mean and merges the sums of tiles of 128 tokens: 782 merges that may round by 6e-8 each in the longest window here. The CPU's f64 is as exact as the reference, whose own sums round 100 000 times at 1e-16.
+fn tolerances(kind: DeviceKind) -> (f64, f64) {
+    match kind {
+        DeviceKind::Gpu => (5e-5, 1e-6),
+        DeviceKind::Cpu => (1e-10, 1e-12),
+    }
+}
 
 /// Data of a channel: the token's noise in [-1, 1) in, the activation out.
 type Channel = fn(usize, f32) -> f32;
@@ -41,10 +46,11 @@ fn check<E: Engine>(engine: &E, windows: usize, window_tokens: usize, windows_pe
         let variance = m2 / (tokens - 1).max(1) as f64;
         let place = format!("{name}, {windows} x {window_tokens} tokens on {}", engine.info().label());
         let apart = (found.variance()[channel] - variance).abs();
+        let (of_variance, of_mean) = tolerances(engine.info().kind);
         // A constant channel's variance is exactly 0 on paper; in f64 its mean rounds.
-        assert!(apart <= TOLERANCE * variance + 1e-20, "{place}: variance {}, exact {variance}", found.variance()[channel]);
+        assert!(apart <= of_variance * variance + 1e-20, "{place}: variance {}, exact {variance}", found.variance()[channel]);
         let scale = mean.abs() + variance.sqrt();
-        assert!((found.mean[channel] - mean).abs() <= 1e-6 * scale, "{place}: mean {}, exact {mean}", found.mean[channel]);
+        assert!((found.mean[channel] - mean).abs() <= of_mean * scale, "{place}: mean {}, exact {mean}", found.mean[channel]);
     }
 }
 

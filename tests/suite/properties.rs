@@ -1,6 +1,6 @@
 //! Properties that hold for any input: merging moments, cutting into shards, searching structures, slicing.
 
-use crate::support::{GOLDEN, data, normalised_squared_error, prune_by_place};
+use crate::support::{GOLDEN, data, normalised_squared_error, possible, prune_by_place};
 use flap_gpu::calibration::Shard;
 use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::compensation::LayerBiases;
@@ -90,7 +90,7 @@ proptest! {
 
     #[test]
     fn structures_meet_their_budget(problem in problems(), structure in structures()) {
-        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        let found = possible!(problem.search(structure));
         prop_assert!(found.layers.iter().all(|k| k.attention.contains(&true) && k.mlp.contains(&true)));
         if !found.notes.is_empty() { return Ok(()); }
         let reached = removed(&problem, &found.layers);
@@ -111,7 +111,7 @@ proptest! {
 
     #[test]
     fn a_search_depends_on_the_order_of_scores_alone(problem in problems(), structure in structures()) {
-        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        let found = possible!(problem.search(structure));
         let mut scaled = problem.clone();
         scaled.layers.iter_mut().for_each(|l| l.attention.iter_mut().chain(&mut l.mlp).for_each(|s| *s *= 4.0));
         prop_assert_eq!(&scaled.search(structure).unwrap().layers, &found.layers);
@@ -129,7 +129,7 @@ proptest! {
         let problem = Problem {
             layers: vec![layer; 2], unit_parameters: vec![96; 2], neuron_parameters: 48, ratio, remove_units: 1, round_neurons: 1, round_units: 1, uniform_units: None, strict: false,
         };
-        let Ok(found) = problem.search(structure) else { return Ok(()) };
+        let found = possible!(problem.search(structure));
         for kept in found.layers.iter().flat_map(|k| [&k.attention, &k.mlp]) {
             // One border between what stays and what goes, but for the unit that always stays.
             let borders = kept.windows(2).filter(|pair| pair[0] != pair[1]).count();
@@ -161,7 +161,7 @@ proptest! {
     fn uniform_plans_are_alike_and_meet_the_ratio(problem in problems()) {
         let units = (1..=problem.layers[0].units).collect();
         let problem = Problem { uniform_units: Some(units), ..problem };
-        let Ok(found) = problem.search(Structure::AlAm) else { return Ok(()) };
+        let found = possible!(problem.search(Structure::AlAm));
         let count = |flags: &[bool]| flags.iter().filter(|&&k| k).count();
         for kept in &found.layers {
             prop_assert_eq!(count(&kept.attention), count(&found.layers[0].attention));
@@ -179,7 +179,7 @@ proptest! {
     fn layers_stay_alike_when_rounded(problem in problems(), manual in any::<bool>(), multiple in 1usize..9) {
         let units: Vec<usize> = (1..=problem.layers[0].units).filter(|count| count % 2 == 1).collect();
         let problem = Problem { round_neurons: multiple, uniform_units: Some(units.clone()), remove_units: problem.layers.len(), ..problem };
-        let Ok(found) = problem.search(if manual { Structure::UlMm } else { Structure::UlUm }) else { return Ok(()) };
+        let found = possible!(problem.search(if manual { Structure::UlMm } else { Structure::UlUm }));
         let count = |flags: &[bool]| flags.iter().filter(|&&k| k).count();
         for kept in &found.layers {
             prop_assert!(units.contains(&count(&kept.attention)) && count(&kept.mlp) % multiple == 0, "{:?}", kept);
@@ -190,7 +190,7 @@ proptest! {
     #[test]
     fn rounding_keeps_whole_blocks(problem in problems(), multiple in 2usize..9) {
         let problem = Problem { round_neurons: multiple, ..problem };
-        let Ok(found) = problem.search(Structure::AlAm) else { return Ok(()) };
+        let found = possible!(problem.search(Structure::AlAm));
         for kept in &found.layers {
             prop_assert_eq!(kept.mlp.iter().filter(|&&k| k).count() % multiple, 0);
         }

@@ -45,6 +45,16 @@ macro_rules! on_both_engines {
 }
 pub(crate) use on_both_engines;
 
+/// The result, or another case of the property where there is none. If there are none for most cases, the test fails.
+macro_rules! possible {
+    ($result:expr) => {{
+        let result = $result;
+        proptest::prop_assume!(result.is_ok());
+        result.unwrap()
+    }};
+}
+pub(crate) use possible;
+
 /// A file or folder of the tests' own data.
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)

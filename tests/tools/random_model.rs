@@ -7,7 +7,7 @@
 
 use flap_gpu::architecture::Architecture;
 use flap_gpu::checkpoint::{Config, OutputFolder, SafetensorsWriter, TensorHeader, files};
-use flap_gpu::engine::Dtype;
+use flap_gpu::tensor::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

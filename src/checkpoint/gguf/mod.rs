@@ -13,7 +13,7 @@ pub use writer::{GgufHeader, GgufWriter};
 
 use super::files;
 use super::stored::Storage;
-use crate::engine::Dtype;
+use crate::tensor::Dtype;
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 4] = *b"GGUF";

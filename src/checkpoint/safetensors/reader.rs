@@ -2,8 +2,8 @@
 
 use crate::checkpoint::files;
 use crate::checkpoint::stored::{Storage, StoredTensor};
-use crate::engine::{Dtype, SharedBytes};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, SharedBytes};
 use ::safetensors::{SafeTensors, tensor::TensorInfo};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use super::bf16::{self, PackedMatrix, Parts, Unit};
 use super::linear;
 use super::peak::multiply_adds;
-use crate::engine::Dtype;
+use crate::tensor::Dtype;
 
 /// How activations are multiplied with weights. All sum in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Matrix products and column norms over weights in their checkpoint format.
 
 use super::product::product;
-use crate::engine::{ColumnNorms, Dtype, HostTensor, widen};
+use crate::engine::ColumnNorms;
+use crate::tensor::{Dtype, HostTensor, widen};
 use faer::Accum;
 use faer::mat::{MatMut, MatRef};
 use faer::reborrow::ReborrowMut;

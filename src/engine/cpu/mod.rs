@@ -16,11 +16,9 @@ pub use arithmetic::Arithmetic;
 pub use bf16::{PackedMatrix, Unit};
 pub use moments::Moments;
 
-use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Dtype, Engine, HostTensor, MomentsShape,
-    SlotMoments,
-};
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use room::Room;
 use std::ops::Range;
 

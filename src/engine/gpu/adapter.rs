@@ -3,8 +3,9 @@
 use super::context::{Context, MOST_STAGED};
 use super::products::{Products, SUBGROUPS};
 use super::tiles::ROWS_AT_A_TIME;
-use crate::engine::{DeviceInfo, DeviceKind, Dtype, Precision};
+use crate::engine::{DeviceInfo, DeviceKind, Precision};
 use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 use wgpu::{Backends, DeviceType};
 
 /// An adapter of this machine, for `flap-gpu devices` and for choosing one.
@@ -104,6 +105,9 @@ pub(super) struct Opened {
     pub products: Vec<Products>,
 }
 
+/// Kernels count in 32 bits. Metal would bind all of its memory.
+const MOST_BINDING_BYTES: u64 = (4 << 30) - 16;
+
 /// The products on matrix units: their side, least bytes of workgroup memory, and the smallest subgroups whose registers hold what is staged.
 const UNIT_KERNELS: [(u32, u32, u32); 2] = [(8, 11_776, 8), (16, 25_600, 32)];
 
@@ -169,7 +173,8 @@ pub(super) fn find(choice: AdapterChoice<'_>) -> Vec<wgpu::Adapter> {
 
 /// Opens a device. Its matrix units are used only if they may be.
 pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_units: bool) -> Result<Opened> {
-    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let (info, mut limits) = (adapter.get_info(), adapter.limits());
+    limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(MOST_BINDING_BYTES);
     let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
     let units = if with_matrix_units { matrix_units(adapter) } else { Vec::new() };
     let products = Products::choose(precision, !is_software(adapter), shader_f16, &units, &info.name)?;

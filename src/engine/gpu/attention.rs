@@ -16,6 +16,12 @@ const MOST_SUMS: usize = 16;
 /// Head channels that the kernel's registers hold.
 const MAXIMUM_HEAD_DIM: usize = 256;
 
+/// Workgroup memory of the kernel on matrix units: scores in f32, probabilities in f16, and a tile of keys in f16, each with its padding.
+fn bytes_on_units(side: usize, head_dim: usize) -> usize {
+    let (queries, keys) = (SUBGROUPS as usize * side, 2 * side);
+    4 * queries * (keys + 4) + 2 * queries * (keys + 8) + 2 * keys * (head_dim + 8)
+}
+
 impl GpuEngine {
     /// See [`crate::engine::Engine::attention`].
     pub(super) fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
@@ -25,6 +31,8 @@ impl GpuEngine {
                 "head_dim {head_dim} is larger than the GPU attention kernel holds ({MAXIMUM_HEAD_DIM}); use --device cpu"
             )));
         }
+        assert_eq!([q.columns, k.columns, v.columns], [heads, key_value_heads, key_value_heads].map(|n| n * head_dim), "heads do not fit");
+        assert!(k.rows == q.rows && v.rows == q.rows && q.rows.is_multiple_of(window_tokens), "tokens do not fit the windows");
         let output = self.tensor(q.rows, q.columns)?;
         let units = self.attention_units(shape);
         let queries = units.map_or(QUERIES, |(side, _)| SUBGROUPS as usize * side);
@@ -61,6 +69,8 @@ impl GpuEngine {
         // Threads that share a query have at least four keys of the two blocks of a tile.
         let shared = threads.is_multiple_of(side) && (1..=side / 2).contains(&(threads / side));
         let whole = shape.window_tokens.is_multiple_of(SCALED_ROWS) && shape.head_dim.is_multiple_of(side);
-        (self.attends_on_units && shared && whole && shape.head_dim <= MOST_SUMS * side).then_some((side, subgroup_size))
+        let limit = self.context.limits().max_compute_workgroup_storage_size as usize;
+        let fits = shape.head_dim <= MOST_SUMS * side && bytes_on_units(side, shape.head_dim) <= limit;
+        (self.attends_on_units && shared && whole && fits).then_some((side, subgroup_size))
     }
 }

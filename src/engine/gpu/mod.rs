@@ -23,8 +23,9 @@ pub use products::Products;
 pub use shaders::Kernel;
 pub use tensor::{Matrix, Tensor};
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, HostTensor, MomentsShape, SlotMoments};
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
+use crate::tensor::HostTensor;
 use bytemuck::{bytes_of, cast_slice};
 use context::{Context, Job, fold};
 use pool::Buffer;
@@ -141,6 +142,7 @@ impl Engine for GpuEngine {
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        assert!(x.columns.is_multiple_of(weight.count()), "norm weights do not fit the activations");
         let y = self.tensor(x.rows, x.columns)?;
         let runs = x.count() / weight.count();
         let [runs_word, width] = words([runs, weight.count()]);
@@ -154,12 +156,14 @@ impl Engine for GpuEngine {
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
+        assert_eq!(x.count(), y.count(), "tensors of different sizes");
         let quads = x.count().div_ceil(4);
         let [quads_word] = words([quads]);
         self.over(Kernel::Add, &[quads_word, factor.to_bits()], &[(1, y.buffer()), (2, x.changed())], quads, THREADS)
     }
 
     fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
+        assert!(x.columns.is_multiple_of(table.columns) && window_tokens <= table.rows, "the rotary table does not fit the activations");
         let pairs = x.count() / 2;
         let params = words([pairs, x.columns / 2, table.columns / 2, window_tokens]);
         self.over(Kernel::Rope, &params, &[(1, table.buffer()), (2, x.changed())], pairs, THREADS)
@@ -170,16 +174,19 @@ impl Engine for GpuEngine {
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
+        assert_eq!(gate.count(), up.count(), "tensors of different sizes");
         let quads = gate.count().div_ceil(4);
         self.over(Kernel::Swiglu, &words([quads]), &[(1, up.buffer()), (2, gate.changed())], quads, THREADS)
     }
 
     fn scale_columns(&self, x: &mut Tensor, mask: &Tensor) -> Result<()> {
+        assert_eq!(x.columns, mask.count(), "the mask does not fit the activations");
         let count = x.count();
         self.over(Kernel::ScaleColumns, &words([count, x.columns]), &[(1, mask.buffer()), (2, x.changed())], count, THREADS)
     }
 
     fn gather(&self, to: &mut Tensor, first: usize, from: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<()> {
+        assert!(columns.count() == to.columns && first + rows.count() <= to.rows, "what is gathered does not fit");
         let count = rows.count() * to.columns;
         let params = words([count, to.columns, from.columns, first]);
         let buffers = [(1, from.buffer()), (2, rows.buffer()), (3, columns.buffer()), (4, to.changed())];
@@ -208,6 +215,7 @@ impl Engine for GpuEngine {
     }
 
     fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
+        assert!(shift.count() == x.columns && scales.is_none_or(|s| s.count() == x.rows), "the shift does not fit the activations");
         let y = self.tensor(x.rows, x.columns)?;
         let params = words([x.count(), x.columns, usize::from(scales.is_some())]);
         let buffers = [(1, x.buffer()), (2, shift.buffer()), (3, scales.unwrap_or(shift).buffer()), (4, y.buffer())];
@@ -235,15 +243,19 @@ impl Engine for GpuEngine {
     }
 
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {
+        assert!(state.targets.count() == logits.rows && state.state.count() == 3 * logits.rows, "logits of other tokens");
         let params = words([logits.rows, logits.columns, first_entry]);
         let buffers = [(1, logits.buffer()), (2, state.targets.buffer()), (3, state.state.changed())];
         self.over(Kernel::CrossEntropy, &params, &buffers, logits.rows, 1)
     }
 
     fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
-        let params = words([logits[0].rows, logits[0].columns]);
+        let [rows, columns] = [logits[0].rows, logits[0].columns];
+        assert!(sums.count() == rows && states.iter().all(|state| state.count() == 3 * rows), "logits of other tokens");
+        assert_eq!([rows, columns], [logits[1].rows, logits[1].columns], "logits of different sizes");
+        let params = words([rows, columns]);
         let ([p, q], [p_state, q_state]) = (logits.map(Tensor::buffer), states.map(Tensor::buffer));
         let buffers = [(1, p), (2, q), (3, p_state), (4, q_state), (5, sums.changed())];
-        self.over(Kernel::Divergence, &params, &buffers, logits[0].rows, 1)
+        self.over(Kernel::Divergence, &params, &buffers, rows, 1)
     }
 }

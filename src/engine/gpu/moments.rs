@@ -1,6 +1,6 @@
 //! Running moments of channels: tiles of tokens in parallel, merged into slots in the order of the windows.
 
-use super::context::Job;
+use super::context::{Job, MOST_WORKGROUPS};
 use super::pool::Buffer;
 use super::{GpuEngine, Kernel, Tensor, words};
 use crate::engine::{MomentsShape, SlotMoments};
@@ -30,6 +30,8 @@ impl GpuEngine {
     pub(super) fn accumulate_moments(&self, moments: &Moments, x: &Tensor, first_window: usize) -> Result<()> {
         let MomentsShape { channels, window_tokens, windows_per_slot, .. } = moments.shape;
         let windows = x.rows / window_tokens;
+        assert!(x.columns == channels && x.rows.is_multiple_of(window_tokens), "activations do not fit the moments");
+        assert!(first_window + windows <= moments.shape.windows, "more windows than the moments have");
         let tiles_per_window = window_tokens.div_ceil(TILE_TOKENS);
         let tiles = windows * tiles_per_window;
         let tile_moments = self.tensor(tiles, 2 * channels)?;
@@ -38,7 +40,7 @@ impl GpuEngine {
         let params = words([channels, window_tokens, TILE_TOKENS, tiles_per_window, tiles]);
         let buffers = [(1, x.buffer()), (2, tile_moments.buffer())];
         let operation = || format!("[{}, {channels}]", x.rows);
-        let workgroups = [columns, tile_groups.min(65_535), tile_groups.div_ceil(65_535)];
+        let workgroups = [columns, tile_groups.min(MOST_WORKGROUPS), tile_groups.div_ceil(MOST_WORKGROUPS)];
         self.context.dispatch(
             &Job { kernel: Kernel::MomentsTile, constants: &[], params: &params, buffers: &buffers, workgroups },
             0,

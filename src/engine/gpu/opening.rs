@@ -2,8 +2,9 @@
 
 use super::adapter::{self, AdapterChoice, Opened};
 use super::{GpuEngine, Matrix, Products};
-use crate::engine::{AttentionShape, Dtype, Engine, HostTensor, Precision};
+use crate::engine::{AttentionShape, Engine, Precision};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, HostTensor};
 
 /// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
 const WIDE_BYTES: u32 = 16_896;

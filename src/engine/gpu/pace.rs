@@ -1,8 +1,9 @@
 //! How fast a freshly opened device multiplies: which tile suits its registers, and how much work is short for it.
 
 use super::{GpuEngine, Matrix, Products};
-use crate::engine::{Dtype, Engine, HostTensor};
+use crate::engine::Engine;
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use std::time::Instant;
 
 /// Tokens and outputs of the products that are timed, doubled until one takes [`LONG_ENOUGH`]; the last keeps every part of a large GPU busy.
@@ -47,7 +48,7 @@ impl GpuEngine {
         self.wide = tiles[usize::from(narrow)];
         let mut pace = (side * side * INPUTS) as f64 / least[usize::from(narrow)];
         if matches!(self.products, Products::Cooperative { .. }) {
-            // Attention and sums of products are not for matrix units, and take as long as products in f32.
+            // Sums of products, and attention of some shapes, are not for matrix units, and take as long as products in f32.
             let mut least = f64::INFINITY;
             for _ in 0..ROUNDS {
                 least = least.min(self.seconds(side, Self::upload_rows)?);

@@ -1,6 +1,7 @@
 //! What the device reaches at best: chains of multiply-adds in registers, with the arithmetic that the engine's products use.
 
 use super::context::Job;
+use super::products::SUBGROUPS;
 use super::{GpuEngine, Kernel, Products, THREADS};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -8,7 +9,6 @@ use crate::error::{Error, Result};
 /// Chains of a thread, or of a subgroup on matrix units, as the kernels have them.
 const PER_THREAD: usize = 64;
 const PER_SUBGROUP: usize = 8;
-const SUBGROUPS: usize = 4;
 
 impl GpuEngine {
     /// Does multiply-adds in registers, waits, and returns how many.
@@ -22,10 +22,10 @@ impl GpuEngine {
             }
             Products::Cooperative { side, subgroup_size } => {
                 const GROUPS: usize = 2048;
-                let matrices = GROUPS * SUBGROUPS * PER_SUBGROUP;
+                let matrices = GROUPS * SUBGROUPS as usize * PER_SUBGROUP;
                 let y = self.tensor(matrices, side * side)?;
                 let kernel = if side == 16 { Kernel::PeakCooperative16 } else { Kernel::PeakCooperative8 };
-                let constants = [("THREADS", SUBGROUPS as u32 * subgroup_size)];
+                let constants = [("THREADS", SUBGROUPS * subgroup_size)];
                 let buffers = [(1, y.buffer())];
                 let job = Job { kernel, constants: &constants, params: &[rounds], buffers: &buffers, workgroups: [GROUPS as u32, 1, 1] };
                 let operation = || format!("{matrices} matrices of {side} x {side}");

@@ -5,8 +5,9 @@ use super::context::Job;
 use super::tensor::Halves;
 use super::tiles::tile_units;
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
-use crate::engine::{Dtype, HostTensor, Precision};
+use crate::engine::Precision;
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, HostTensor};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -86,6 +87,8 @@ impl GpuEngine {
 
     /// Queues the products of `x` with every panel of `weight`.
     pub(super) fn multiply(&self, x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+        assert_eq!(x.columns, weight.columns, "activations do not fit the matrix");
+        assert!(bias.is_none_or(|bias| bias.count() == weight.rows), "the bias does not fit the matrix");
         let y = self.tensor(x.rows, weight.rows)?;
         for &(first, rows, ref panel) in &weight.panels {
             let params = words([x.rows, weight.columns, rows, first, weight.rows, usize::from(bias.is_some())]);

@@ -21,6 +21,8 @@ impl GpuEngine {
         b: &Tensor,
         symmetric: bool,
     ) -> Result<()> {
+        assert!(a.rows == b.rows && columns.end <= a.columns, "factors do not fit each other");
+        assert!(sum.rows == columns.len() && sum.columns <= b.columns, "the sum does not fit its factors");
         if columns.len() == 1 {
             let params = words([a.rows, a.columns, columns.start, b.columns, sum.columns]);
             let (width, buffers) = (sum.columns, [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())]);

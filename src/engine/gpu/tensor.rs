@@ -1,8 +1,8 @@
 //! What lives on the device: activations and matrices.
 
 use super::pool::Buffer;
-use crate::engine::{Dtype, HostTensor};
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 use std::cell::RefCell;
 use std::rc::Rc;
 

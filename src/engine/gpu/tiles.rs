@@ -4,8 +4,8 @@ use super::context::{Job, fold};
 use super::pool::Buffer;
 use super::tensor::Halves;
 use super::{GpuEngine, Kernel, Matrix, Products, THREADS, Tensor, words};
-use crate::engine::{Dtype, HostTensor};
 use crate::error::Result;
+use crate::tensor::{Dtype, HostTensor};
 
 /// Inputs of a tile.
 const DEPTH: usize = 32;

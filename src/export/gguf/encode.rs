@@ -3,8 +3,8 @@
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufWriter, q8_0};
 use crate::compaction::CompactTensor;
-use crate::engine::{Dtype, widen};
 use crate::error::{Error, Result};
+use crate::tensor::{Dtype, widen};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;

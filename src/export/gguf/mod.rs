@@ -11,12 +11,12 @@ use crate::architecture::{Architecture, LayerShape, Part, ROPE_FACTORS, ROPE_FAC
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
 use crate::compaction::{CompactModel, CompactTensor};
-use crate::engine::Dtype;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{EMBEDDING, FINAL_NORM, HEAD, Model};
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::tensor::Dtype;
 use encode::Encoder;
 use std::path::Path;
 

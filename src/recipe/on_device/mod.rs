@@ -71,9 +71,15 @@ impl<'a, E: Engine> OnDevice<'a, E> {
     }
 
     /// The squared norm of each line.
-    fn squares(&self, lines: &E::Tensor) -> Result<Vec<f64>> {
-        let norms = self.engine.download(&self.engine.inverse_norms(lines)?)?;
-        Ok(norms.iter().map(|&inverse| if inverse > 0.0 { f64::from(inverse).powi(-2) } else { 0.0 }).collect())
+    fn squares(&self, lines: &E::Tensor, what: &str) -> Result<Vec<f64>> {
+        let inverses = self.engine.download(&self.engine.inverse_norms(lines)?)?;
+        if inverses.iter().all(|&inverse| inverse > 0.0) {
+            return Ok(inverses.iter().map(|&inverse| f64::from(inverse).powi(-2)).collect());
+        }
+        // A line of zeros, or one that is not finite or whose square is not: seldom, and told apart here.
+        let lines = self.engine.download(lines)?;
+        let squares = lines.chunks_exact(lines.len() / inverses.len()).map(|line| line.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>());
+        squares.map(|square| if square.is_finite() { Ok(square) } else { Err(lost_definiteness(what)) }).collect()
     }
 
     /// What the units of a panel cost: `|L^-1 rows_q|^2` with `P_qq = L L^T`.
@@ -82,7 +88,7 @@ impl<'a, E: Engine> OnDevice<'a, E> {
         let own = self.panels.own_square(&range.collect::<Vec<_>>())?;
         let rows = self.panels.get(index).rows.as_ref().expect("costs are those of rows");
         if per_unit == 1 {
-            let squares = self.squares(rows)?;
+            let squares = self.squares(rows, what)?;
             let cost = |i: usize| if own[(i, i)] > 0.0 { Ok(squares[i] / own[(i, i)]) } else { Err(lost_definiteness(what)) };
             return (0..size).map(cost).collect();
         }
@@ -91,7 +97,7 @@ impl<'a, E: Engine> OnDevice<'a, E> {
             let factor = factor(own.submatrix(first, first, per_unit, per_unit), what).map_err(|_| lost_definiteness(what))?;
             inverses.submatrix_mut(first, first, per_unit, per_unit).copy_from(inverse_of_factor(factor.L()));
         }
-        let squares = self.squares(&self.combine(&inverses, rows)?)?;
+        let squares = self.squares(&self.combine(&inverses, rows)?, what)?;
         Ok(squares.chunks_exact(per_unit).map(|unit| unit.iter().sum()).collect())
     }
 }
@@ -155,7 +161,7 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
         let (pivots, left): (Vec<usize>, Vec<usize>) = (0..goes.len()).partition(|&channel| goes[channel]);
         let inverse = inverse_of_factor(factor(self.panels.own_square(&pivots)?.as_ref(), what)?.L());
         let rows = self.combine(&inverse, &self.panels.pick_rows(&pivots)?)?;
-        let lost = self.squares(&rows)?.iter().sum();
+        let lost = self.squares(&rows, what)?.iter().sum();
         if left.is_empty() {
             self.panels.clear();
             return Ok(lost);

@@ -5,7 +5,7 @@ mod mutations;
 mod requests;
 
 use crate::support::{demo_model, run};
-use flap_gpu::engine::Dtype;
+use flap_gpu::tensor::Dtype;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

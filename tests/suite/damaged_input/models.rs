@@ -2,6 +2,7 @@
 
 use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
 use crate::support::{data, noise, run};
+use flap_gpu::tensor::Dtype;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -112,6 +113,31 @@ fn numbers_that_are_not_finite() {
     let folder = Folder::new();
     folder.poison("model.layers.2.mlp.up_proj.weight", &noise(1, 256 * 96).iter().map(|n| n * 3e38).collect::<Vec<_>>());
     folder.prune_fails(&[], &["layer 2", "NaN or infinity"]);
+}
+
+/// Tensors of any rank that no layer knows are copied, and looked through to their end.
+#[test]
+fn tensors_of_other_ranks() {
+    let numbers = |last: f32| [vec![1.0; 23], vec![last]].concat();
+    for (shape, values, finite) in [
+        (json!([]), vec![1.0], true),
+        (json!([]), vec![f32::NAN], false),
+        (json!([2, 3, 4]), numbers(1.0), true),
+        (json!([2, 3, 4]), numbers(f32::INFINITY), false),
+    ] {
+        let folder = Folder::new();
+        folder.edit(|header, content| {
+            let start = content.len();
+            values.iter().for_each(|&v| Dtype::F32.push(v, content));
+            header["extra"] = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, content.len()]});
+        });
+        if finite {
+            let (code, _, stderr) = folder.prune(&["--recipe", "flap"]);
+            assert_eq!(code, 0, "{shape}: {stderr}");
+        } else {
+            folder.prune_fails(&["--recipe", "flap"], &["extra", "NaN"]);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The one table of cases of every operation: odd, non-square shapes that no tile divides.
 
-use flap_gpu::engine::{AttentionShape, Dtype};
+use flap_gpu::engine::AttentionShape;
+use flap_gpu::tensor::Dtype;
 
 /// One operation with its sizes.
 #[derive(Debug, Clone, Copy)]

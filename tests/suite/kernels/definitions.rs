@@ -3,7 +3,8 @@
 use super::cases::Case;
 use crate::support::noise;
 use Case::*;
-use flap_gpu::engine::{AttentionShape, Dtype, Engine, HostTensor, negative_log_likelihood, widen};
+use flap_gpu::engine::{AttentionShape, Engine, negative_log_likelihood};
+use flap_gpu::tensor::{Dtype, HostTensor, widen};
 
 impl Case {
     /// Bound of the normalised squared error. f32 rounds by 6e-8, squared 3.6e-15; a sum of n terms in some order gathers at most

@@ -5,10 +5,11 @@ use super::cases::Case::*;
 use super::definitions::{linear_reference, matrix, values_of};
 use super::{check, products};
 use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
-use flap_gpu::engine::Dtype::{Bf16, F16, F32};
 use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use flap_gpu::engine::gpu::{GpuEngine, Products, Tensor};
-use flap_gpu::engine::{AttentionShape, Engine, HostTensor, Precision, widen};
+use flap_gpu::engine::{AttentionShape, Engine, Precision};
+use flap_gpu::tensor::Dtype::{Bf16, F16, F32};
+use flap_gpu::tensor::{HostTensor, widen};
 
 /// Operands round to f16 by up to 2^-11 of their size, 2^-12 or so on average and in the root mean square; two of them in every term.
 const F16_TOLERANCE: f64 = 1e-6;

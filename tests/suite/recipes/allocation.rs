@@ -2,6 +2,7 @@
 
 use super::options;
 use super::reference::{Reference, widened};
+use crate::support::possible;
 use flap_gpu::calibration::CalibrationOptions;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::plan::{Recipe, Uniform};
@@ -29,7 +30,7 @@ proptest! {
     fn allocation_meets_the_ratio_and_is_monotone(sites in curves(), ratio in 0.01f64..0.6) {
         let total: f64 = sites.iter().map(|s| (s.cost * (s.curve.len() - 1) as u64) as f64).sum();
         let removed = |counts: &[usize]| sites.iter().zip(counts).map(|(s, &n)| (s.cost * n as u64) as f64).sum::<f64>();
-        let Ok(counts) = allocate(&sites, ratio) else { return Ok(()) };
+        let counts = possible!(allocate(&sites, ratio));
         let coarsest = sites.iter().map(|s| s.cost).max().unwrap() as f64;
         prop_assert!(removed(&counts) >= ratio * total - 1e-6);
         prop_assert!(counts.iter().zip(&sites).all(|(&n, s)| n < s.curve.len() - 1));
@@ -47,7 +48,7 @@ proptest! {
     fn what_stays_is_a_multiple(sites in curves(), multiples in (1usize..3, 1usize..40), ratio in 0.01f64..0.6) {
         let multiple = |s: &AllocationSite| if s.fine { multiples.1 } else { multiples.0 };
         let sites: Vec<AllocationSite> = sites.iter().map(|s| AllocationSite { multiple: multiple(s), ..s.clone() }).collect();
-        let Ok(counts) = allocate(&sites, ratio) else { return Ok(()) };
+        let counts = possible!(allocate(&sites, ratio));
         prop_assert!(counts.iter().zip(&sites).all(|(&n, s)| (s.curve.len() - 1 - n).is_multiple_of(s.multiple) && n < s.curve.len() - 1));
     }
 
@@ -56,7 +57,7 @@ proptest! {
     fn allocation_is_the_best_there_is(sites in curves(), ratio in 0.01f64..0.9) {
         let sites: Vec<AllocationSite> = sites.into_iter().step_by(2).collect();
         let total: u64 = sites.iter().map(|site| site.cost * (site.curve.len() - 1) as u64).sum();
-        let Ok(counts) = allocate(&sites, ratio) else { return Ok(()) };
+        let counts = possible!(allocate(&sites, ratio));
         let removed = |counts: &[usize]| sites.iter().zip(counts).map(|(site, &n)| site.cost * n as u64).sum::<u64>();
         let error = |counts: &[usize]| sites.iter().zip(counts).map(|(site, &n)| site.curve[n]).sum::<f64>();
         prop_assert!(removed(&counts) as f64 >= ratio * total as f64);

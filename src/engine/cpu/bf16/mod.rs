@@ -16,9 +16,10 @@ pub use kernels::Unit;
 pub use packed::PackedMatrix;
 
 use super::linear::SharedOutput;
-use crate::engine::Dtype;
+use crate::tensor::Dtype;
 use kernels::{Ahead, Pair, SIDE, STEP, Sums};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Tokens, and outputs, of a block.
 const BLOCK: usize = 2 * SIDE;
@@ -75,6 +76,7 @@ pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: 
     let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
     let tokens = x.len() / inputs;
     assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
+    // Not zeroed, which was seen to slow bf16 products down.
     let mut y = Vec::with_capacity(tokens * outputs);
     let out = SharedOutput(y.as_mut_ptr());
     for (index, x) in x.chunks(TOKENS * inputs).enumerate() {
@@ -112,12 +114,15 @@ fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Op
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);
         for token in 0..tokens {
+            let start = out.at(token * outputs + columns.start);
             // SAFETY: these columns of the row-major output belong to this group alone; the caller has room for all of it.
-            let y = unsafe { std::slice::from_raw_parts_mut(out.at(token * outputs + columns.start), columns.len()) };
+            let y = unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), columns.len()) };
             for (y, sums) in y.chunks_mut(BLOCK).zip(sums.iter().skip(token / BLOCK).step_by(blocks)) {
                 sums.write_row(token % BLOCK, y);
             }
             if let Some(bias) = bias {
+                // SAFETY: all of it was just written: a block of sums for every block of columns.
+                let y = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
                 y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
             }
         }

@@ -2,8 +2,8 @@
 
 use super::kernels::{LINE, Pair, STEP, Unit};
 use super::{BLOCK, Parts, packing};
-use crate::engine::HostTensor;
 use crate::engine::cpu::room::{Reserved, Room};
+use crate::tensor::HostTensor;
 use std::ops::Range;
 use std::sync::OnceLock;
 

@@ -2,7 +2,7 @@
 
 use super::kernels::{Pair, STEP, Unit};
 use super::{BLOCK, Parts};
-use crate::engine::{Dtype, HostTensor};
+use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
 //! A device with its queue: buffers, pipelines that are built once, commands gathered into submissions, and the driver's errors as
-//! values. Only this module and its siblings speak wgpu.
+//! values.
 
 mod pending;
 mod submission;
@@ -22,8 +22,8 @@ const UPLOAD_PIECE: usize = 64 << 20;
 const COPY_PART: usize = 1 << 20;
 /// Bytes that may be on their way to buffers.
 pub(super) const MOST_STAGED: u64 = 256 << 20;
-/// Rows of workgroups that every adapter takes.
-const MOST_ROWS: u64 = 65_535;
+/// Workgroups in a dimension that every adapter takes.
+pub(super) const MOST_WORKGROUPS: u32 = 65_535;
 
 type PipelineKey = (Kernel, Vec<(&'static str, u32)>);
 
@@ -53,10 +53,10 @@ pub(super) struct Job<'a> {
     pub workgroups: [u32; 3],
 }
 
-/// Workgroups for `count` tasks of one workgroup each, folded below 65 536 a dimension.
+/// Workgroups for `count` tasks of one workgroup each, in rows of as many as every adapter takes; the last row may have more than tasks.
 pub fn fold(count: usize) -> [u32; 3] {
-    const WIDTH: usize = 65_535;
-    if count <= WIDTH { [count as u32, 1, 1] } else { [WIDTH as u32, count.div_ceil(WIDTH) as u32, 1] }
+    let width = MOST_WORKGROUPS as usize;
+    [count.min(width) as u32, count.div_ceil(width) as u32, 1]
 }
 
 impl Context {
@@ -180,7 +180,7 @@ impl Context {
     /// Writes whole words, copied by all threads: one alone fills a fast bus to a third, and a mapped file's pages come in turn.
     fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
         struct Part<'a>(wgpu::WriteOnly<'a, [u8]>);
-        // SAFETY: a part is the only way to its bytes, which are plain memory.
+        // SAFETY: a part is the only way to its bytes, which are plain memory. (The library says so of types of a known size only.)
         unsafe impl Send for Part<'_> {}
         impl Part<'_> {
             fn fill(mut self, bytes: &[u8]) {
@@ -215,7 +215,7 @@ impl Context {
     /// keep each one short. The kernel finds the first row of its part in a word behind the parameters.
     pub fn dispatch_rows(&self, job: &Job<'_>, row_work: u64, operation: impl Fn() -> String) -> Result<()> {
         let [width, rows, depth] = job.workgroups;
-        let step = (self.short_work / row_work.max(1)).clamp(1, MOST_ROWS) as u32;
+        let step = (self.short_work / row_work.max(1)).clamp(1, u64::from(MOST_WORKGROUPS)) as u32;
         for first in (0..rows).step_by(step as usize) {
             let part = step.min(rows - first);
             let params = [job.params, &[first]].concat();
@@ -261,8 +261,9 @@ impl Context {
         let build = || {
             let descriptor =
                 wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(kernel.source().into()) };
-            // SAFETY: the kernels are this crate's own; each checks its indices against its parameters, ends its loops, and is run
-            // over the edges of its tiles by the tests. The checks that are left out cost products a large part of their speed.
+            // SAFETY: the kernels are this crate's own. Each checks its indices against its parameters, which the engine checks against
+            // the sizes of its tensors; each ends its loops, and is run over the edges of its tiles by the tests. The checks that are
+            // left out cost products a large part of their speed.
             let module = unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
             let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
             self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

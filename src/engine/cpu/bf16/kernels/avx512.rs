@@ -2,7 +2,7 @@
 //! cycles or more that a product takes.
 
 use super::{Ahead, Pair, Parts, SIDE, STEP, Sums, Tile};
-use crate::engine::Dtype;
+use crate::tensor::Dtype;
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
     _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512,

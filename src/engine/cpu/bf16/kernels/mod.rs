@@ -7,8 +7,9 @@ mod avx512;
 mod portable;
 
 use super::Parts;
-use crate::engine::Dtype;
 use crate::engine::cpu::peak::multiply_adds;
+use crate::tensor::Dtype;
+use std::mem::MaybeUninit;
 
 /// Rows of a tile, and numbers or pairs of numbers of a row.
 pub const SIDE: usize = 16;
@@ -33,15 +34,10 @@ pub struct Pair(pub [Tile; 2]);
 pub struct Sums([[[[f32; SIDE]; SIDE]; 2]; 2]);
 
 impl Sums {
-    /// The first outputs of a token.
-    pub fn write_row(&self, token: usize, y: &mut [f32]) {
-        let [left, right] = self.0[token / SIDE].each_ref().map(|half| &half[token % SIDE]);
-        let (whole, last) = y.as_chunks_mut();
-        for (y, half) in whole.iter_mut().zip([left, right]) {
-            *y = *half;
-        }
-        if !last.is_empty() {
-            last.copy_from_slice(&[left, right][whole.len()][..last.len()]);
+    /// Writes the first outputs of a token, all of `y`.
+    pub fn write_row(&self, token: usize, y: &mut [MaybeUninit<f32>]) {
+        for (y, half) in y.chunks_mut(SIDE).zip(&self.0[token / SIDE]) {
+            y.iter_mut().zip(&half[token % SIDE]).for_each(|(y, &sum)| _ = y.write(sum));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The same without special instructions: in f32, of which every bf16 number is one.
 
 use super::{Ahead, Pair, Parts, SIDE, STEP, Sums, Tile};
-use crate::engine::Dtype;
 use crate::engine::cpu::vectors::vectorised;
-use crate::engine::host::{widen_bf16, widen_f16};
+use crate::tensor::Dtype;
+use crate::tensor::{widen_bf16, widen_f16};
 
 /// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
 const TOKENS: usize = 4;

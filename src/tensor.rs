@@ -1,4 +1,4 @@
-//! Tensors in host memory as engines receive them: borrowed bytes in a checkpoint's number format.
+//! Tensors in host memory, as checkpoints give them and engines receive them: borrowed bytes in a number format.
 
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,9 +23,9 @@ impl Dtype {
         if self == Self::F32 { 4 } else { 2 }
     }
 
-    /// The name in a safetensors header.
+    /// Its name, such as `BF16`.
     #[must_use]
-    pub fn safetensors_name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
             Self::F16 => "F16",
@@ -196,13 +196,13 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
 
 /// One little-endian bf16 number.
 #[inline(always)]
-pub fn widen_bf16(bytes: [u8; 2]) -> f32 {
+pub(crate) fn widen_bf16(bytes: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 /// One little-endian f16 number, without a branch, so that loops over it become vector instructions.
 #[inline(always)]
-pub fn widen_f16(bytes: [u8; 2]) -> f32 {
+pub(crate) fn widen_f16(bytes: [u8; 2]) -> f32 {
     /// From f16's exponents to those of f32.
     const BIAS: u32 = (127 - 15) << 23;
     let bits = u16::from_le_bytes(bytes);
