@@ -4,7 +4,7 @@
 pub trait Progress {
     /// Something worth knowing before or after work.
     fn note(&self, text: &str);
-    /// Long work of `total` units begins, such as `calibrating` in `tokens`.
+    /// Long work of `total` units begins, such as `calibrating` in `tokens`; of nobody knows how much where that is 0.
     fn start(&self, what: &str, unit: &str, total: u64);
     /// `units` more are done.
     fn advance(&self, units: u64);

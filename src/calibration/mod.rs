@@ -8,7 +8,7 @@ mod windows;
 pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, save_layers};
 pub use text::{ENOUGH_BYTES, TextSource, fingerprint};
 pub use wanda::wanda_sp;
-pub use windows::{Shard, sequential_windows, window_starts};
+pub use windows::{Shard, held_out, sequential_windows, window_starts};
 
 use crate::checkpoint::files;
 use crate::engine::{DeviceKind, Engine};
@@ -27,6 +27,12 @@ use std::path::Path;
 /// Slots in which a site's moments are gathered on the device (see [`crate::engine::MomentsShape`]). Shards are cut at slot
 /// borders, so up to this many shards give the very same slots as one run.
 const SLOTS: usize = 64;
+
+/// What was fitted to a calibration is judged by other windows of its text, one for so many, and at least so many.
+const HELD_OUT_SHARE: usize = 16;
+const LEAST_HELD_OUT: usize = 8;
+/// So many windows are drawn for each one that is wanted: most share tokens with others where a text is short.
+const TRIES: usize = 32;
 
 /// What to calibrate on.
 #[derive(Debug, Clone)]
@@ -49,6 +55,8 @@ pub struct CalibrationSet {
     pub header: Header,
     /// The windows' token ids, one after the other.
     pub ids: Vec<u32>,
+    /// Those of windows of the same text that share no token with them; none if it is too short.
+    pub held_out: Vec<u32>,
     /// Windows that share a slot.
     windows_per_slot: usize,
 }
@@ -72,10 +80,10 @@ impl CalibrationSet {
     }
 
     /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
-    pub(crate) fn identity<E: Engine>(&self, engine: &E) -> Value {
+    pub(crate) fn identity<E: Engine>(&self, engine: &E, model: &Model) -> Value {
         // How many tokens go together may change, for example because memory did not suffice.
         let header = Header { options: Vec::new(), ..self.header.clone() };
-        json!([header, engine.info().operands])
+        json!([header, model.files(), engine.info().operands])
     }
 
     /// A pass beside the moments of a layer's channels, which stay on the device.
@@ -110,7 +118,9 @@ impl CalibrationOptions {
                 self.samples
             )));
         }
-        let starts = window_starts(tokens.len(), length, self.samples, self.seed)?;
+        let wanted = self.samples.div_ceil(HELD_OUT_SHARE).max(LEAST_HELD_OUT);
+        let starts = window_starts(tokens.len(), length, self.samples + TRIES * wanted, self.seed)?;
+        let held_out = held_out(&starts, self.samples, length, wanted);
         let windows_per_slot = match self.mode {
             Mode::Exact => self.samples.div_ceil(SLOTS),
             // The order of windows matters: each is read back and taken in by the host.
@@ -125,7 +135,9 @@ impl CalibrationOptions {
             }
             Some(shard) => shard.windows(self.samples, windows_per_slot)?,
         };
-        let ids = starts[range.clone()].iter().flat_map(|&start| tokens[start..start + length].iter().copied()).collect();
+        let ids_of = |starts: &[usize]| starts.iter().flat_map(|&start| tokens[start..start + length].iter().copied()).collect();
+        let ids = ids_of(&starts[range.clone()]);
+        let held_out = if held_out.len() < LEAST_HELD_OUT { Vec::new() } else { ids_of(&held_out) };
         let header = Header {
             model: model.fingerprint(),
             text: fingerprint(tokens),
@@ -139,7 +151,7 @@ impl CalibrationOptions {
             devices: Vec::new(),
             options: Vec::new(),
         };
-        Ok(CalibrationSet { header, ids, windows_per_slot })
+        Ok(CalibrationSet { header, ids, held_out, windows_per_slot })
     }
 }
 
@@ -154,7 +166,7 @@ pub fn calibrate<E: Engine>(
 ) -> Result<Statistics> {
     let room = set.leave_room(model, options);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
-    let identity = set.identity(engine);
+    let identity = set.identity(engine, model);
     let (layers, mut batches) =
         match resume.and_then(|state| state.load(&identity, |layers, folder| load_layers(model, set, layers, folder))) {
             Some((layers, hidden_states)) => {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use rand_mt::Mt;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// One of `count` parts of a calibration.
@@ -60,12 +61,20 @@ pub fn window_starts(tokens: usize, length: usize, samples: usize, seed: u64) ->
     Ok((0..samples).map(|_| below()).collect())
 }
 
+/// Of windows that were drawn behind the first `samples`, by their starts, those that share no token with an earlier one; at most `count`.
+#[must_use]
+pub fn held_out(starts: &[usize], samples: usize, length: usize, count: usize) -> Vec<usize> {
+    let (drawn, more) = starts.split_at(samples);
+    let mut taken: BTreeSet<usize> = drawn.iter().copied().collect();
+    let mut is_apart =
+        |start: usize| taken.range((start + 1).saturating_sub(length)..start + length).next().is_none() && taken.insert(start);
+    more.iter().copied().filter(|&start| is_apart(start)).take(count).collect()
+}
+
 /// The number of whole windows of `length` tokens, at most `limit`.
 pub fn sequential_windows(tokens: usize, length: usize, limit: Option<usize>) -> Result<usize> {
     match tokens / length {
-        0 => Err(Error::input(format!(
-            "the text has {tokens} tokens, too few for one window of {length}; give a longer text or a smaller --sequence-length"
-        ))),
+        0 => Err(Error::input(format!("the text has {tokens} tokens, too few for one window of {length}; give a longer one"))),
         windows => Ok(windows.min(limit.unwrap_or(windows))),
     }
 }

@@ -63,6 +63,9 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
 /// Memory-maps a file for reading.
 pub fn map(path: &Path) -> Result<memmap2::Mmap> {
     let file = File::open(path).map_err(Error::io(path, "cannot open"))?;
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder; a file is wanted here"));
+    }
     // SAFETY: the map is only read. As with every mapped file, it must not be truncated while the program runs.
     unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path, "cannot map"))
 }

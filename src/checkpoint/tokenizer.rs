@@ -33,7 +33,9 @@ impl Tokenizer {
     /// Reads the content of a `tokenizer.json` that lies in the file `path`.
     pub fn parse(path: &Path, json: &str) -> Result<Self> {
         let failed = |e: tokenizers::Error| Error::file(path, format!("cannot be read as a tokenizer: {e}"));
-        let mut inner: tokenizers::Tokenizer = json.parse().map_err(failed)?;
+        // Merges that do not belong to the vocabulary can make the library panic.
+        let parsed = std::panic::catch_unwind(|| json.parse::<tokenizers::Tokenizer>());
+        let mut inner = parsed.map_err(|_| failed("it makes the tokenizers library panic".into()))?.map_err(failed)?;
         // Settings of some training, saved along: a text is taken whole and as it is.
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);

@@ -8,6 +8,7 @@ use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
 use crate::model::Model;
+use crate::progress::Progress;
 use crate::recipe;
 use crate::resume::ResumeState;
 use crate::statistics::{self, Header, Statistics};
@@ -95,8 +96,10 @@ pub fn draw(
             size(ENOUGH_BYTES as u64)
         ));
     }
-    tracing::info!("tokenising {}", source.path.display());
-    let tokens = Tokenizer::open(&model.path)?.encode(text)?;
+    let tokenizer = Tokenizer::open(&model.path)?;
+    terminal.start("tokenising", "", 0);
+    let tokens = tokenizer.encode(text)?;
+    terminal.finish();
     let mut set = args.options(samples, shard).draw(model, &tokens)?;
     let drawn = set.header.samples * set.header.sequence_length;
     if tokens.len() < drawn {

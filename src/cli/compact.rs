@@ -24,6 +24,10 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     let statistics = args.statistics.as_deref().map(statistics::read).transpose()?;
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
+        if let Some(what) = plan.calibration.as_ref().and_then(|planned| planned.difference(&statistics.header)) {
+            let message = format!("the plan was made from other statistics, which differ in {what}: give those, or plan anew");
+            return Err(Error::input(message)).with_context(place);
+        }
     }
     let engine = open_engine(common)?;
     let changes = with_engine!(engine, e => match plan.settings.recipe {

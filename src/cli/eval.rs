@@ -4,10 +4,11 @@ use super::args::{Common, EvalArguments};
 use super::terminal::{Terminal, grouped};
 use super::{open_engine, with_engine};
 use crate::calibration::{TextSource, sequential_windows};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluation::perplexity;
 use crate::model::Model;
 use crate::pass::PassOptions;
+use crate::progress::Progress;
 use serde_json::json;
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -47,7 +48,9 @@ const ENOUGH_BYTES_A_TOKEN: usize = 32;
 /// Says so where windows are longer than what the model was made for.
 pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()> {
     if let Some(most) = model.config.optional_size("max_position_embeddings")?.filter(|&most| most < length) {
-        terminal.note(&format!("windows of {length} tokens are longer than the {most} that the model is made for"));
+        terminal.note(&format!(
+            "windows of {length} tokens are longer than the {most} that the model is made for: give --sequence-length {most}"
+        ));
     }
     Ok(())
 }
@@ -56,6 +59,7 @@ pub fn note_long(model: &Model, length: usize, terminal: &Terminal) -> Result<()
 pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<NonZeroUsize>, terminal: &Terminal) -> Result<Vec<u32>> {
     note_long(model, length, terminal)?;
     let tokenizer = model.tokenizer()?;
+    terminal.start("tokenising", "", 0);
     let mut ids = match count {
         None => tokenizer.encode(source.read()?)?,
         // Tokenising all of a long text for a few windows would take longer than they do.
@@ -67,7 +71,9 @@ pub fn windows(model: &Model, source: &TextSource, length: usize, count: Option<
             if is_cut && ids.len() <= wanted { tokenizer.encode(source.read()?)? } else { ids }
         }
     };
-    let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get))?;
+    terminal.finish();
+    let windows = sequential_windows(ids.len(), length, count.map(NonZeroUsize::get));
+    let windows = windows.map_err(|error| Error::file(&source.path, error.to_string()))?;
     ids.truncate(windows * length);
     Ok(ids)
 }

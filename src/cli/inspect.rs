@@ -3,6 +3,7 @@
 use super::args::InspectArguments;
 use super::plan::{layers_json, layers_table, share};
 use super::terminal::{Terminal, grouped, size, table};
+use crate::checkpoint::folder::PLAN;
 use crate::checkpoint::{files, gguf};
 use crate::forward::Site;
 use crate::model::Model;
@@ -10,6 +11,7 @@ use crate::plan::Plan;
 use crate::statistics;
 use anyhow::Result;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
@@ -30,8 +32,14 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
         json!({"heads": l.heads, "kv_heads": l.key_value_heads, "neurons": l.intermediate_size, "sliding_window": l.sliding_window,
                "o_proj_bias": l.o_bias, "down_proj_bias": l.down_bias})
     };
+    let formats: BTreeSet<&str> = model.tensors.entries().iter().map(|entry| entry.storage.name()).collect();
+    let context = model.config.optional_size("max_position_embeddings")?;
+    let plan = Some(path.join(PLAN)).filter(|plan| plan.is_file()).map(|plan| Plan::read(&plan)).transpose()?;
+    let pruned = plan.as_ref().map(
+        |plan| json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
+    );
     let report = json!({
-        "kind": "model", "family": a.family, "parameters": model.parameters(), "prunable_parameters": a.prunable_parameters(),
+        "kind": "model", "family": a.family, "formats": formats, "context": context, "pruned": pruned, "parameters": model.parameters(), "prunable_parameters": a.prunable_parameters(),
         "weight_bytes": model.tensors.total_bytes(), "hidden_size": a.hidden_size, "head_dim": a.head_dim, "vocabulary_size": a.vocabulary_size,
         "tied_embeddings": a.tied_embeddings, "fingerprint": model.fingerprint(), "layers": a.layers.iter().map(layer).collect::<Vec<_>>(),
     });
@@ -48,15 +56,18 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
             ]
         });
         format!(
-            "{} of {} layers, hidden size {}, head size {}, vocabulary {}\n{} parameters ({} prunable), {} on disk\n{}",
+            "{} of {} layers, hidden size {}, head size {}, vocabulary {}{}\n{} parameters ({} prunable) in {}, {} on disk\n{}{}",
             a.family,
             a.layers.len(),
             a.hidden_size,
             a.head_dim,
             a.vocabulary_size,
+            context.map_or(String::new(), |tokens| format!(", context {}", grouped(tokens as u64))),
             grouped(model.parameters()),
             grouped(a.prunable_parameters()),
+            formats.iter().copied().collect::<Vec<_>>().join(", "),
             size(model.tensors.total_bytes()),
+            plan.as_ref().map_or(String::new(), |plan| format!("pruned: {} removed; {}\n", share(plan.ratio_reached), made_by(plan))),
             table(&["layer", "heads", "KV heads", "neurons", "o_proj", "down_proj"], rows.collect()),
         )
     })
@@ -67,17 +78,15 @@ fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
     let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint,
                         "program": plan.program, "calibration": plan.calibration, "layers": layers_json(&plan)});
     terminal.result(&report, || {
-        let text = plan.calibration.as_ref().and_then(|header| header.text_file.as_deref());
-        let text = text.map_or(String::new(), |text| format!(", from {text}"));
-        format!(
-            "plan for a {}: removes {}\n{} {}{text}\n{}",
-            plan.model.family,
-            share(plan.ratio_reached),
-            plan.program,
-            plan.options().join(" "),
-            layers_table(&plan)
-        )
+        format!("plan for a {}: removes {}\n{}\n{}", plan.model.family, share(plan.ratio_reached), made_by(&plan), layers_table(&plan))
     })
+}
+
+/// The program, the options and the text that made a plan.
+fn made_by(plan: &Plan) -> String {
+    let text = plan.calibration.as_ref().and_then(|header| header.text_file.as_deref());
+    let text = text.map_or(String::new(), |text| format!(", from {text}"));
+    format!("{} {}{text}", plan.program, plan.options().join(" "))
 }
 
 fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {

@@ -42,7 +42,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-                print_error(error.to_string().trim_end());
+                let message = error.to_string();
+                print_error(message.strip_prefix("error: ").unwrap_or(&message).trim_end());
             }
             error.exit()
         }

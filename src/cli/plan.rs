@@ -36,15 +36,22 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
         let choice = args.planning.choice(&model.architecture);
         terminal.note(&format!("for this client: {} (the format is for `compact`)", choice.words()));
     }
-    note_missed(&plan, terminal);
+    check_reached(&plan, terminal)?;
     output.commit_json(&plan)?;
     let report = json!({"output": args.output, "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
     terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
 }
 
-/// Says so where a plan misses the ratio that was asked for by more than a hundredth of the prunable parameters.
-pub fn note_missed(plan: &Plan, terminal: &Terminal) {
+/// Fails if a plan removes nothing, and says so where it misses the ratio that was asked for by more than a hundredth of the prunable
+/// parameters.
+pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<()> {
     let (reached, asked) = (plan.ratio_reached, plan.settings.ratio);
+    if reached <= 0.0 {
+        return Err(Error::input(format!(
+            "nothing would be removed: with these options the smallest step is more than {}; give a larger --ratio, or smaller multiples",
+            share(asked)
+        )));
+    }
     if (reached - asked).abs() > 0.01 {
         terminal.note(&format!(
             "asked for {}, removed {}: with structures that treat layers alike, or with --round-heads and --round-neurons, the reachable ratios lie far apart",
@@ -52,6 +59,7 @@ pub fn note_missed(plan: &Plan, terminal: &Terminal) {
             share(reached)
         ));
     }
+    Ok(())
 }
 
 /// A share of the prunable parameters in words.

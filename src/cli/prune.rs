@@ -2,7 +2,7 @@
 
 use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
-use super::plan::{layers_table, note_missed};
+use super::plan::{check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, resumable, with_engine};
 use crate::calibration::{self, TextSource};
@@ -28,7 +28,7 @@ use std::time::Instant;
 /// Windows the authors use for wanda-sp.
 const WANDA_SAMPLES: usize = 128;
 
-/// A recipe is compared with plain FLAP on this share of the calibration, one in so many windows.
+/// Where the text has no windows beside those of the calibration, a recipe is compared with plain FLAP on one in so many of these.
 const GUARD_SHARE: usize = 16;
 
 /// A plan and what it was made from.
@@ -64,6 +64,10 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     if options.method == Method::MagnitudeSp && args.calibration.calibration.is_some() {
         terminal.note("magnitude-sp goes by the weights alone: the calibration text is not used");
     }
+    if let (None, None, Some(option)) = (args.planning.recipe, args.planning.method, args.planning.option_of_flap(args.calibration.compat))
+    {
+        terminal.note(&format!("{option} belongs to the recipe flap, which is taken"));
+    }
     let choice = args.planning.choice(&model.architecture);
     let export = args.export.options(&args.output, choice.format)?;
     if args.planning.client.is_some() {
@@ -82,7 +86,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     let (planned, exported, measured, guard) = with_engine!(engine, e => {
         let planned = plan(e, &model, &options, args, common, resume, terminal)?;
         planned.notes.iter().for_each(|note| terminal.note(note));
-        note_missed(&planned.plan, terminal);
+        check_reached(&planned.plan, terminal)?;
         let exported = export::export(&model, &planned.plan, &planned.changes, &export, &output, terminal)?;
         let guard = match &planned.guarded {
             None => None,
@@ -109,14 +113,16 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     resume.remove();
     exported.notes.iter().for_each(|note| terminal.note(note));
     interrupt::check().inspect_err(|_| terminal.note(&format!("the model in {} is complete", args.output.display())))?;
+    let ratio = planned.plan.ratio_reached;
     let mut report = compact::report(&args.output, &planned.plan, &exported);
     report.insert("calibration".into(), planned.calibration);
     report.insert("device".into(), json!(engine.info().label()));
     if let Some(guard) = &guard {
-        report.insert("divergence".into(), json!({"recipe": guard.recipe, "flap": guard.flap}));
-        // Nearer by more than sums of f32 may be wrong by.
-        if guard.recipe > guard.flap + 1e-4 {
-            terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard)));
+        let divergence = json!({"recipe": guard.recipe, "flap": guard.flap, "flap_ratio": guard.flap_ratio});
+        report.insert("divergence".into(), divergence);
+        // Nearer by more than sums of f32 may be wrong by, and not because it removes less.
+        if guard.recipe > guard.flap + 1e-4 && guard.flap_ratio > ratio - ALIKE {
+            terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard, ratio)));
         }
     }
     if let Some(measured) = &measured {
@@ -129,7 +135,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
             layers_table(&planned.plan),
             compact::text(&args.output, &planned.plan, &exported),
             [
-                guard.map(|g| format!("\n{}", words(&g))).unwrap_or_default(),
+                guard.map(|g| format!("\n{}", words(&g, ratio))).unwrap_or_default(),
                 measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default()
             ]
             .concat(),
@@ -145,10 +151,16 @@ fn unless_it_fails<T>(measured: crate::error::Result<T>, otherwise: &str, termin
     measured.inspect_err(|error| terminal.note(&format!("{otherwise}: {error}"))).ok()
 }
 
-fn words(guard: &Guard) -> String {
+/// Ratios that count as the same.
+const ALIKE: f64 = 0.01;
+
+/// The comparison of a recipe that removes such a share.
+fn words(guard: &Guard, ratio: f64) -> String {
     // Rounding may leave a divergence of nothing a little below zero.
     let [recipe, flap] = [guard.recipe, guard.flap].map(|divergence| divergence.max(0.0));
-    format!("divergence from the dense model {recipe:.4} nats a token, by plain FLAP {flap:.4}")
+    let apart = (guard.flap_ratio - ratio).abs() > ALIKE;
+    let but = if apart { format!(", which removes {:.2} % with these options", 100.0 * guard.flap_ratio) } else { String::new() };
+    format!("divergence from the dense model {recipe:.4} nats a token, by plain FLAP {flap:.4}{but}")
 }
 
 /// What perplexity is measured on.
@@ -207,7 +219,15 @@ fn plan<E: Engine>(
     let recipe = RecipeOptions { plan: options.clone(), pass: args.calibration.passes(), refit: !args.planning.no_refit };
     let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
     let calibration = timing(&set.header, outcome.seconds, resume.went_on());
-    let slice = || set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
-    let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, slice()));
+    let judges = || {
+        if set.held_out.is_empty() {
+            terminal.note(
+                "the text is too short for a comparison with plain FLAP on other windows than it was fitted to: it flatters the recipe",
+            );
+            return set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
+        }
+        set.held_out.clone()
+    };
+    let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, judges()));
     Ok(Planned { plan: outcome.plan, notes: outcome.notes, changes: outcome.changes, guarded, calibration })
 }

@@ -105,6 +105,7 @@ impl Progress for Terminal {
         // A line that is wider than the terminal would stay there.
         let columns = console::Term::stderr().size().1;
         let template = match columns {
+            _ if total == 0 => "{prefix}, {elapsed}".to_string(),
             0..50 => "{percent} %{wide_msg}".to_string(),
             50..100 => "{prefix} {percent} %, {elapsed}{left}{wide_msg}".to_string(),
             _ => format!("{{prefix}} [{{bar:20}}] {{percent}} %,{rate} {{elapsed}}{{left}}{{wide_msg}}"),

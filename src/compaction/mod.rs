@@ -86,7 +86,12 @@ impl CompactTensor {
     /// Hands its bytes to `sink`, block by block, rows in order.
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match &self.source {
-            Source::Cut(host, slice) => slice.write(host, sink),
+            Source::Cut(host, slice) => {
+                if !host.is_finite() {
+                    return Err(Error::weights_not_finite(&self.name));
+                }
+                slice.write(host, sink)
+            }
             Source::Kept(stored) => {
                 stored.check_finite()?;
                 sink(stored.bytes.as_ref())

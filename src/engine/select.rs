@@ -22,12 +22,12 @@ impl std::str::FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        Ok(match text {
+        Ok(match text.to_ascii_lowercase().as_str() {
             "" => return Err("the device name is empty".into()),
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
             "gpu" => Self::Gpu(0),
-            _ => match text.strip_prefix("gpu:") {
+            lower => match lower.strip_prefix("gpu:") {
                 Some(index) => Self::Gpu(index.parse().map_err(|_| format!("`{index}` is not an adapter's number"))?),
                 None => Self::Name(text.to_string()),
             },

@@ -19,6 +19,8 @@ pub struct Guard {
     pub recipe: f64,
     /// Of plain FLAP's.
     pub flap: f64,
+    /// Share of the prunable parameters that plain FLAP removes, which multiples may keep from the ratio.
+    pub flap_ratio: f64,
 }
 
 /// What is compared, and on what.
@@ -55,6 +57,6 @@ impl Guarded<'_> {
         let options = PlanOptions { recipe: Recipe::Flap, ..self.options.clone() };
         let (plan, _) = pruning::plan_from_statistics(self.dense, self.statistics, &options)?;
         let biases = compensation::biases(engine, self.dense, Some(self.statistics), &plan, progress)?;
-        Ok(Guard { recipe: of(self.plan, self.changes)?, flap: of(&plan, &biases.into())? })
+        Ok(Guard { recipe: of(self.plan, self.changes)?, flap: of(&plan, &biases.into())?, flap_ratio: plan.ratio_reached })
     }
 }

@@ -12,8 +12,9 @@ use crate::interrupt;
 use crate::tensor::{Dtype, HostTensor, widen};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Name of the embedding matrix.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -250,19 +251,29 @@ impl Model {
         self.tensors.entries().iter().map(|entry| entry.len() as u64).sum()
     }
 
-    /// Identifies the model: a hash of its structure, and of every tensor's name, format, shape and two samples of its bytes. Reading
-    /// all of them for a hash would double the time of planning.
+    /// Sizes and times of change of the files of weights: what an interrupted run goes on with must be the same files.
+    #[must_use]
+    pub fn files(&self) -> Vec<(u64, Option<SystemTime>)> {
+        let paths: BTreeSet<&Path> = self.tensors.entries().iter().map(|entry| &*entry.file).collect();
+        paths.into_iter().filter_map(|path| path.metadata().ok()).map(|file| (file.len(), file.modified().ok())).collect()
+    }
+
+    /// Identifies the model: a hash of its structure, and of every tensor's name, format, shape and samples of its bytes, from its beginning
+    /// to its end. Reading all of them for a hash would double the time of planning.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        const SAMPLE: usize = 4096;
+        const SAMPLES: usize = 16;
+        const SAMPLE: usize = 512;
         let mut hash = Sha256::new();
         hash.update(format!("{:?}\n", self.architecture));
         for entry in self.tensors.entries() {
             let bytes = entry.bytes.as_ref();
-            let middle = bytes.len() / 2;
             hash.update(format!("{} {} {:?}\n", entry.name, entry.storage.name(), entry.shape));
-            hash.update(&bytes[..bytes.len().min(SAMPLE)]);
-            hash.update(&bytes[middle..bytes.len().min(middle + SAMPLE)]);
+            let last = bytes.len().saturating_sub(SAMPLE);
+            for sample in 0..SAMPLES {
+                let start = last * sample / (SAMPLES - 1);
+                hash.update(&bytes[start..bytes.len().min(start + SAMPLE)]);
+            }
         }
         hex(&hash.finalize())
     }

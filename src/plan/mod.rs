@@ -122,9 +122,13 @@ impl Plan {
 
     /// Reads a plan file.
     pub fn read(path: &Path) -> Result<Self> {
+        let other = || Error::file(path, "is not a plan of `flap-gpu plan`");
+        if path.is_file() && !files::begins_with(path, b"{") {
+            return Err(other());
+        }
         let value: serde_json::Value = files::read_json(path)?;
         if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
-            return Err(Error::file(path, "is not a plan of `flap-gpu plan`"));
+            return Err(other());
         }
         if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
             return Err(Error::file(path, format!("has another format version; this program reads {VERSION}")));

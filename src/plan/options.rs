@@ -131,8 +131,13 @@ impl PlanOptions {
         (1..=self.round_heads).find(|units| (units * group).is_multiple_of(self.round_heads)).unwrap_or(1)
     }
 
-    /// Fails if no plan for such a model can meet the ratio, the multiples and the number of heads.
-    pub fn check_sizes(&self, model: &Architecture) -> Result<()> {
+    /// Fails if no plan for such a model can meet the ratio, the multiples and the number of heads, or the recipe cannot keep layers alike.
+    pub fn check(&self, model: &Architecture) -> Result<()> {
+        if self.recipe == Recipe::Search && self.uniform.is_some() {
+            return Err(Error::input(
+                "--recipe search tries sites one by one and cannot keep layers alike; give another --recipe for --uniform",
+            ));
+        }
         let heads = model.layers.iter().map(|layer| layer.heads).sum::<usize>();
         if matches!(self.structure, Structure::AlMm | Structure::UlMm) && self.recipe == Recipe::Flap && self.remove_heads >= heads {
             return Err(Error::input(format!(

@@ -8,7 +8,7 @@ use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, RIDGE, RecipeOptions, SiteReport, channels_per_unit, keep, writer};
+use super::{AllocationSite, RecipeOptions, SiteReport, channels_per_unit, keep, ridge_share, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
@@ -30,13 +30,18 @@ pub struct Curves {
     pub seconds: [f64; 2],
 }
 
-/// Removes all units of a site from its covariance.
-fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, covariance: Symmetric) -> Result<Removal> {
+/// Removes all units of a site from its covariance over so many tokens.
+fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, covariance: Symmetric, tokens: u64) -> Result<Removal> {
     let begin = Instant::now();
     let what = format!("layer {layer}, {}", site.name());
     let per_unit = channels_per_unit(model, layer, site);
     let units = covariance.size() / per_unit;
-    let system = System::ridged(covariance, RIDGE);
+    if covariance.mean_of_diagonal() == 0.0 {
+        // What never varies is made up for by the bias.
+        return Ok(Removal { order: (0..units).collect(), curve: vec![0.0; units + 1] });
+    }
+    let share = ridge_share(covariance.size(), tokens);
+    let system = System::ridged(covariance, share);
     let removal = eliminate(engine, system, model.architecture.hidden_size, per_unit, |system| {
         system.invert(&what)?;
         system.set_rows(to_matrix(&model.part(layer, writer(site).0)?))?;
@@ -68,7 +73,7 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
         let covariance = self.scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
         let DenseSite { layer, site, moments, stream_square } = found;
         let start = Instant::now();
-        let removal = remove_all(self.engine, self.model, layer, site, moments.covariance)?;
+        let removal = remove_all(self.engine, self.model, layer, site, moments.covariance, moments.tokens)?;
         self.algebra += start.elapsed().as_secs_f64();
         self.sites.push(Curve { layer, site, removal, stream_square, covariance });
         Ok(())
@@ -128,7 +133,7 @@ impl Curves {
                 let Some(covariance) = measured.site(site).covariance.clone() else { continue };
                 let matrix = Symmetric::unpacked(&covariance);
                 matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
-                let removal = remove_all(engine, model, layer, site, matrix)?;
+                let removal = remove_all(engine, model, layer, site, matrix, covariance.tokens)?;
                 sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
                 progress.advance(1);
             }

@@ -125,6 +125,6 @@ impl DenseSite {
         (0..matrix.size()).for_each(|j| values.extend(matrix.column(j).iter().map(|&value| value as f32)));
         let packed = scratch.keep(bytemuck::cast_slice(&values), Dtype::F32, 1, values.len())?;
         let (weight, mean) = (self.moments.weight, self.moments.mean.clone());
-        Ok(SiteCovariance { weight, stream_square: self.stream_square, mean, packed })
+        Ok(SiteCovariance { tokens: self.moments.tokens, weight, stream_square: self.stream_square, mean, packed })
     }
 }

@@ -5,7 +5,7 @@ use super::linear_algebra::{System, product, ridge, select_columns, times_vector
 use super::placement::eliminate;
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{RIDGE, channels_per_unit, kept_channels, writer};
+use super::{channels_per_unit, kept_channels, ridge_share, writer};
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
 use crate::engine::Engine;
@@ -32,7 +32,8 @@ pub fn fit<E: Engine>(
     let weight = to_matrix(&host);
     let gone: Vec<bool> = kept.iter().map(|kept| !kept).collect();
     let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, channels_per_unit(model, layer, site)));
-    let fitted = solve(engine, &Symmetric::unpacked(covariance), weight.as_ref(), [&channels, &gone], &what)?;
+    let share = ridge_share(covariance.mean.len(), covariance.tokens);
+    let fitted = solve(engine, &Symmetric::unpacked(covariance), share, weight.as_ref(), [&channels, &gone], &what)?;
     let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
     let mut target = times_vector(weight.as_ref(), &covariance.mean);
     if let Some(bias) = model.bias(layer, bias_part)? {
@@ -71,12 +72,13 @@ pub fn run<'a, E: Engine>(
 fn solve<E: Engine>(
     engine: &E,
     covariance: &Symmetric,
+    ridge_share: f64,
     weight: MatRef<'_, f64>,
     [kept, removed]: [&[usize]; 2],
     what: &str,
 ) -> Result<Mat<f64>> {
     let mut matrix = covariance.principal(kept);
-    let ridge = ridge(covariance, RIDGE);
+    let ridge = ridge(covariance, ridge_share);
     matrix.add_to_diagonal(&kept.iter().map(|&channel| ridge[channel]).collect::<Vec<_>>());
     let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
     let taken_over = eliminate(engine, System { matrix, rows }, weight.nrows(), 1, |system| {

@@ -57,8 +57,13 @@ use saves::{FirstPass, Saves};
 use sequential::Start;
 use std::time::Instant;
 
-/// Ridge relative to each channel's own variance. The result is flat from 1e-3 to 1e-1.
-pub const RIDGE: f64 = 0.01;
+/// Ridge of a site of so many channels, seen in so many tokens, relative to each channel's own variance. With many tokens it is a hundredth:
+/// the result is flat from 1e-3 to 1e-1. With fewer than a hundred a channel, the covariance itself is uncertain by their ratio, and the
+/// ridge, which draws the weights to the old ones, grows with it.
+fn ridge_share(channels: usize, tokens: u64) -> f64 {
+    const LEAST: f64 = 0.01;
+    LEAST.max(channels as f64 / tokens as f64)
+}
 
 /// What a recipe is asked for.
 #[derive(Debug, Clone)]
@@ -106,6 +111,7 @@ pub fn run<E: Engine>(
     resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
+    options.plan.check(&model.architecture)?;
     if options.plan.recipe == Recipe::Flap {
         return flap(engine, model, set, options, resume, progress);
     }

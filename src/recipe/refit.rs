@@ -1,10 +1,10 @@
 //! The refit of the projections that read the residual stream: what they read is the pruned stream, what they are to see the dense one.
 
-use super::RIDGE;
 use super::gram::{Cross, Gram};
 use super::linear_algebra::{System, product, ridge};
 use super::on_device::{turned, upload_columns};
 use super::placement::{budget, eliminate};
+use super::ridge_share;
 use super::weights::{rows_to_bytes, to_bytes, to_matrix};
 use crate::engine::{DeviceKind, Engine};
 use crate::error::Result;
@@ -26,6 +26,7 @@ pub fn reader_map<E: Engine>(
     let hidden = pass.model.architecture.hidden_size;
     let mut own = Gram::new(engine, hidden);
     let mut across = Cross::new(engine, hidden, hidden);
+    let mut seen = 0;
     for (dense, pruned) in dense.iter().zip(pruned) {
         crate::interrupt::check()?;
         let x = dense.read(engine, |h| weights.normalise(engine, site, h))?;
@@ -33,11 +34,13 @@ pub fn reader_map<E: Engine>(
         let tokens = dense.windows * pass.window_tokens;
         own.add(engine, &reached, tokens)?;
         across.add(engine, &reached, &x, tokens)?;
+        seen += tokens as u64;
     }
     // Sums instead of means: the ridge is relative, and both sides have the same count.
     let own = own.finish(engine)?;
-    let ridge = ridge(&own, RIDGE);
-    let mut system = System::ridged(own, RIDGE);
+    let share = ridge_share(hidden, seen);
+    let ridge = ridge(&own, share);
+    let mut system = System::ridged(own, share);
     system.rows = across.finish(engine)?;
     ridge.iter().enumerate().for_each(|(i, ridge)| system.rows[(i, i)] += ridge);
     eliminate(engine, system, hidden, 1, |system| {

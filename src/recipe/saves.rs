@@ -76,7 +76,7 @@ pub struct FittedLayers {
 impl<'a> Saves<'a> {
     /// Of the run with these options.
     pub fn new<E: Engine>(engine: &E, model: &'a Model, state: &'a ResumeState, set: &'a CalibrationSet, options: &RecipeOptions) -> Self {
-        let identity = json!([set.identity(engine), format!("{:?}, refit: {}", options.plan, options.refit)]);
+        let identity = json!([set.identity(engine, model), format!("{:?}, refit: {}", options.plan, options.refit)]);
         Self { state, model, set, identity }
     }
 

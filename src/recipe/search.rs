@@ -11,7 +11,7 @@ use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep,
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluation::Teacher;
 use crate::forward::{LayerWeights, Site};
 use crate::model::Model;
@@ -36,11 +36,6 @@ pub fn allocate<E: Engine>(
     progress: &dyn Progress,
 ) -> Result<Vec<usize>> {
     let plan = &options.plan;
-    if plan.uniform.is_some() {
-        return Err(Error::input(
-            "--recipe search tries sites one by one and cannot keep layers alike; give another --recipe for --uniform",
-        ));
-    }
     let sites = curves.allocation_sites(model, plan);
     // Fails where no allocation reaches the ratio.
     allocate_by_curves(&sites, plan.ratio)?;

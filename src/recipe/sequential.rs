@@ -9,7 +9,7 @@ use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::to_matrix;
-use super::{RIDGE, RecipeOptions, channels_per_unit, half_of_work, keep, kept_channels, leave_room, writer};
+use super::{RecipeOptions, channels_per_unit, half_of_work, keep, kept_channels, leave_room, ridge_share, writer};
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
@@ -189,12 +189,13 @@ impl<E: Engine> Fit<'_, E> {
         let units = found.mean.len() / per_unit;
         // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights
         // of the channels that stay.
-        let ridge = ridge(&found.covariance, RIDGE);
+        let share = ridge_share(found.covariance.size(), found.tokens);
+        let ridge = ridge(&found.covariance, share);
         // In place: in a large model each of these matrices is gigabytes.
         rows.par_col_iter_mut().zip(to_matrix(host).par_col_iter()).zip(ridge.par_iter()).for_each(|((rows, weight), ridge)| {
             rows.iter_mut().zip(weight.iter()).for_each(|(row, weight)| *row += ridge * weight);
         });
-        let mut system = System::ridged(found.covariance, RIDGE);
+        let mut system = System::ridged(found.covariance, share);
         system.rows = rows;
         let count = self.units.removed[self.units.kept.len()];
         let (removal, weights) = eliminate(engine, system, host.rows, per_unit, |system| {

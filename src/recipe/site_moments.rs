@@ -32,6 +32,8 @@ pub fn mean_square<E: Engine>(engine: &E, token_weights: TokenWeights, inverse_n
 
 /// Mean and covariance of a site's activations, and their covariance with a target.
 pub struct SiteMoments {
+    /// Tokens seen.
+    pub tokens: u64,
     /// What the tokens count, together.
     pub weight: f64,
     /// `[channels]`.
@@ -54,6 +56,7 @@ struct Side<E: Engine> {
 }
 
 struct Sums<E: Engine> {
+    tokens: u64,
     weight: Cross<E>,
     site: Side<E>,
     gram: Gram<E>,
@@ -79,9 +82,10 @@ impl<E: Engine> SiteSums<E> {
                 }
             };
             let (weight, gram) = (Cross::new(engine, 1, 1), Gram::new(engine, engine.columns(x)));
-            self.0 = Some(Sums { weight, site, gram, target });
+            self.0 = Some(Sums { tokens: 0, weight, site, gram, target });
         }
         let Some(sums) = &mut self.0 else { return Ok(()) };
+        sums.tokens += tokens as u64;
         let column = scales.unwrap_or(&ones);
         sums.weight.add(engine, column, column, tokens)?;
         let x = sums.site.add(engine, x, column, scales, tokens)?;
@@ -117,7 +121,7 @@ impl<E: Engine> SiteSums<E> {
                 Some((target_mean, cross))
             }
         };
-        Ok(SiteMoments { weight, mean, covariance, target })
+        Ok(SiteMoments { tokens: sums.tokens, weight, mean, covariance, target })
     }
 }
 

@@ -32,7 +32,7 @@ pub fn calibrate<E: Engine>(
     progress: &dyn Progress,
 ) -> Result<Statistics> {
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
-    let identity = json!([set.identity(engine), token_weights]);
+    let identity = json!([set.identity(engine, model), token_weights]);
     let layers = model.architecture.layers.len();
     let finished = resume.and_then(|state| {
         state.load(&identity, |steps, folder| {

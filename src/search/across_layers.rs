@@ -69,7 +69,8 @@ struct Candidate {
     forced: bool,
 }
 
-/// AL-AM: attention units and neurons of all layers in one list. It is cut where the cost of what stays is nearest to the budget.
+/// AL-AM: attention units and neurons of all layers in one list. The place is sought up to which the cost of what stays is nearest to the
+/// budget; what stands at it goes as well, as in the authors' code.
 pub fn adaptive(problem: &Problem) -> Vec<Kept> {
     let (units, neurons): (Vec<_>, Vec<_>) = problem.layers.iter().map(standardised).unzip();
     let mut candidates = Vec::new();

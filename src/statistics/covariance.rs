@@ -29,6 +29,8 @@ impl TokenWeights {
 /// Second moments of one site over all tokens, as they count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SiteCovariance {
+    /// Tokens seen.
+    pub tokens: u64,
     /// What the tokens count, together.
     pub weight: f64,
     /// Mean square of the residual stream behind the site, summed over its channels: what an error of the site's output is to be divided by.
@@ -71,7 +73,8 @@ impl SiteCovariance {
         let packed: Vec<f32> = columns.collect();
         let packed = scratch.keep(bytemuck::cast_slice(&packed), Dtype::F32, 1, packed.len())?;
         let stream_square = parts.iter().map(|part| share(part) * part.stream_square).sum();
-        Ok(Self { weight, stream_square, mean, packed })
+        let tokens = parts.iter().map(|part| part.tokens).sum();
+        Ok(Self { tokens, weight, stream_square, mean, packed })
     }
 }
 

@@ -72,20 +72,24 @@ impl Header {
         self.windows.iter().map(ExactSizeIterator::len).sum::<usize>() == self.samples
     }
 
+    /// What another calibration differs in: model, text, windows drawn, or mode.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let drawn = |header: &Self| (header.seed, header.samples, header.sequence_length);
+        let differences = [
+            (self.model != other.model, "the model"),
+            (self.text != other.text, "the calibration text or its tokenizer"),
+            (drawn(self) != drawn(other), "seed, samples or sequence length"),
+            (self.mode != other.mode, "mode (exact or --compat)"),
+        ];
+        differences.into_iter().find(|(differ, _)| *differ).map(|(_, what)| what)
+    }
+
     /// Takes over another part's windows, if it belongs to the same calibration.
     pub fn join(&mut self, other: &Self) -> Result<()> {
         let differ = |what: &str| Err(Error::input(format!("the statistics do not belong together: they differ in {what}")));
-        if self.model != other.model {
-            return differ("the model");
-        }
-        if self.text != other.text {
-            return differ("the calibration text or its tokenizer");
-        }
-        if (self.seed, self.samples, self.sequence_length) != (other.seed, other.samples, other.sequence_length) {
-            return differ("seed, samples or sequence length");
-        }
-        if self.mode != other.mode {
-            return differ("mode (exact or --compat)");
+        if let Some(what) = self.difference(other) {
+            return differ(what);
         }
         if self.covariances != other.covariances {
             return differ("--covariances or --token-weights");
@@ -224,7 +228,7 @@ pub fn read(path: &Path) -> Result<Statistics> {
                 spread,
                 weight_square_sum: vector("weight_square_sum")?,
                 weight_absolute_mean: vector("weight_absolute_mean")?,
-                covariance: header.covariances.map(|_| covariance(&file, layer, site, &vector)).transpose()?,
+                covariance: header.covariances.map(|_| covariance(&file, layer, site, header.tokens(), &vector)).transpose()?,
             };
             if vectors(&statistics).iter().any(|(_, values)| values.len() != statistics.channels()) {
                 return Err(damaged("vectors of one site differ in length"));
@@ -240,7 +244,13 @@ pub fn read(path: &Path) -> Result<Statistics> {
 }
 
 /// The covariance of a site, which stays in the mapped file.
-fn covariance(file: &TensorFile, layer: usize, site: Site, vector: &dyn Fn(&str) -> Result<Vec<f64>>) -> Result<SiteCovariance> {
+fn covariance(
+    file: &TensorFile,
+    layer: usize,
+    site: Site,
+    tokens: u64,
+    vector: &dyn Fn(&str) -> Result<Vec<f64>>,
+) -> Result<SiteCovariance> {
     let name = format!("layers.{layer}.{}.{COVARIANCE}", site.name());
     let wrong = |what: &str| Error::file(file.path(), format!("tensor `{name}` {what}; run `flap-gpu calibrate` again"));
     let mean = vector(COVARIANCE_MEAN)?;
@@ -253,5 +263,6 @@ fn covariance(file: &TensorFile, layer: usize, site: Site, vector: &dyn Fn(&str)
     if !(weight > 0.0 && stream_square >= 0.0) {
         return Err(wrong("has scales that cannot be"));
     }
-    Ok(SiteCovariance { weight, stream_square, packed: HostTensor::new(bytes, Dtype::F32, 1, packed_length(mean.len())), mean })
+    let packed = HostTensor::new(bytes, Dtype::F32, 1, packed_length(mean.len()));
+    Ok(SiteCovariance { tokens, weight, stream_square, mean, packed })
 }

@@ -99,3 +99,34 @@ fn layers_that_differ_keep_their_sizes_and_can_be_pruned_again() {
     let error = normalised_squared_error(&logits(&gguf), &logits(&again));
     assert!(error < 1e-6, "{error:e}");
 }
+
+/// transformers 5 takes the tokenizer of a Mistral as it is and that of a type unknown to it by the class that is declared.
+#[test]
+fn the_tokenizer_is_taken_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, place) = (folder.path().join("dense"), folder.path().join("pruned"));
+    for (name, declared, expected) in [
+        ("mistral-sliding-bf16", Some("LlamaTokenizer"), Some("PreTrainedTokenizerFast")),
+        ("mistral-sliding-bf16", None, Some("PreTrainedTokenizerFast")),
+        ("llama-mha-f16", Some("LlamaTokenizer"), Some("LlamaTokenizer")),
+    ] {
+        std::fs::create_dir_all(&source).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(data("golden").join(name).join(file), source.join(file)).unwrap();
+        }
+        std::fs::write(source.join("tokenizer.json"), "{}").unwrap();
+        let settings = source.join("tokenizer_config.json");
+        let _ = std::fs::remove_file(&settings);
+        declared.into_iter().for_each(|class| {
+            std::fs::write(&settings, serde_json::json!({"tokenizer_class": class, "eos_token": "</s>"}).to_string()).unwrap();
+        });
+        let model = Model::open(&source).unwrap();
+        let (plan, biases) = prune_by_place(&model, |layer, i| i % 3 == layer % 3);
+        let output = OutputFolder::create(&place, &source, true).unwrap();
+        export(&model, &plan, &biases.into(), &ExportOptions::hf(&place), &output, &Silent).unwrap();
+        output.commit().unwrap();
+        let written: Value = serde_json::from_str(&std::fs::read_to_string(place.join("tokenizer_config.json")).unwrap()).unwrap();
+        assert_eq!(written["tokenizer_class"].as_str(), expected, "{name}, declared {declared:?}");
+        assert_eq!(written["eos_token"].as_str(), declared.map(|_| "</s>"));
+    }
+}

@@ -1,7 +1,7 @@
 //! Properties that hold for any input: merging moments, cutting into shards, searching structures, slicing.
 
 use crate::support::{GOLDEN, data, normalised_squared_error, possible, prune_by_place};
-use flap_gpu::calibration::Shard;
+use flap_gpu::calibration::{Shard, held_out, window_starts};
 use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::compensation::LayerBiases;
 use flap_gpu::engine::cpu::CpuEngine;
@@ -86,6 +86,23 @@ proptest! {
             next = range.end;
         }
         prop_assert_eq!(next, samples);
+    }
+
+    /// Windows that judge a calibration are behind its own in the same sequence, and share no token with them or each other.
+    #[test]
+    fn held_out_windows_are_apart(tokens in 500usize..100_000, length in 1usize..130, samples in 1usize..100, count in 1usize..20, seed in any::<u64>()) {
+        let starts = window_starts(tokens, length, samples + 32 * count, seed).unwrap();
+        let found = held_out(&starts, samples, length, count);
+        prop_assert!(found.len() <= count);
+        prop_assert!(found.iter().all(|start| starts[samples..].contains(start)));
+        let all: Vec<usize> = starts[..samples].iter().chain(&found).copied().collect();
+        for (place, &start) in all.iter().enumerate().skip(samples) {
+            prop_assert!(all[..place].iter().all(|&other| start.abs_diff(other) >= length), "{start} among {all:?}");
+        }
+        // None is left out that could have been taken.
+        if found.len() < count {
+            prop_assert!(starts[samples..].iter().all(|&start| all.iter().any(|&other| start.abs_diff(other) < length)));
+        }
     }
 
     #[test]

@@ -90,7 +90,8 @@ class Model:
 def ridge(matrix):
     """Relative to each channel's own variance; a constant channel counts as having a millionth of the mean."""
     variance = np.diag(matrix)
-    return np.diag(RIDGE * np.maximum(variance, 1e-6 * variance.mean()))
+    share = max(RIDGE, len(variance) / (WINDOWS * LENGTH))
+    return np.diag(share * np.maximum(variance, 1e-6 * variance.mean()))
 
 
 def greedy(precision, weight, per_unit):

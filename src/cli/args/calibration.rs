@@ -1,5 +1,6 @@
 //! Options of the calibration.
 
+use super::common::parse_count;
 use crate::calibration::{CalibrationOptions, Shard, TextSource};
 use crate::pass::PassOptions;
 use crate::statistics::{Mode, TokenWeights};
@@ -19,16 +20,16 @@ pub struct CalibrationArguments {
     #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME", help_heading = "Calibration")]
     pub text_field: String,
     /// Windows drawn from the text [default: 1024; of `prune --method wanda-sp` 128]
-    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    #[arg(long, value_parser = parse_count, value_name = "N", help_heading = "Calibration")]
     pub samples: Option<NonZeroUsize>,
     /// Tokens of a window
-    #[arg(long, default_value = "128", value_name = "N", help_heading = "Calibration")]
+    #[arg(long, value_parser = parse_count, default_value = "128", value_name = "N", help_heading = "Calibration")]
     pub sequence_length: NonZeroUsize,
     /// Seed of the windows' starts
     #[arg(long, default_value_t = 0, help_heading = "Calibration")]
     pub seed: u64,
     /// Tokens that go through a layer together [default: fit to the device]
-    #[arg(long, value_name = "N", help_heading = "Calibration")]
+    #[arg(long, value_parser = parse_count, value_name = "N", help_heading = "Calibration")]
     pub batch_tokens: Option<NonZeroUsize>,
     /// How much each token counts for the recipes beyond flap
     #[arg(long, value_enum, default_value_t, help_heading = "Calibration")]

@@ -25,7 +25,7 @@ pub struct Common {
     /// Replace an earlier output; a folder only if nothing else lies in it
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
-    /// Device memory to stay within, such as 1.5G or 800M; hidden states that do not fit move to host memory or a temporary file
+    /// Device memory to stay within, such as 1.5G or 800M (powers of 1024); hidden states that do not fit move to host memory or a temporary file
     /// [default: three quarters of a card's memory, 4G where it is not known, 2G on an integrated GPU, 1G on the CPU]
     #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
     pub memory_budget: Option<u64>,
@@ -46,6 +46,11 @@ impl Common {
         }
         options
     }
+}
+
+/// A number of things, of which there is at least one.
+pub fn parse_count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "it must be a whole number from 1 on".into())
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.

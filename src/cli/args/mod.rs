@@ -5,6 +5,7 @@ mod common;
 mod planning;
 
 pub use calibration::{CalibrationArguments, DEFAULT_TEXT_FIELD};
+use common::parse_count;
 pub use common::{Common, PrecisionArgument};
 pub use planning::PlanningArguments;
 
@@ -123,7 +124,7 @@ pub struct PruneArguments {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub evaluate: Option<PathBuf>,
     /// Only the first N windows of --evaluate
-    #[arg(long, value_name = "N", requires = "evaluate", help_heading = "Output")]
+    #[arg(long, value_parser = parse_count, value_name = "N", requires = "evaluate", help_heading = "Output")]
     pub windows: Option<NonZeroUsize>,
     #[command(flatten)]
     pub calibration: CalibrationArguments,
@@ -213,13 +214,13 @@ pub struct EvalArguments {
     #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME")]
     pub text_field: String,
     /// Tokens of a window
-    #[arg(long, default_value_t = EVALUATION_TOKENS, value_name = "N")]
+    #[arg(long, value_parser = parse_count, default_value_t = EVALUATION_TOKENS, value_name = "N")]
     pub sequence_length: NonZeroUsize,
     /// Only the first N windows
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = parse_count, value_name = "N")]
     pub windows: Option<NonZeroUsize>,
     /// Tokens that go through a layer together [default: fit to the device]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = parse_count, value_name = "N")]
     pub batch_tokens: Option<NonZeroUsize>,
 }
 

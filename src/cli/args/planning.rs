@@ -1,5 +1,6 @@
 //! Options of planning: what goes, by which recipe, and for whom.
 
+use super::common::parse_count;
 use crate::architecture::Architecture;
 use crate::export::{Choice, Client};
 use crate::importance::Metric;
@@ -13,7 +14,7 @@ use std::num::NonZeroUsize;
 pub struct PlanningArguments {
     /// Share to remove of the prunable parameters, which are the matrices of attention and MLP (not embeddings, head and norms); between 0
     /// and 1
-    #[arg(long, default_value_t = 0.2, allow_negative_numbers = true, help_heading = "Planning")]
+    #[arg(long, default_value_t = 0.2, value_parser = parse_ratio, allow_negative_numbers = true, help_heading = "Planning")]
     pub ratio: f64,
     /// How the pruned model is made [default: sequential for prune, unless one of the options of flap is given; flap for plan]
     #[arg(long, value_enum, help_heading = "Planning")]
@@ -38,10 +39,10 @@ pub struct PlanningArguments {
     #[arg(long, value_enum, help_heading = "Planning")]
     pub compensation: Option<Compensation>,
     /// Kept neurons of each layer become a multiple of this [default: 1]
-    #[arg(long, value_name = "K", help_heading = "Planning")]
+    #[arg(long, value_parser = parse_count, value_name = "K", help_heading = "Planning")]
     pub round_neurons: Option<NonZeroUsize>,
     /// Kept query heads of each layer become a multiple of this [default: 1]
-    #[arg(long, value_name = "K", help_heading = "Planning")]
+    #[arg(long, value_parser = parse_count, value_name = "K", help_heading = "Planning")]
     pub round_heads: Option<NonZeroUsize>,
     /// Every layer keeps the same number of heads and of neurons, for programs that know one size only
     #[arg(long, help_heading = "Planning")]
@@ -52,6 +53,10 @@ pub struct PlanningArguments {
     /// Zero instead of remove: the shapes stay (flap)
     #[arg(long, help_heading = "Planning")]
     pub mask_only: bool,
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "it must be a number, such as 0.2 for a fifth".into())
 }
 
 impl PlanningArguments {
@@ -68,8 +73,8 @@ impl PlanningArguments {
         }
     }
 
-    /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
-    fn recipe(&self, compat: bool, choice: &Choice, otherwise: Recipe, family: &str) -> crate::error::Result<Recipe> {
+    /// The first option that is given and belongs to FLAP alone.
+    pub fn option_of_flap(&self, compat: bool) -> Option<&'static str> {
         let own = [
             (compat, "--compat"),
             (self.method.is_some(), "--method"),
@@ -79,9 +84,13 @@ impl PlanningArguments {
             (self.compensation.is_some(), "--compensation"),
             (self.mask_only, "--mask-only"),
         ];
-        let given = own.iter().find(|(given, _)| *given);
+        own.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
+    }
+
+    /// The recipe: what is said; else FLAP where one of its own options is given or the client cannot load biases; else `otherwise`.
+    fn recipe(&self, compat: bool, choice: &Choice, otherwise: Recipe, family: &str) -> crate::error::Result<Recipe> {
         let without_biases = choice.compensation == Compensation::None;
-        match (self.recipe, given) {
+        match (self.recipe, self.option_of_flap(compat)) {
             (None, None) if without_biases => Ok(Recipe::Flap),
             (None, None) => Ok(otherwise),
             (None | Some(Recipe::Flap), _) => Ok(Recipe::Flap),
@@ -90,7 +99,7 @@ impl PlanningArguments {
                 recipe.name()
             ))),
             (Some(recipe), None) => Ok(recipe),
-            (Some(recipe), Some((_, option))) => Err(crate::error::Error::input(format!(
+            (Some(recipe), Some(option)) => Err(crate::error::Error::input(format!(
                 "{option} belongs to --recipe flap; --recipe {} takes --ratio, --uniform and the rounding options",
                 recipe.name()
             ))),
@@ -152,7 +161,7 @@ impl PlanningArguments {
             mask_only: self.mask_only,
             token_weights: TokenWeights::default(),
         };
-        options.check_sizes(model)?;
+        options.check(model)?;
         Ok(options)
     }
 }

@@ -4,6 +4,7 @@
 
 mod encode;
 mod metadata;
+mod normalising;
 mod stripping;
 mod vocabulary;
 
@@ -121,7 +122,18 @@ impl Runner {
 /// Fails, with the reason, if no architecture of llama.cpp runs a model of this structure, or it has no name for the dense model's tokenizer.
 pub fn check(architecture: &Architecture, dense: &Model) -> Result<()> {
     Runner::of(architecture)?;
+    for tensor in &CompactModel::whole(dense).tensors {
+        if !follows(tensor, architecture) {
+            header(tensor, GgufType::default())?;
+        }
+    }
     vocabulary::keys(dense, "").map(|_| ())
+}
+
+/// Whether a tensor has no place in a file because others say the same: rotary frequencies follow from the metadata, and a tied head is the
+/// embedding.
+fn follows(tensor: &CompactTensor, architecture: &Architecture) -> bool {
+    tensor.name.ends_with(".rotary_emb.inv_freq") || (tensor.name == HEAD && architecture.tied_embeddings)
 }
 
 /// Writes the file `path`. Returns what the user should know.
@@ -141,9 +153,7 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     let mut headers: Vec<GgufHeader> = factors.iter().map(of_pairs).collect();
     let mut tensors = Vec::new();
     for tensor in &compact.tensors {
-        // Rotary frequencies follow from the metadata, and a tied head is the embedding.
-        let follows = tensor.name.ends_with(".rotary_emb.inv_freq") || (tensor.name == HEAD && architecture.tied_embeddings);
-        if !follows {
+        if !follows(tensor, architecture) {
             headers.push(header(tensor, gguf_type)?);
             tensors.push(tensor);
         }

@@ -3,6 +3,7 @@
 //! A byte-level BPE becomes the kind `gpt2`, a BPE on SentencePiece's pieces with byte fallback the kind `llama`. Everything comes from
 //! `tokenizer.json`, which is written into the file as well: whoever reads it with that library needs no other.
 
+use super::normalising::{self, prepends_space, steps};
 use super::stripping::name_for;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Config, files};
@@ -70,7 +71,9 @@ pub fn keys(model: &Model, name: &str) -> Result<Keys> {
         return Err(tokenizer.error("is no BPE tokenizer; a GGUF file of this kind of vocabulary is not supported (write --format hf)"));
     }
     let mut vocabulary = Vocabulary::read(&tokenizer, model.architecture.vocabulary_size)?;
-    let mut keys = if bpe["byte_fallback"].as_bool() == Some(true) {
+    let on_pieces = bpe["byte_fallback"].as_bool() == Some(true);
+    let composing = normalising::check(&json, on_pieces).map_err(|reason| tokenizer.error(format!("{reason}; write --format hf")))?;
+    let mut keys = if on_pieces {
         vocabulary.pieces(&tokenizer)?
     } else {
         vec![
@@ -90,7 +93,7 @@ pub fn keys(model: &Model, name: &str) -> Result<Keys> {
     }
     keys.push(("tokenizer.huggingface.json".into(), Value::Text(text)));
     let (name, note) = name_for(name, &json);
-    Ok(Keys { metadata: keys, name, notes: note.into_iter().collect() })
+    Ok(Keys { metadata: keys, name, notes: note.into_iter().chain(composing).collect() })
 }
 
 /// A parsed `tokenizer.json`.
@@ -174,25 +177,6 @@ fn merges<'a>(tokenizer: &'a Source) -> Result<impl Iterator<Item = (&'a str, &'
     };
     let pairs: Option<Vec<_>> = tokenizer.json["model"]["merges"].as_array().into_iter().flatten().map(pair).collect();
     Ok(pairs.ok_or_else(|| tokenizer.error("lists a merge that is no pair of tokens"))?.into_iter())
-}
-
-/// The steps of a normaliser or pre-tokenizer, those of a sequence one by one.
-fn steps<'a>(step: &'a Json, list: &str) -> Vec<&'a Json> {
-    match step["type"].as_str() {
-        None => Vec::new(),
-        Some("Sequence") => step[list].as_array().into_iter().flatten().flat_map(|step| steps(step, list)).collect(),
-        Some(_) => vec![step],
-    }
-}
-
-/// Whether a text begins with a space that nobody wrote.
-fn prepends_space(json: &Json) -> bool {
-    let normalisers = steps(&json["normalizer"], "normalizers");
-    let splitters = steps(&json["pre_tokenizer"], "pretokenizers");
-    let metaspace = |step: &&Json| {
-        step["type"] == "Metaspace" && step["prepend_scheme"].as_str().map_or(step["add_prefix_space"] != false, |scheme| scheme != "never")
-    };
-    normalisers.iter().any(|step| step["type"] == "Prepend") || splitters.iter().any(metaspace)
 }
 
 /// llama.cpp's name of the rule that splits text before merging.

@@ -73,9 +73,11 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     Ok(Form { config: values, architecture: pruned.clone(), remote_code: true, uniform })
 }
 
-/// The configuration in the words of today's transformers, which no longer knows `su` for longrope.
+/// The configuration in the words of today's transformers, which no longer knows `su` for longrope, and without the slices in which its
+/// versions before 4.48 multiplied on request: they left biases out.
 fn current_names(config: &Config) -> Config {
     let mut values = config.values().clone();
+    values.get_mut("pretraining_tp").into_iter().for_each(|slices| *slices = json!(1));
     if let Some(Value::Object(scaling)) = values.get_mut("rope_scaling") {
         for key in ["type", "rope_type"] {
             scaling.get_mut(key).filter(|kind| *kind == "su").into_iter().for_each(|kind| *kind = json!("longrope"));

@@ -7,15 +7,21 @@ mod form;
 pub use card::{Origin, write_card};
 
 use crate::checkpoint::folder::{CARRIED, CODE, LICENCES, weights_file};
-use crate::checkpoint::{SafetensorsWriter, TensorHeader, files};
+use crate::checkpoint::{Config, SafetensorsWriter, TensorHeader, files};
 use crate::compaction::{CompactModel, CompactTensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;
+use form::Form;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// What transformers knows of a tokenizer besides `tokenizer.json`.
+const TOKENIZER_SETTINGS: &str = "tokenizer_config.json";
+/// Model types whose own tokenizer is the class that their folders declare.
+const BY_DECLARED_CLASS: [&str; 3] = ["llama", "qwen2", "qwen3"];
 /// Weights above this are split over several files.
 const SHARD_BYTES: usize = 5_000_000_000;
 
@@ -39,8 +45,26 @@ pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn
         files::write(&folder.join(CODE), form::CODE_TEXT)?;
     }
     carry(&model.path, folder, &|name| CARRIED.contains(&name))?;
+    keep_tokenizer(&model.config, &form, folder)?;
     let bytes = compact.tensors.iter().map(|t| t.bytes() as u64).sum();
     Ok(Written { parameters: compact.parameters(), bytes, note: form.note() })
+}
+
+/// Sees to it that transformers tokenises by `tokenizer.json` as it is, as it does for the source. It goes by the model type, and for types
+/// that it does not know by the declared class, which for a Mistral or a Phi-3 is another one, and makes other tokens.
+fn keep_tokenizer(source: &Config, form: &Form, folder: &Path) -> Result<()> {
+    let model_type = source.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let path = folder.join(TOKENIZER_SETTINGS);
+    if form.config.get("model_type").and_then(Value::as_str) == Some(model_type) || !folder.join("tokenizer.json").is_file() {
+        return Ok(());
+    }
+    let mut settings: Value = if path.is_file() { files::read_json(&path)? } else { json!({}) };
+    let class = &mut settings["tokenizer_class"];
+    if class.is_null() || !BY_DECLARED_CLASS.contains(&model_type) {
+        *class = json!("PreTrainedTokenizerFast");
+        files::write_json(&path, &settings)?;
+    }
+    Ok(())
 }
 
 /// Copies the licence files of a model folder.
@@ -76,7 +100,7 @@ fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progre
         writer.finish()?;
     }
     if shards.len() > 1 {
-        let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
         files::write_json(&folder.join("model.safetensors.index.json"), &index)?;
     }
     progress.finish();

@@ -118,7 +118,7 @@ fn a_json_document_has_notes_and_errors() {
         let (code, stdout, stderr) = run(wrong);
         let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         let error = document["error"].as_str().unwrap();
-        assert!(code == 2 && error.contains(what) && stderr.trim_end() == error, "{error}");
+        assert!(code == 2 && error.contains(what) && stderr.trim_end() == format!("error: {error}"), "{error}");
     }
 }
 

@@ -109,10 +109,30 @@ fn numbers_that_are_not_finite() {
         folder.poison(name, &vec![f32::NAN; count]);
         folder.prune_fails(&["--recipe", "flap"], &[name, "NaN"]);
     }
+    // Units are chosen by other matrices; this one is only written.
+    let folder = Folder::new();
+    folder.poison("model.layers.1.mlp.gate_proj.weight", &[f32::NAN]);
+    folder.prune_fails(&["--method", "magnitude-sp", "-q"], &["model.layers.1.mlp.gate_proj.weight", "NaN"]);
     // Finite weights whose product overflows f32 in layer 2.
     let folder = Folder::new();
     folder.poison("model.layers.2.mlp.up_proj.weight", &noise(1, 256 * 96).iter().map(|n| n * 3e38).collect::<Vec<_>>());
     folder.prune_fails(&[], &["layer 2", "NaN or infinity"]);
+}
+
+/// What adds the same to every token is made up for by a bias: it goes first.
+#[test]
+fn a_site_that_never_varies_goes_first() {
+    let folder = Folder::new();
+    folder.poison("model.layers.1.self_attn.v_proj.weight", &vec![0.0; 96 * 96]);
+    folder.poison("model.layers.2.mlp.up_proj.weight", &vec![0.0; 256 * 96]);
+    let (code, report, stderr) = folder.prune(&["--json", "--ratio", "0.4"]);
+    assert_eq!(code, 0, "{stderr}");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let layers = report["layers"].as_array().unwrap();
+    // One unit stays everywhere; of the neurons, what was taken too much is given back.
+    let (heads, neurons) = (layers[1]["kv_heads"].as_u64().unwrap(), layers[2]["neurons"].as_u64().unwrap());
+    assert!(heads == 1 && neurons < 10, "{report}");
+    assert!(layers[0]["kv_heads"].as_u64() > Some(1) && layers[1]["neurons"].as_u64() > Some(100), "{report}");
 }
 
 /// Tensors of any rank that no layer knows are copied, and looked through to their end.

@@ -36,6 +36,8 @@ fn requests_that_cannot_be_met() {
     folder.prune_fails(&["--recipe", "flap", "--round-neurons", "4096"], &["--round-neurons", "256 neurons"]);
     folder.prune_fails(&["--uniform", "--round-neurons", "200", "--ratio", "0.7"], &["0.7", "cannot be reached"]);
     folder.prune_fails(&["--sequence-length", "18446744073709551615"], &["--samples", "tokens"]);
+    folder.prune_fails(&["--recipe", "search", "--uniform"], &["search", "--uniform"]);
+    folder.prune_fails(&["--method", "magnitude-sp", "--ratio", "0.001", "-q"], &["nothing would be removed", "larger --ratio"]);
     // What would change nothing is not taken in silence.
     folder.prune_fails(&["--recipe", "flap", "--no-refit"], &["--no-refit", "sequential"]);
     folder.prune_fails(&["--method", "magnitude-sp", "--metric", "ifv"], &["--metric", "magnitude-sp"]);
@@ -66,6 +68,11 @@ fn statistics_and_plans_of_another_model() {
     fails(run(&["compact", &model, "--plan", &plan, "--output", &out, "--device", "cpu"]), &["--statistics"]);
     fails(run(&["compact", &model, "--statistics", &plan, "--plan", &plan, "--output", &out]), &["plan.json"]);
     fails(run(&["compact", &model, "--statistics", &stats, "--plan", &stats, "--output", &out]), &["stats"]);
+    // The plan says of its calibration what the card will say of the model.
+    let others = path("others");
+    let other_seed = ["calibrate", &model, "--calibration", &text, "--output", &others, "--samples", "8", "--seed", "5", "--device", "cpu"];
+    assert_eq!(run(&other_seed).0, 0);
+    fails(run(&["compact", &model, "--statistics", &others, "--plan", &plan, "--output", &out, "--device", "cpu"]), &["plan.json", "seed"]);
     let whole = fs::read(&stats).unwrap();
     fs::write(&stats, &whole[..whole.len() / 2]).unwrap();
     fails(run(&compact), &["stats", "complete"]);

@@ -48,7 +48,7 @@ fn pieces_are_scored_by_their_merges() {
     let model = |pre_tokenizer: Value, byte_fallback: bool| {
         let tokenizer = json!({
             "version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
-            "normalizer": {"type": "Prepend", "prepend": "▁"}, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+            "normalizer": byte_fallback.then(|| json!({"type": "Prepend", "prepend": "▁"})), "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
             "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": byte_fallback,
                       "vocab": {"<unk>": 0, "<0x0A>": 1, "▁": 2, "a": 3, "b": 4, "ab": 5, "▁ab": 6},
                       "merges": [["a", "b"], ["▁", "ab"]]},
@@ -69,6 +69,44 @@ fn pieces_are_scored_by_their_merges() {
     let refused = write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), GgufType::F16, &target, &Silent);
     assert!(refused.unwrap_err().to_string().contains("Whitespace"));
     assert!(!target.exists());
+}
+
+/// llama.cpp takes a text as it is: tokenizers that change it first, or split it otherwise, are refused, and Unicode's composed form told of.
+#[test]
+fn what_changes_a_text_first_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |normalizer: Value, pre_tokenizer: Value, byte_fallback: bool| {
+        let tokenizer = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": byte_fallback,
+                      "vocab": {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3, "▁a▁": 4}, "merges": [["▁", "a"], ["▁a", "▁"]]},
+        });
+        let model = with_tokenizer("qwen2-bf16", &tokenizer, folder.path());
+        let source = Source { model: &model, name: "m", plan: None };
+        write(&source, &CompactModel::whole(&model), GgufType::F16, &folder.path().join("m.gguf"), &Silent)
+            .map_err(|error| error.to_string())
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let bytes = |space: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": true});
+    let metaspace = |split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": split});
+    let several = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]});
+    for (normalizer, pre_tokenizer, byte_fallback, refused) in [
+        (Value::Null, bytes(false), false, None),
+        (Value::Null, bytes(true), false, Some("space in front")),
+        (json!({"type": "Lowercase"}), bytes(false), false, Some("Lowercase")),
+        (several, Value::Null, true, None),
+        (json!({"type": "NFKC"}), Value::Null, true, Some("NFKC")),
+        (Value::Null, metaspace(false), true, None),
+        (Value::Null, metaspace(true), true, Some("pieces across")),
+    ] {
+        match (written(normalizer, pre_tokenizer, byte_fallback), refused) {
+            (Ok(notes), None) => assert!(notes.is_empty(), "{notes:?}"),
+            (Err(error), Some(part)) => assert!(error.contains(part) && error.contains("--format hf"), "{error}"),
+            (found, _) => panic!("{found:?}, and not {refused:?}"),
+        }
+    }
+    let notes = written(json!({"type": "NFC"}), bytes(false), false).unwrap();
+    assert!(notes.len() == 1 && notes[0].contains("NFC"), "{notes:?}");
 }
 
 /// llama.cpp strips white space behind special tokens where, and only where, a name says Phi-3.
