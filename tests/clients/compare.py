@@ -3,7 +3,7 @@
     python tests/clients/compare.py [--flap-gpu target/release/flap-gpu] [--model FOLDER]... [--markdown FILE]
 
 For every family, two ratios and three kinds of plan it compares, on the same token ids, the logits of `flap-gpu forward`, of
-transformers and of llama.cpp, as normalised squared errors; the ids of a page of text; 64 greedily generated tokens; and the
+transformers and of llama.cpp, as normalised squared errors; the ids of a page of text (in transformers, the source's too); 64 greedily generated tokens; and the
 round trip through `save_pretrained`. It exits with 1 if one of them is out of tolerance.
 """
 
@@ -19,7 +19,7 @@ import tokenizers
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
 
@@ -30,6 +30,8 @@ PAGE = (
     "  Two spaces,\ttabs\tand\r\nnew lines; caf\u00e9, na\u00efve, \u00fcber, \u6f22\u5b57, \u0440\u0443\u0441\u0441\u043a\u0438\u0439, \U0001f600!\n"
     "def f(x):\n    return x**2 # comment\n\nI'll go, you'd say, they've said: \"THEY'RE here\".   End"
 )
+# Where tokenizers differ: a text that begins with a space, and text around special tokens.
+PAGES = [PAGE, f" {PAGE}", f"a<s>b</s> {PAGE}"]
 # Sums in another order: f32 activations through a few layers. 16-bit files add the rounding of their weights' products in llama.cpp,
 # which rounds activations to f16 too.
 TOLERANCES = {"f32": 1e-6, "f16": 1e-4, "q8_0": 1e-2}
@@ -132,6 +134,9 @@ def compare(run, report, name, source, ratio, plan, work, text=TEXT):
     row["transformers"] = normalised_error(ours, theirs)
     report.expect(row["transformers"] < TOLERANCES["f32"], f"{label}: transformers {row['transformers']:.1e}")
     report.expect(round_trip == 0, f"{label}: save_pretrained changes the logits by {round_trip:.1e}")
+    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)(PAGES).input_ids
+    expected = AutoTokenizer.from_pretrained(source)(PAGES).input_ids
+    report.expect(found == expected, f"{label}: ids differ from the source's in transformers\n{found}\n{expected}")
     ids = ids[:window] if window else ids
     for kind, tolerance in TOLERANCES.items():
         file = work / f"pruned-{kind}.gguf"

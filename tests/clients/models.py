@@ -4,6 +4,7 @@ Weights are random but large enough that every head and neuron matters to the lo
 that calibrates the model, with the splitting rule of a well-known model.
 """
 
+import json
 from pathlib import Path
 
 import tokenizers
@@ -73,8 +74,6 @@ def tokenizer(kind, text):
     tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
     if kind == "pieces":
         # Only training needed it.
-        import json
-
         state = json.loads(tokenizer.to_str())
         state["pre_tokenizer"] = None
         for token in state["added_tokens"]:
@@ -162,7 +161,8 @@ def make(name, folder: Path, text):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.to(torch.float32).save_pretrained(folder)
     tokenizer(kind, text).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}'
-    )
+    # As such models are published, which says another tokenizer than theirs.
+    declared = "LlamaTokenizer" if family in ("Mistral", "Phi3") else "PreTrainedTokenizerFast"
+    settings = {"tokenizer_class": declared, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
