@@ -1,9 +1,8 @@
 //! Bias compensation: the mean of what the removed channels P added to a projection's output, `b = W[:, P] mean(x_P)`.
 
-use crate::architecture::Part;
+use crate::architecture::Site;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::forward::Site;
 use crate::interrupt;
 use crate::model::Model;
 use crate::plan::{Compensation, Plan};
@@ -50,7 +49,7 @@ pub fn biases<E: Engine>(
     let mut result = Vec::with_capacity(count);
     for (layer, planned) in plan.layers.iter().enumerate() {
         interrupt::check()?;
-        let bias = |site: Site, part: Part, kept: &[usize], channels_per_unit: usize| -> Result<Option<Vec<f32>>> {
+        let bias = |site: Site, kept: &[usize], channels_per_unit: usize| -> Result<Option<Vec<f32>>> {
             let mean = statistics.layers[layer].site(site).mean();
             if kept.len() * channels_per_unit == mean.len() {
                 return Ok(None);
@@ -59,7 +58,7 @@ pub fn biases<E: Engine>(
             for &unit in kept {
                 removed[unit * channels_per_unit..(unit + 1) * channels_per_unit].fill(0.0);
             }
-            let matrix = model.part(layer, part)?;
+            let matrix = model.part(layer, site.writer().0)?;
             let input = engine.upload(&removed, removed.len())?;
             let bias = engine.download(&engine.linear(&input, &engine.upload_matrix(&matrix)?, None)?)?;
             if bias.iter().any(|b| !b.is_finite()) {
@@ -67,10 +66,8 @@ pub fn biases<E: Engine>(
             }
             Ok(Some(bias))
         };
-        result.push(LayerBiases {
-            attention: bias(Site::Attention, Part::OutputProjection, &planned.heads, head_dim)?,
-            mlp: bias(Site::Mlp, Part::DownProjection, &planned.neurons, 1)?,
-        });
+        result
+            .push(LayerBiases { attention: bias(Site::Attention, &planned.heads, head_dim)?, mlp: bias(Site::Mlp, &planned.neurons, 1)? });
         progress.advance(1);
     }
     progress.finish();

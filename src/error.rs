@@ -74,6 +74,12 @@ impl Error {
         Self::NotFinite(format!("tensor `{tensor}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged"))
     }
 
+    /// NaN or infinity among the activations of a model, at `place`.
+    #[must_use]
+    pub fn activations_not_finite(place: impl std::fmt::Display) -> Self {
+        Self::NotFinite(format!("NaN or infinity appeared {place}; the checkpoint is damaged, or its activations overflow f32"))
+    }
+
     /// A request that cannot be met.
     pub fn input(message: impl Into<String>) -> Self {
         Self::Input(message.into())

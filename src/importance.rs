@@ -1,7 +1,7 @@
 //! How much each channel of a site matters: the fluctuation metrics of FLAP (arXiv 2312.11983, section 3.1) and the scores of the
 //! baselines. Pure functions from statistics.
 
-use crate::forward::Site;
+use crate::architecture::Site;
 use crate::statistics::SiteStatistics;
 
 /// A metric of FLAP.

@@ -1,9 +1,8 @@
 //! From statistics, or from weights alone, to a plan.
 
-use crate::architecture::Part;
+use crate::architecture::Site;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::forward::Site;
 use crate::importance;
 use crate::interrupt;
 use crate::model::Model;
@@ -19,10 +18,8 @@ pub fn check_statistics(model: &Model, statistics: &Statistics) -> Result<()> {
     if header.model != model.fingerprint() || statistics.layers.len() != model.architecture.layers.len() {
         return Err(other());
     }
-    for (layer, shape) in statistics.layers.iter().zip(&model.architecture.layers) {
-        let fits =
-            layer.attention.channels() == shape.heads * model.architecture.head_dim && layer.mlp.channels() == shape.intermediate_size;
-        if !fits {
+    for (index, layer) in statistics.layers.iter().enumerate() {
+        if Site::BOTH.iter().any(|&site| layer.site(site).channels() != model.architecture.channels(index, site)) {
             return Err(other());
         }
     }
@@ -68,7 +65,8 @@ pub fn plan_by_magnitude<E: Engine>(
     progress.start("reading weights", "layers", count as u64);
     let layer = |index: usize| -> Result<LayerScores> {
         interrupt::check()?;
-        let scores = |part: Part| -> Result<Vec<f64>> {
+        let scores = |site: Site| -> Result<Vec<f64>> {
+            let part = site.writer().0;
             let host = model.part(index, part)?;
             if !host.is_finite() {
                 return Err(Error::weights_not_finite(&part.name(index)));
@@ -76,8 +74,8 @@ pub fn plan_by_magnitude<E: Engine>(
             Ok(importance::magnitude(&engine.column_norms(&engine.upload_matrix(&host)?)?.square_sum))
         };
         let scores = LayerScores {
-            attention: scores(Part::OutputProjection)?,
-            mlp: scores(Part::DownProjection)?,
+            attention: scores(Site::Attention)?,
+            mlp: scores(Site::Mlp)?,
             units: model.architecture.layers[index].key_value_heads,
         };
         progress.advance(1);

@@ -9,11 +9,13 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod site;
 mod smollm3;
 mod tensors;
 
 pub use common::{PRUNED_KEY, per_layer_config};
 pub use rope::{LongWindows, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
+pub use site::Site;
 pub use tensors::{LayerTensor, Part};
 
 use crate::checkpoint::Config;

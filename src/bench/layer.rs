@@ -2,9 +2,10 @@
 
 use super::timing::{median_seconds, noise, random_matrix};
 use crate::architecture::LayerShape;
+use crate::architecture::Site;
 use crate::engine::{Engine, MomentsShape};
 use crate::error::Result;
-use crate::forward::{LayerWeights, Linear, Observer, Site, decoder_layer};
+use crate::forward::{LayerWeights, Linear, Observer, decoder_layer};
 use crate::tensor::Dtype;
 
 /// Sizes of a model's layers.

@@ -139,7 +139,7 @@ impl<'a, E: Engine> Bench<'a, E> {
             interrupt::check()?;
             let seconds = median_seconds(engine, 3, || {
                 // In a layer they are new each time.
-                [&q, &k, &v].into_iter().for_each(|tensor| engine.settle(tensor));
+                [&q, &k, &v].into_iter().for_each(|tensor| engine.forget_operands(tensor));
                 engine.attention(&q, &k, &v, shape)
             })?;
             let flops = 4.0 * (tokens * columns) as f64 * (window_tokens as f64 + 1.0) / 2.0;

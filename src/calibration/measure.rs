@@ -1,9 +1,10 @@
 //! The visitor that measures: moments on the device at both sites of a layer, merged in f64 on the host.
 
 use super::CalibrationSet;
+use crate::architecture::Site;
 use crate::engine::{Engine, MomentsShape, SlotMoments};
 use crate::error::{Error, Result};
-use crate::forward::{LayerWeights, Observer, Site};
+use crate::forward::{LayerWeights, Observer};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::resume::ResumeState;
@@ -27,19 +28,15 @@ pub struct ChannelMoments<E: Engine> {
 impl<E: Engine> ChannelMoments<E> {
     /// Empty moments for a layer.
     pub fn new(engine: &E, weights: &LayerWeights<E>, set: &CalibrationSet) -> Result<Self> {
-        let moments = |channels: usize| {
+        let moments = |site: Site| {
             engine.moments(MomentsShape {
-                channels,
+                channels: weights.shape.channels(site, weights.head_dim),
                 windows: set.windows(),
                 window_tokens: set.header.sequence_length,
                 windows_per_slot: set.windows_per_slot,
             })
         };
-        Ok(Self {
-            attention: moments(weights.shape.heads * weights.head_dim)?,
-            mlp: moments(weights.shape.intermediate_size)?,
-            first_window: 0,
-        })
+        Ok(Self { attention: moments(Site::Attention)?, mlp: moments(Site::Mlp)?, first_window: 0 })
     }
 
     /// Says which batch passes next.
@@ -156,10 +153,8 @@ pub fn check_finite(layer: usize, statistics: &LayerStatistics) -> Result<()> {
         let measured = statistics.site(site);
         let all = [measured.mean().to_vec(), measured.fluctuation(), measured.square()];
         if let Some(channel) = all.iter().find_map(|values| values.iter().position(|v| !v.is_finite())) {
-            return Err(Error::NotFinite(format!(
-                "NaN or infinity appeared at the {} site of layer {layer}, channel {channel}; the checkpoint is damaged, or its activations overflow f32",
-                site.name()
-            )));
+            let place = format_args!("at the {} site of layer {layer}, channel {channel}", site.name());
+            return Err(Error::activations_not_finite(place));
         }
     }
     Ok(())

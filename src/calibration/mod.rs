@@ -10,6 +10,7 @@ pub use text::{ENOUGH_BYTES, TextSource, fingerprint};
 pub use wanda::wanda_sp;
 pub use windows::{Shard, held_out, sequential_windows, window_starts};
 
+use crate::architecture::Site;
 use crate::checkpoint::files;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
@@ -88,8 +89,8 @@ impl CalibrationSet {
 
     /// A pass beside the moments of a layer's channels, which stay on the device.
     pub(crate) fn leave_room(&self, model: &Model, options: PassOptions) -> PassOptions {
-        let architecture = &model.architecture;
-        let channels = architecture.layers.iter().map(|l| l.heads * architecture.head_dim + l.intermediate_size).max().unwrap_or(0);
+        let of_layer = |layer| Site::BOTH.iter().map(|&site| model.architecture.channels(layer, site)).sum::<usize>();
+        let channels = (0..model.architecture.layers.len()).map(of_layer).max().unwrap_or(0);
         // Four numbers a channel.
         let moments = 16 * (self.windows().div_ceil(self.windows_per_slot) * channels) as u64;
         PassOptions { reserved: options.reserved + moments, ..options }

@@ -2,9 +2,10 @@
 
 use super::CalibrationSet;
 use super::measure::{ChannelMoments, check_finite};
+use crate::architecture::Site;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::{LayerWeights, Observer, Site};
+use crate::forward::{LayerWeights, Observer};
 use crate::importance;
 use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
@@ -70,11 +71,11 @@ struct Mask<E: Engine> {
 
 impl<E: Engine> Mask<E> {
     fn new(engine: &E, weights: &LayerWeights<E>, kept: &Kept) -> Result<Self> {
-        let channels_per_unit = weights.shape.group_size() * weights.head_dim;
-        let ones = |kept: &[bool], repeat: usize| -> Vec<f32> {
+        let ones = |kept: &[bool], site: Site| -> Vec<f32> {
+            let repeat = weights.shape.channels_per_unit(site, weights.head_dim);
             kept.iter().flat_map(|&keep| std::iter::repeat_n(f32::from(u8::from(keep)), repeat)).collect()
         };
-        let (attention, mlp) = (ones(&kept.attention, channels_per_unit), ones(&kept.mlp, 1));
+        let (attention, mlp) = (ones(&kept.attention, Site::Attention), ones(&kept.mlp, Site::Mlp));
         Ok(Self { attention: engine.upload(&attention, attention.len())?, mlp: engine.upload(&mlp, mlp.len())? })
     }
 }

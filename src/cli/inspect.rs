@@ -3,9 +3,9 @@
 use super::args::InspectArguments;
 use super::plan::{layers_json, layers_table, share};
 use super::terminal::{Terminal, grouped, size, table};
+use crate::architecture::Site;
 use crate::checkpoint::folder::PLAN;
 use crate::checkpoint::{files, gguf};
-use crate::forward::Site;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::statistics;

@@ -6,12 +6,13 @@ mod slice;
 
 pub use slice::Slice;
 
+use crate::architecture::Site;
 use crate::architecture::{Architecture, LayerTensor, Part};
 use crate::checkpoint::{Storage, StoredTensor};
 use crate::compensation::LayerBiases;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::forward::{LayerWeights, Site};
+use crate::forward::LayerWeights;
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
 use crate::tensor::{Dtype, HostTensor};
@@ -131,11 +132,8 @@ impl CompactModel {
                 None => kept_part(model, plan, biases, layer, tensor, stored)?,
             };
             tensors.push(own);
-            let (site, part) = match tensor.part {
-                Part::OutputProjection => (Site::Attention, Part::OutputBias),
-                Part::DownProjection => (Site::Mlp, Part::DownBias),
-                _ => continue,
-            };
+            let Some(site) = Site::BOTH.into_iter().find(|site| site.writer().0 == tensor.part) else { continue };
+            let part = site.writer().1;
             if parts.contains_key(&part.name(layer)) {
                 continue;
             }
@@ -202,10 +200,8 @@ fn kept_part(
     stored: &StoredTensor,
 ) -> Result<CompactTensor> {
     let host = stored.read()?;
-    let site = match tensor.part {
-        Part::OutputBias => Site::Attention,
-        Part::DownBias => Site::Mlp,
-        _ => return Ok(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only)),
+    let Some(site) = Site::BOTH.into_iter().find(|site| site.writer().1 == tensor.part) else {
+        return Ok(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only));
     };
     let added = biases.get(layer).and_then(|biases| biases.site(site));
     let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();

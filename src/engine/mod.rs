@@ -144,7 +144,7 @@ pub trait Engine {
     /// What this engine runs on.
     fn info(&self) -> &DeviceInfo;
     /// Says how many bytes of the budget are left over, until it is said again: weights may be kept there in the form that products read.
-    fn spare(&self, _bytes: u64) {}
+    fn set_spare_memory(&self, _bytes: u64) {}
 
     /// Copies `data` to the device as `[data.len() / columns, columns]`.
     fn upload(&self, data: &[f32], columns: usize) -> Result<Self::Tensor>;
@@ -157,7 +157,7 @@ pub trait Engine {
     /// Columns of a tensor.
     fn columns(&self, tensor: &Self::Tensor) -> usize;
     /// Says that a tensor, which stays, will not be multiplied for a while: what products keep beside it may go.
-    fn settle(&self, _tensor: &Self::Tensor) {}
+    fn forget_operands(&self, _tensor: &Self::Tensor) {}
     /// Reads a tensor back; waits for all work queued before.
     fn download(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 

@@ -8,9 +8,10 @@ pub use divergence::Predictions;
 pub use guard::{Guard, Guarded};
 pub use teacher::Teacher;
 
+use crate::architecture::Site;
 use crate::engine::{CrossEntropy, Engine, negative_log_likelihood};
 use crate::error::{Error, Result};
-use crate::forward::{Head, LayerWeights, Observer, Site, Unobserved};
+use crate::forward::{Head, LayerWeights, Observer, Unobserved};
 use crate::interrupt;
 use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};

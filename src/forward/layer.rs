@@ -1,6 +1,6 @@
 //! One decoder layer: pre-norm attention and pre-norm gated MLP on the residual stream.
 
-use super::Site;
+use crate::architecture::Site;
 use crate::architecture::{Architecture, LayerShape, Part};
 use crate::engine::{AttentionShape, Engine};
 use crate::error::Result;

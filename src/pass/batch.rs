@@ -52,7 +52,7 @@ impl<E: Engine> Batch<E> {
         match &self.states {
             States::Device(tensor) => {
                 let seen = look(tensor);
-                engine.settle(tensor);
+                engine.forget_operands(tensor);
                 seen
             }
             _ => look(&self.copy_to_device(engine)?),

@@ -60,7 +60,7 @@ impl<'a, E: Engine> Pass<'a, E> {
         let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
         let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
         // What is multiplied once needs no packing beforehand.
-        engine.spare(if windows * window_tokens > layout.batch_tokens { layout.spare } else { 0 });
+        engine.set_spare_memory(if windows * window_tokens > layout.batch_tokens { layout.spare } else { 0 });
         Ok(Self { engine, model, windows, window_tokens, progress, rope, layout })
     }
 
@@ -148,9 +148,7 @@ impl<'a, E: Engine> Pass<'a, E> {
                 next
             })?;
             if !Batch::all_finite(self.engine, batches)? {
-                return Err(Error::NotFinite(format!(
-                    "NaN or infinity appeared in the activations of layer {layer}; the checkpoint is damaged, or its activations overflow f32"
-                )));
+                return Err(Error::activations_not_finite(format_args!("in the activations of layer {layer}")));
             }
             let computed = begin.elapsed();
             visitor.finish(self, layer, &weights, batches)?;

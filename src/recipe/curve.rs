@@ -1,7 +1,7 @@
 //! A site's error curve.
 
 use super::removal::Removal;
-use crate::forward::Site;
+use crate::architecture::Site;
 use crate::statistics::SiteCovariance;
 
 /// What the dense model says about one site.

@@ -8,12 +8,12 @@ use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, RecipeOptions, SiteReport, channels_per_unit, keep, ridge_share, writer};
+use super::{AllocationSite, RecipeOptions, SiteReport, keep, ridge_share};
+use crate::architecture::Site;
 use crate::calibration::CalibrationSet;
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::Batch;
 use crate::plan::{PlanOptions, Recipe};
@@ -34,7 +34,7 @@ pub struct Curves {
 fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, covariance: Symmetric, tokens: u64) -> Result<Removal> {
     let begin = Instant::now();
     let what = format!("layer {layer}, {}", site.name());
-    let per_unit = channels_per_unit(model, layer, site);
+    let per_unit = model.architecture.channels_per_unit(layer, site);
     let units = covariance.size() / per_unit;
     if covariance.mean_of_diagonal() == 0.0 {
         // What never varies is made up for by the bias.
@@ -44,7 +44,7 @@ fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, co
     let system = System::ridged(covariance, share);
     let removal = eliminate(engine, system, model.architecture.hidden_size, per_unit, |system| {
         system.invert(&what)?;
-        system.set_rows(to_matrix(&model.part(layer, writer(site).0)?))?;
+        system.set_rows(to_matrix(&model.part(layer, site.writer().0)?))?;
         remove_greedily(system, per_unit, units, &what)
     })?;
     tracing::info!("{what}: error curve {:.1} s", begin.elapsed().as_secs_f64());

@@ -2,11 +2,12 @@
 
 use super::site_moments::{SiteMoments, SiteSums, mean_square};
 use super::{half_of_work, leave_room};
+use crate::architecture::Site;
 use crate::calibration::{CalibrationSet, ChannelMoments};
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::{LayerWeights, Observer, Site};
+use crate::forward::{LayerWeights, Observer};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;

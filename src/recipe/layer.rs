@@ -3,11 +3,12 @@
 use super::linear_algebra::times_vector;
 use super::weights::{row, to_bytes, to_matrix};
 use crate::architecture::Part;
+use crate::architecture::Site;
 use crate::checkpoint::Scratch;
 use crate::compaction::Slice;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::{LayerWeights, Linear, Site};
+use crate::forward::{LayerWeights, Linear};
 use crate::model::Model;
 use crate::tensor::{Dtype, HostTensor};
 use faer::MatRef;

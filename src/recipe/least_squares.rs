@@ -5,12 +5,12 @@ use super::linear_algebra::{System, product, ridge, select_columns, times_vector
 use super::placement::eliminate;
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{channels_per_unit, kept_channels, ridge_share, writer};
+use super::{kept_channels, ridge_share};
+use crate::architecture::Site;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::forward::Site;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::statistics::SiteCovariance;
@@ -27,11 +27,11 @@ pub fn fit<E: Engine>(
     scratch: &mut Scratch,
 ) -> Result<Fitted> {
     let what = format!("layer {layer}, {}", site.name());
-    let (part, bias_part) = writer(site);
+    let (part, bias_part) = site.writer();
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);
     let gone: Vec<bool> = kept.iter().map(|kept| !kept).collect();
-    let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, channels_per_unit(model, layer, site)));
+    let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, model.architecture.channels_per_unit(layer, site)));
     let share = ridge_share(covariance.mean.len(), covariance.tokens);
     let fitted = solve(engine, &Symmetric::unpacked(covariance), share, weight.as_ref(), [&channels, &gone], &what)?;
     let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
@@ -57,7 +57,7 @@ pub fn run<'a, E: Engine>(
         crate::interrupt::check()?;
         if let Some(covariance) = covariance.filter(|_| kept.contains(&false)) {
             let fitted = fit(engine, model, layer, site, covariance, kept, &mut scratch)?;
-            let (part, bias_part) = writer(site);
+            let (part, bias_part) = site.writer();
             replaced.insert((layer, part), fitted.weight);
             replaced.insert((layer, bias_part), fitted.bias);
         }

@@ -37,13 +37,12 @@ pub use search::search_passes;
 pub use steps::{calibrate, changes_from_covariances, plan_from_covariances};
 pub use symmetric::Symmetric;
 
-use crate::architecture::Part;
+use crate::architecture::Site;
 use crate::calibration::{self, CalibrationSet};
 use crate::compaction::Changes;
 use crate::compensation;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{Plan, PlanOptions, Recipe};
@@ -180,7 +179,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let sites = (0..architecture.layers.len()).flat_map(|layer| Site::BOTH.map(|site| (layer, site)));
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
     let of_site = |(layer, site): (usize, Site)| {
-        let (channels, per_unit) = (channels(model, layer, site), channels_per_unit(model, layer, site));
+        let (channels, per_unit) = (model.architecture.channels(layer, site), model.architecture.channels_per_unit(layer, site));
         let sums = 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
         sums.max(placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0))
     };
@@ -188,35 +187,10 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     PassOptions { reserved: widest.min(placement::budget(engine)), other_streams, ..options }
 }
 
-/// The projection that writes a site's activations back into the residual stream, and its bias.
-fn writer(site: Site) -> (Part, Part) {
-    match site {
-        Site::Attention => (Part::OutputProjection, Part::OutputBias),
-        Site::Mlp => (Part::DownProjection, Part::DownBias),
-    }
-}
-
-/// Channels of a site.
-fn channels(model: &Model, layer: usize, site: Site) -> usize {
-    let shape = &model.architecture.layers[layer];
-    match site {
-        Site::Attention => shape.heads * model.architecture.head_dim,
-        Site::Mlp => shape.intermediate_size,
-    }
-}
-
-/// Channels that a unit of a site owns.
-fn channels_per_unit(model: &Model, layer: usize, site: Site) -> usize {
-    match site {
-        Site::Attention => model.architecture.layers[layer].group_size() * model.architecture.head_dim,
-        Site::Mlp => 1,
-    }
-}
-
 /// How much of a layer's work is half of that at a site, for the progress: Gram matrices and linear algebra grow with the square of its
 /// channels, or more. One half counts with the site's tokens, the other when it is through.
 fn half_of_work(model: &Model, layer: usize, site: Site) -> f64 {
-    let square = |site: Site| (channels(model, layer, site) as f64).powi(2);
+    let square = |site: Site| (model.architecture.channels(layer, site) as f64).powi(2);
     square(site) / (2.0 * Site::BOTH.map(square).iter().sum::<f64>())
 }
 

@@ -2,13 +2,14 @@
 
 use super::gram::{Cross, Gram};
 use super::linear_algebra::{System, product, ridge};
-use super::on_device::{turned, upload_columns};
+use super::on_device::{transposed, upload_columns};
 use super::placement::{budget, eliminate};
 use super::ridge_share;
 use super::weights::{rows_to_bytes, to_bytes, to_matrix};
+use crate::architecture::Site;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::Result;
-use crate::forward::{LayerWeights, Site};
+use crate::forward::LayerWeights;
 use crate::pass::{Batch, Pass};
 use crate::tensor::HostTensor;
 use faer::Mat;
@@ -66,8 +67,8 @@ pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &
         let rows = PANEL_ROWS.min(weight.rows - first);
         let panel = engine.upload(&weight.row_panel(first..first + rows).to_f32(), columns)?;
         // Sums run over lines.
-        let turned = turned(engine, &panel, rows, 0..columns)?;
-        let values = engine.download(&engine.cross(&turned, 0..rows, &map)?)?;
+        let transposed = transposed(engine, &panel, rows, 0..columns)?;
+        let values = engine.download(&engine.cross(&transposed, 0..rows, &map)?)?;
         bytes.extend(rows_to_bytes(rows, columns, |i, j| values[i * columns + j], dtype, what)?);
     }
     Ok(HostTensor::owning(bytes, dtype, weight.rows, columns))

@@ -3,16 +3,16 @@
 //! A save of the first pass has the error curves, the statistics and the hidden states behind the last layer; one of the second pass also
 //! the units that stay and the pruned stream. Weights are written once, a file for each fitted layer, beside the saves.
 
+use super::RecipeOptions;
 use super::curve::Curve;
 use super::layer::readers;
-use super::{RecipeOptions, writer};
 use crate::architecture::Part;
+use crate::architecture::Site;
 use crate::calibration::{CalibrationSet, HIDDEN_STATES, load_layers, save_layers};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
 use crate::compaction::Replaced;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::forward::Site;
 use crate::model::Model;
 use crate::pass::Batch;
 use crate::progress::Progress;
@@ -108,7 +108,7 @@ impl<'a> Saves<'a> {
     /// Whether the numbers of a record belong together; says what does not.
     fn check(&self, record: &Record, layers: usize) -> std::result::Result<(), &'static str> {
         let whole = self.model.architecture.layers.len();
-        let units = |site: usize| self.units(site / 2, Site::BOTH[site % 2]);
+        let units = |site: usize| self.model.architecture.layers[site / 2].units(Site::BOTH[site % 2]);
         let curve =
             |(site, curve): (usize, &Curve)| curve.removal.order.len() == units(site) && curve.removal.curve.len() == units(site) + 1;
         if record.curves.len() != 2 * layers || !record.curves.iter().enumerate().all(curve) {
@@ -126,14 +126,6 @@ impl<'a> Saves<'a> {
             return Ok(());
         }
         Err("has units of other sites")
-    }
-
-    fn units(&self, layer: usize, site: Site) -> usize {
-        let shape = &self.model.architecture.layers[layer];
-        match site {
-            Site::Attention => shape.key_value_heads,
-            Site::Mlp => shape.intermediate_size,
-        }
     }
 
     /// Saves a part of the first pass, if it is time for it.
@@ -201,7 +193,7 @@ fn read_weights(path: &Path, layer: usize, replaced: &mut Replaced) -> Result<()
         let part = part.ok_or_else(|| stored.error("is not a layer's"))?;
         replaced.insert((layer, part), stored.read()?);
     }
-    let parts = Site::BOTH.into_iter().flat_map(|site| [readers(site), &<[Part; 2]>::from(writer(site))].concat());
+    let parts = Site::BOTH.into_iter().flat_map(|site| [readers(site), &<[Part; 2]>::from(site.writer())].concat());
     match parts.into_iter().find(|&part| !replaced.contains_key(&(layer, part))) {
         Some(part) => Err(Error::file(path, format!("has no tensor `{}`", part.name(layer)))),
         None => Ok(()),

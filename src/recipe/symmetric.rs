@@ -187,9 +187,7 @@ impl Symmetric {
     pub fn check_finite(&self, what: &str) -> Result<()> {
         match (0..self.size).find(|&i| !self.get(i, i).is_finite()) {
             None => Ok(()),
-            Some(channel) => Err(Error::NotFinite(format!(
-                "NaN or infinity appeared at {what}, channel {channel}; the checkpoint is damaged, or its activations overflow f32"
-            ))),
+            Some(channel) => Err(Error::activations_not_finite(format_args!("at {what}, channel {channel}"))),
         }
     }
 }

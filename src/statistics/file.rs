@@ -1,9 +1,9 @@
 //! The statistics file: safetensors with f64 vectors, and a header in its metadata that says what was measured on what.
 
 use super::{CompatMoments, LayerStatistics, Moments, SiteCovariance, SiteStatistics, Spread, Statistics, TokenWeights, packed_length};
+use crate::architecture::Site;
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use crate::error::{Error, Result};
-use crate::forward::Site;
 use crate::tensor::{Dtype, HostTensor};
 use std::collections::BTreeMap;
 use std::ops::Range;

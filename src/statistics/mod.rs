@@ -11,9 +11,9 @@ pub use covariance::{SiteCovariance, TokenWeights, packed_length};
 pub use file::{Header, Mode, read, write};
 pub use moments::Moments;
 
+use crate::architecture::Site;
 use crate::checkpoint::Scratch;
 use crate::error::{Error, Result};
-use crate::forward::Site;
 
 /// How the channels of a site spread.
 #[derive(Debug, Clone, PartialEq)]

@@ -107,7 +107,7 @@ fn parse_run(run: &Value) -> (String, PlanOptions) {
 }
 
 fn check_biases(reference: &Reference, run: &str, found: &[LayerBiases]) {
-    for site in flap_gpu::forward::Site::BOTH {
+    for site in flap_gpu::architecture::Site::BOTH {
         let bytes = reference.tensors.bytes(&format!("{run}.{}_bias", site.name())).unwrap();
         let expected: Vec<f32> = bytemuck::pod_collect_to_vec(bytes.as_ref());
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));

@@ -100,7 +100,7 @@ impl Engine for CpuEngine {
         &self.info
     }
 
-    fn spare(&self, bytes: u64) {
+    fn set_spare_memory(&self, bytes: u64) {
         self.room.set(bytes);
     }
 

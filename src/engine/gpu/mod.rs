@@ -133,8 +133,8 @@ impl Engine for GpuEngine {
         tensor.columns
     }
 
-    fn settle(&self, tensor: &Tensor) {
-        tensor.forget_halves();
+    fn forget_operands(&self, tensor: &Tensor) {
+        tensor.forget_f16();
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {

@@ -123,12 +123,12 @@ impl GpuEngine {
         let mut bytes = Vec::new();
         w.iter().for_each(|&v| Dtype::F16.push(v, &mut bytes));
         let weight = upload(self, &HostTensor::owning(bytes, Dtype::F16, outputs, inputs))?;
-        let mut turned = vec![0.0f64; inputs];
+        let mut transposed = vec![0.0f64; inputs];
         for (row, factor) in w.chunks_exact(inputs).zip(&vector) {
-            turned.iter_mut().zip(row).for_each(|(sum, &w)| *sum += factor * f64::from(w));
+            transposed.iter_mut().zip(row).for_each(|(sum, &w)| *sum += factor * f64::from(w));
         }
         let dot = |row: &[f32], vector: &[f64]| row.iter().zip(vector).map(|(&a, b)| f64::from(a) * b).sum::<f64>();
-        let expected: Vec<f64> = x.chunks_exact(inputs).map(|row| dot(row, &turned)).collect();
+        let expected: Vec<f64> = x.chunks_exact(inputs).map(|row| dot(row, &transposed)).collect();
         let x = self.upload(&x, inputs)?;
         let bias: Vec<f32> = (0..outputs).map(|i| whole_number(i, 1 << 22)).collect();
         for time in 0..times {

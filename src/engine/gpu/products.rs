@@ -2,7 +2,7 @@
 //! in f32. The table of cases in `tests/suite/kernels/cases.rs` runs through every tier that an adapter has.
 
 use super::context::Job;
-use super::tensor::Halves;
+use super::tensor::F16Copy;
 use super::tiles::tile_units;
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::Precision;
@@ -101,13 +101,13 @@ impl GpuEngine {
                 _ => vec![weight.format()],
             };
             let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
-            let halves = match (weight.tile, kernel) {
-                (Some(tile), _) => Some(x.halves(|| self.activation_tiles(x, tile))?),
-                (None, Kernel::MatmulWideF16) => Some(x.halves(|| self.to_f16(x))?),
+            let in_f16 = match (weight.tile, kernel) {
+                (Some(tile), _) => Some(x.in_f16(|| self.activation_tiles(x, tile))?),
+                (None, Kernel::MatmulWideF16) => Some(x.in_f16(|| self.to_f16(x))?),
                 _ => None,
             };
-            match &halves {
-                Some(halves) => buffers.extend([(2, &halves.numbers), (5, &halves.scales)]),
+            match &in_f16 {
+                Some(in_f16) => buffers.extend([(2, &in_f16.numbers), (5, &in_f16.scales)]),
                 None => buffers.push((2, x.buffer())),
             }
             let [x_groups, y_groups] = words([rows.div_ceil(tile), x.rows.div_ceil(tile)]);
@@ -120,11 +120,11 @@ impl GpuEngine {
     }
 
     /// The activations in f16; the number of columns is a multiple of 4.
-    fn to_f16(&self, x: &Tensor) -> Result<Halves> {
+    fn to_f16(&self, x: &Tensor) -> Result<F16Copy> {
         let (numbers, scales) = (self.context.buffer(2 * x.count() as u64)?, self.context.buffer(4 * x.rows as u64)?);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
         self.over(Kernel::ToF16, &words([x.rows, x.columns / 4]), &buffers, x.rows, 1)?;
-        Ok(Halves { numbers, scales })
+        Ok(F16Copy { numbers, scales })
     }
 
     /// The kernel for a product of so many tokens with rows of a weight, and the side of its tile.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A tensor's numbers in f16, rows scaled by powers of two; kernels multiply the products of rows by their number of `scales`.
-pub(super) struct Halves {
+pub(super) struct F16Copy {
     /// `[rows, columns]`, or tiles as matrix units take them.
     pub numbers: Buffer,
     /// `[rows]`, or one for 16 rows where `numbers` are tiles.
@@ -19,13 +19,13 @@ pub struct Tensor {
     pub(super) rows: usize,
     pub(super) columns: usize,
     buffer: Buffer,
-    halves: RefCell<Option<Rc<Halves>>>,
+    f16: RefCell<Option<Rc<F16Copy>>>,
 }
 
 impl Tensor {
     /// `buffer` holds at least `rows * columns` numbers.
     pub(super) fn new(buffer: Buffer, rows: usize, columns: usize) -> Self {
-        Self { rows, columns, buffer, halves: RefCell::default() }
+        Self { rows, columns, buffer, f16: RefCell::default() }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -39,24 +39,24 @@ impl Tensor {
 
     /// The numbers, for a kernel that changes them.
     pub(super) fn changed(&mut self) -> &Buffer {
-        self.forget_halves();
+        self.forget_f16();
         &self.buffer
     }
 
     /// The numbers in f16, made at the first call: the products of one activation share them.
-    pub(super) fn halves(&self, make: impl FnOnce() -> Result<Halves>) -> Result<Rc<Halves>> {
-        let known = self.halves.borrow().clone();
+    pub(super) fn in_f16(&self, make: impl FnOnce() -> Result<F16Copy>) -> Result<Rc<F16Copy>> {
+        let known = self.f16.borrow().clone();
         if let Some(known) = known {
             return Ok(known);
         }
         let made = Rc::new(make()?);
-        self.halves.replace(Some(made.clone()));
+        self.f16.replace(Some(made.clone()));
         Ok(made)
     }
 
     /// Lets go of them.
-    pub(super) fn forget_halves(&self) {
-        self.halves.take();
+    pub(super) fn forget_f16(&self) {
+        self.f16.take();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::context::{Job, fold};
 use super::pool::Buffer;
-use super::tensor::Halves;
+use super::tensor::F16Copy;
 use super::{GpuEngine, Kernel, Matrix, Products, THREADS, Tensor, words};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
@@ -73,14 +73,14 @@ impl GpuEngine {
     }
 
     /// Activations in tiles of f16.
-    pub(super) fn activation_tiles(&self, x: &Tensor, tile: usize) -> Result<Halves> {
+    pub(super) fn activation_tiles(&self, x: &Tensor, tile: usize) -> Result<F16Copy> {
         let lines = x.rows.next_multiple_of(tile);
         let numbers = self.context.buffer(units(lines, x.columns, tile) as u64 * UNIT_BYTES)?;
         let scales = self.context.buffer(4 * x.rows.div_ceil(SCALED_ROWS) as u64)?;
         let params = words([x.rows, x.columns, x.columns.div_ceil(DEPTH)]);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
         self.to_tiles(Kernel::ActivationTiles, tile, &params, &buffers, lines / SCALED_ROWS)?;
-        Ok(Halves { numbers, scales })
+        Ok(F16Copy { numbers, scales })
     }
 
     fn to_tiles(&self, kernel: Kernel, tile: usize, params: &[u32], buffers: &[(u32, &Buffer)], workgroups: usize) -> Result<()> {

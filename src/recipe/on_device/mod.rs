@@ -4,7 +4,7 @@
 
 mod panels;
 
-pub use panels::{panel_lines, turned, upload_columns};
+pub use panels::{panel_lines, transposed, upload_columns};
 
 use super::elimination::Elimination;
 use super::linear_algebra::{factor, inverse_of_factor, lost_definiteness};
@@ -129,9 +129,9 @@ impl<E: Engine> Elimination for OnDevice<'_, E> {
                 engine.scale_columns(&mut self.panels.get_mut(other).matrix, &others)?;
                 self.take_step(other, range.clone(), &step)?;
             }
-            let turned = inverse.transpose().to_owned();
-            let matrix = self.combine(&turned, &step.right)?;
-            let rows = step.rows.as_ref().map(|rows| self.combine(&turned, rows)).transpose()?;
+            let transposed = inverse.transpose().to_owned();
+            let matrix = self.combine(&transposed, &step.right)?;
+            let rows = step.rows.as_ref().map(|rows| self.combine(&transposed, rows)).transpose()?;
             let panel = self.panels.get_mut(index);
             (panel.matrix, panel.rows) = (matrix, rows);
         }

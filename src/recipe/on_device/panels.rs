@@ -7,7 +7,7 @@ use faer::{Mat, MatRef};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Some lines of the matrix, and the rows that take part, turned: a line a channel.
+/// Some lines of the matrix, and the rows that take part, transposed: a line a channel.
 pub struct Panel<T> {
     lines: usize,
     /// `[lines, channels]`.
@@ -164,7 +164,7 @@ fn within(channels: &[usize], range: &Range<usize>) -> Vec<usize> {
 }
 
 /// Some columns of so many lines as lines: a product with ones, which is exact.
-pub fn turned<E: Engine>(engine: &E, lines: &E::Tensor, count: usize, columns: Range<usize>) -> Result<E::Tensor> {
+pub fn transposed<E: Engine>(engine: &E, lines: &E::Tensor, count: usize, columns: Range<usize>) -> Result<E::Tensor> {
     engine.cross(lines, columns, &upload_columns(engine, Mat::identity(count, count).as_ref())?)
 }
 

@@ -94,7 +94,7 @@ fn packed_weights_that_stay_change_no_product() {
             let x = engine.upload(&x, inputs).unwrap();
             let packed = engine.upload_matrix(&weight).unwrap();
             let products = [(); 2].map(|()| engine.download(&engine.linear(&x, &packed, None).unwrap()).unwrap());
-            engine.spare(0);
+            engine.set_spare_memory(0);
             let expected = product(&engine, &engine.download(&x).unwrap(), &weight);
             assert!(products.iter().all(|found| *found == expected), "{arithmetic:?}, {:?}", weight.dtype);
         }

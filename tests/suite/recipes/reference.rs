@@ -3,10 +3,10 @@
 use super::options;
 use crate::support::{data, on_both_engines};
 use flap_gpu::architecture::Part;
+use flap_gpu::architecture::Site;
 use flap_gpu::calibration::{CalibrationOptions, CalibrationSet};
 use flap_gpu::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use flap_gpu::engine::{DeviceKind, Engine};
-use flap_gpu::forward::Site;
 use flap_gpu::model::Model;
 use flap_gpu::plan::Recipe;
 use flap_gpu::progress::Silent;

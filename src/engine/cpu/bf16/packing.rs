@@ -36,5 +36,5 @@ pub fn weights(unit: Unit, weight: &HostTensor, first: usize, inputs: Range<usiz
         let bytes = &weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size];
         unit.split(weight.dtype, bytes, parts, output, packed);
     }
-    packed.iter_mut().flat_map(|pair| &mut pair.0).for_each(|tile| unit.turn(tile));
+    packed.iter_mut().flat_map(|pair| &mut pair.0).for_each(|tile| unit.transpose(tile));
 }

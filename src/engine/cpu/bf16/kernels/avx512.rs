@@ -127,7 +127,7 @@ fn widen_words(words: __m256i) -> __m512 {
 
 /// Swaps rows and columns: blocks of 8 by 8 beside the diagonal change places, and so within each block those of 4, 2 and 1.
 #[target_feature(enable = "avx512f")]
-pub fn turn(tile: &mut Tile) {
+pub fn transpose(tile: &mut Tile) {
     let mut rows = [_mm512_setzero_si512(); SIDE];
     for (vector, row) in rows.iter_mut().zip(&*tile) {
         // SAFETY: a row has the vector's 16 words.

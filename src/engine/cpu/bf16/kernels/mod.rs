@@ -131,12 +131,12 @@ impl Unit {
     }
 
     /// Swaps rows and columns.
-    pub(super) fn turn(self, tile: &mut Tile) {
+    pub(super) fn transpose(self, tile: &mut Tile) {
         match self {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Matrix | Self::Vector => unsafe { avx512::turn(tile) },
-            _ => portable::turn(tile),
+            Self::Matrix | Self::Vector => unsafe { avx512::transpose(tile) },
+            _ => portable::transpose(tile),
         }
     }
 }

@@ -59,7 +59,7 @@ fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[[u32; SIDE]; TOKENS], w: &Til
 }
 
 /// Swaps rows and columns.
-pub fn turn(tile: &mut Tile) {
+pub fn transpose(tile: &mut Tile) {
     let before = *tile;
     for (column, line) in tile.iter_mut().enumerate() {
         line.iter_mut().zip(&before).for_each(|(to, row)| *to = row[column]);
