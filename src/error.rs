@@ -68,10 +68,13 @@ impl Error {
         Self::File { path: path.to_owned(), message: message.into() }
     }
 
-    /// A tensor of a checkpoint that holds NaN or infinity.
+    /// A tensor of a checkpoint that holds NaN or infinity, in this file if it is known.
     #[must_use]
-    pub fn weights_not_finite(tensor: &str) -> Self {
-        Self::NotFinite(format!("tensor `{tensor}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged"))
+    pub fn weights_not_finite(file: Option<&Path>, tensor: &str) -> Self {
+        let file = file.map_or(String::new(), |file| format!("{}: ", file.display()));
+        Self::NotFinite(format!(
+            "{file}tensor `{tensor}` holds NaN or infinity; the checkpoint is damaged or was saved after training diverged"
+        ))
     }
 
     /// NaN or infinity among the activations of a model, at `place`.

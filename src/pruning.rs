@@ -66,11 +66,7 @@ pub fn plan_by_magnitude<E: Engine>(
     let layer = |index: usize| -> Result<LayerScores> {
         interrupt::check()?;
         let scores = |site: Site| -> Result<Vec<f64>> {
-            let part = site.writer().0;
-            let host = model.part(index, part)?;
-            if !host.is_finite() {
-                return Err(Error::weights_not_finite(&part.name(index)));
-            }
+            let host = model.part(index, site.writer().0)?;
             Ok(importance::magnitude(&engine.column_norms(&engine.upload_matrix(&host)?)?.square_sum))
         };
         let scores = LayerScores {

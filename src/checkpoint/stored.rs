@@ -91,12 +91,22 @@ impl StoredTensor {
         Ok(HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns))
     }
 
+    /// The same; fails if one of its numbers is NaN or infinite.
+    pub fn read_finite(&self) -> Result<HostTensor> {
+        let host = self.read()?;
+        if host.is_finite() { Ok(host) } else { Err(self.not_finite()) }
+    }
+
     /// Fails if one of its numbers is NaN or infinite. Of quantised blocks nothing is said.
     pub fn check_finite(&self) -> Result<()> {
-        if !matches!(self.storage, Storage::Plain(_)) || self.read_rows(0..self.rows())?.is_finite() {
-            return Ok(());
-        }
-        Err(Error::weights_not_finite(&self.name))
+        let is_fine = !matches!(self.storage, Storage::Plain(_)) || self.read_rows(0..self.rows())?.is_finite();
+        if is_fine { Ok(()) } else { Err(self.not_finite()) }
+    }
+
+    /// The error of a tensor that holds NaN or infinity.
+    #[must_use]
+    pub fn not_finite(&self) -> Error {
+        Error::weights_not_finite(Some(&self.file), &self.name)
     }
 
     /// Some of its rows, which must not be interleaved.

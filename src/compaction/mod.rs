@@ -89,7 +89,7 @@ impl CompactTensor {
         match &self.source {
             Source::Cut(host, slice) => {
                 if !host.is_finite() {
-                    return Err(Error::weights_not_finite(&self.name));
+                    return Err(Error::weights_not_finite(None, &self.name));
                 }
                 slice.write(host, sink)
             }

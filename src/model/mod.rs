@@ -139,16 +139,16 @@ impl Model {
         self.stored(layer, tensor)?.read()
     }
 
-    /// The part's tensor of a layer, which must have it.
+    /// The part's tensor of a layer, which must have it; fails if it holds NaN or infinity.
     pub fn part(&self, layer: usize, part: Part) -> Result<HostTensor> {
         let tensor = self.architecture.layer_tensors(layer).into_iter().find(|t| t.part == part);
-        self.layer_tensor(layer, tensor.expect("every layer has its projections"))
+        self.stored(layer, tensor.expect("every layer has its projections"))?.read_finite()
     }
 
     /// A bias of a layer, if it has it.
     pub fn bias(&self, layer: usize, part: Part) -> Result<Option<Vec<f32>>> {
         let tensor = self.architecture.layer_tensors(layer).into_iter().find(|t| t.part == part);
-        Ok(tensor.map(|tensor| self.layer_tensor(layer, tensor)).transpose()?.map(|host| host.to_f32()))
+        tensor.map(|tensor| Ok(self.layer_tensor(layer, tensor)?.to_f32())).transpose()
     }
 
     /// Rounds the rotary frequencies to the weights' number format, as frameworks do when a whole model object is cast to 16 bits.
@@ -172,8 +172,8 @@ impl Model {
         self.tensors.get(EMBEDDING, &[self.architecture.vocabulary_size, self.architecture.hidden_size])
     }
 
-    fn final_norm(&self) -> Result<HostTensor> {
-        self.tensors.get(FINAL_NORM, &[self.architecture.hidden_size])?.read()
+    fn final_norm(&self) -> Result<&StoredTensor> {
+        self.tensors.get(FINAL_NORM, &[self.architecture.hidden_size])
     }
 
     fn head_matrix(&self) -> Result<&StoredTensor> {
@@ -197,8 +197,7 @@ impl Model {
             }
             let row = embedding.read_rows(id..id + 1)?;
             widen(row.dtype, row.bytes.as_ref(), out);
-            let finite = out.iter().all(|v| v.is_finite());
-            if finite { Ok(()) } else { Err(Error::weights_not_finite(&format!("{EMBEDDING}, row {id}"))) }
+            if out.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(embedding.not_finite()) }
         });
         // The first of several errors, on any number of threads.
         rows.find_first(Result::is_err).unwrap_or(Ok(()))?;
@@ -210,8 +209,7 @@ impl Model {
         let tensors = self.architecture.layer_tensors(layer);
         LayerWeights::upload(engine, &self.architecture, layer, |part| {
             let Some(&tensor) = tensors.iter().find(|tensor| tensor.part == part) else { return Ok(None) };
-            let host = self.layer_tensor(layer, tensor)?;
-            if host.is_finite() { Ok(Some(host)) } else { Err(Error::weights_not_finite(&part.name(layer))) }
+            Ok(Some(self.stored(layer, tensor)?.read_finite()?))
         })
     }
 
@@ -232,10 +230,7 @@ impl Model {
 
     /// The final norm and the head.
     pub fn head<E: Engine>(&self, engine: &E) -> Result<Head<E>> {
-        let norm = self.final_norm()?;
-        if !norm.is_finite() {
-            return Err(Error::weights_not_finite(FINAL_NORM));
-        }
+        let norm = self.final_norm()?.read_finite()?;
         let matrix = self.head_matrix()?.clone();
         Ok(Head {
             norm: engine.upload(&norm.to_f32(), norm.columns)?,

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// One site of one layer.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct AllocationSite {
     /// Parameters of a unit.
     pub cost: u64,
     /// Error after so many removals, relative to what follows the site; from 0 removals to all.
@@ -18,7 +18,7 @@ pub struct Site {
 /// Counts of a fine site that are tried, besides its ends.
 const STEPS: usize = 43;
 
-impl Site {
+impl AllocationSite {
     pub(super) fn units(&self) -> usize {
         self.curve.len() - 1
     }
@@ -47,12 +47,12 @@ impl Site {
 ///
 /// # Errors
 /// If the ratio cannot be reached with one unit (or multiple) kept everywhere.
-pub fn allocate(sites: &[Site], ratio: f64) -> Result<Vec<usize>> {
+pub fn allocate(sites: &[AllocationSite], ratio: f64) -> Result<Vec<usize>> {
     let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
     let wanted = ratio * total as f64;
-    let candidates: Vec<Vec<usize>> = sites.iter().map(Site::candidates).collect();
+    let candidates: Vec<Vec<usize>> = sites.iter().map(AllocationSite::candidates).collect();
     let best = |price: f64| -> Vec<usize> {
-        let answer = |(site, counts): (&Site, &Vec<usize>)| {
+        let answer = |(site, counts): (&AllocationSite, &Vec<usize>)| {
             let value = |&removed: &usize| site.curve[removed] - price * (site.cost * removed as u64) as f64;
             // The smallest count among equals, so that a price of zero removes nothing that matters.
             counts.iter().copied().min_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0)
@@ -76,7 +76,7 @@ pub fn allocate(sites: &[Site], ratio: f64) -> Result<Vec<usize>> {
 }
 
 /// Returns units of fine sites, round robin, as long as enough stays removed.
-pub(super) fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
+pub(super) fn give_back(sites: &[AllocationSite], counts: &mut [usize], wanted: f64) {
     let mut removed: f64 = sites.iter().zip(&*counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum();
     loop {
         let before = removed;
@@ -98,8 +98,8 @@ pub(super) fn give_back(sites: &[Site], counts: &mut [usize], wanted: f64) {
 
 /// The same with equal counts in all layers: `sites` are attention and MLP of every layer in turn, alike in all layers. Every allowed
 /// number of kept attention units is tried, and the MLPs fill the budget.
-pub fn allocate_uniformly(sites: &[Site], ratio: f64, allowed: &[usize]) -> Result<Vec<usize>> {
-    let (attention, mlp): (Vec<&Site>, Vec<&Site>) = sites.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).unzip();
+pub fn allocate_uniformly(sites: &[AllocationSite], ratio: f64, allowed: &[usize]) -> Result<Vec<usize>> {
+    let (attention, mlp): (Vec<&AllocationSite>, Vec<&AllocationSite>) = sites.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).unzip();
     let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
     let (units, neurons) = (attention[0].units(), mlp[0].units());
     if attention.iter().any(|site| site.units() != units) || mlp.iter().any(|site| site.units() != neurons) {

@@ -27,7 +27,7 @@ mod steps;
 mod symmetric;
 mod weights;
 
-pub use allocation::{Site as AllocationSite, allocate, allocate_uniformly};
+pub use allocation::{AllocationSite, allocate, allocate_uniformly};
 pub use elimination::Elimination;
 pub use linear_algebra::System;
 pub use on_device::OnDevice;

@@ -9,20 +9,20 @@ pub fn round(problem: &Problem, structure: Structure, layers: &mut [Kept]) -> Ve
     let carries = matches!(structure, Structure::AlAm | Structure::AlMm);
     let of_units = |count: usize| problem.allows_units(count);
     let of_neurons = |count: usize| count.is_multiple_of(problem.round_neurons.max(1));
-    let units = Site { what: "attention units", scores: LayerScores::unit_sums, kept: |kept| &mut kept.attention };
-    let neurons = Site { what: "neurons", scores: |scores| scores.mlp.clone(), kept: |kept| &mut kept.mlp };
+    let units = Rounding { what: "attention units", scores: LayerScores::unit_sums, kept: |kept| &mut kept.attention };
+    let neurons = Rounding { what: "neurons", scores: |scores| scores.mlp.clone(), kept: |kept| &mut kept.mlp };
     let mut notes = units.round(problem, layers, carries, &of_units);
     notes.extend(neurons.round(problem, layers, carries, &of_neurons));
     notes
 }
 
-struct Site {
+struct Rounding {
     what: &'static str,
     scores: fn(&LayerScores) -> Vec<f64>,
     kept: fn(&mut Kept) -> &mut Vec<bool>,
 }
 
-impl Site {
+impl Rounding {
     /// Rounds one site of every layer to the nearest number that is allowed. Where layers may differ, what one gains or loses is carried to
     /// the next, so that the total stays.
     fn round(&self, problem: &Problem, layers: &mut [Kept], carries: bool, allowed: &dyn Fn(usize) -> bool) -> Vec<String> {
