@@ -33,6 +33,24 @@ impl Dtype {
         }
     }
 
+    /// Whether none of these little-endian numbers is NaN or infinite.
+    #[must_use]
+    pub fn are_finite(self, bytes: &[u8]) -> bool {
+        // A number is not finite exactly when all exponent bits are set. Folding instead of stopping early lets the loop vectorise.
+        fn any_16(bytes: &[u8], mask: u16) -> bool {
+            bytes.as_chunks::<2>().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & mask == mask))
+        }
+        fn any_32(bytes: &[u8]) -> bool {
+            const MASK: u32 = 0x7f80_0000;
+            bytes.as_chunks::<4>().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & MASK == MASK))
+        }
+        !match self {
+            Self::F32 => any_32(bytes),
+            Self::F16 => any_16(bytes, 0x7c00),
+            Self::Bf16 => any_16(bytes, 0x7f80),
+        }
+    }
+
     /// `value` rounded to this format, to nearest even.
     #[must_use]
     pub fn round(self, value: f32) -> f32 {
@@ -158,19 +176,7 @@ impl HostTensor {
     /// Whether no number is NaN or infinite. Reads every byte once, in parallel.
     #[must_use]
     pub fn is_finite(&self) -> bool {
-        // A number is not finite exactly when all exponent bits are set. Folding instead of stopping early lets the loop vectorise.
-        fn any_16(bytes: &[u8], mask: u16) -> bool {
-            bytes.as_chunks::<2>().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & mask == mask))
-        }
-        fn any_32(bytes: &[u8]) -> bool {
-            const MASK: u32 = 0x7f80_0000;
-            bytes.as_chunks::<4>().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & MASK == MASK))
-        }
-        !self.bytes.as_ref().par_chunks(1 << 18).any(|chunk| match self.dtype {
-            Dtype::F32 => any_32(chunk),
-            Dtype::F16 => any_16(chunk, 0x7c00),
-            Dtype::Bf16 => any_16(chunk, 0x7f80),
-        })
+        self.bytes.as_ref().par_chunks(1 << 18).all(|chunk| self.dtype.are_finite(chunk))
     }
 }
 

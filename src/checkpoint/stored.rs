@@ -97,12 +97,6 @@ impl StoredTensor {
         if host.is_finite() { Ok(host) } else { Err(self.not_finite()) }
     }
 
-    /// Fails if one of its numbers is NaN or infinite. Of quantised blocks nothing is said.
-    pub fn check_finite(&self) -> Result<()> {
-        let is_fine = !matches!(self.storage, Storage::Plain(_)) || self.read_rows(0..self.rows())?.is_finite();
-        if is_fine { Ok(()) } else { Err(self.not_finite()) }
-    }
-
     /// The error of a tensor that holds NaN or infinity.
     #[must_use]
     pub fn not_finite(&self) -> Error {

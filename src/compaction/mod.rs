@@ -84,19 +84,27 @@ impl CompactTensor {
         }
     }
 
-    /// Hands its bytes to `sink`, block by block, rows in order.
+    /// Hands its bytes to `sink`, block by block, rows in order; fails at a number that is NaN or infinite. Of quantised ones nothing is said.
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        match &self.source {
-            Source::Cut(host, slice) => {
-                if !host.is_finite() {
-                    return Err(Error::weights_not_finite(None, &self.name));
+        /// Looked through while a core's cache holds them.
+        const CHECKED_BYTES: usize = 1 << 18;
+        let mut checked = |bytes: &[u8]| {
+            for bytes in bytes.chunks(CHECKED_BYTES) {
+                if let Storage::Plain(dtype) = self.storage
+                    && !dtype.are_finite(bytes)
+                {
+                    return Err(match &self.source {
+                        Source::Cut(..) => Error::weights_not_finite(None, &self.name),
+                        Source::Kept(stored) => stored.not_finite(),
+                    });
                 }
-                slice.write(host, sink)
+                sink(bytes)?;
             }
-            Source::Kept(stored) => {
-                stored.check_finite()?;
-                sink(stored.bytes.as_ref())
-            }
+            Ok(())
+        };
+        match &self.source {
+            Source::Cut(host, slice) => slice.write(host, &mut checked),
+            Source::Kept(stored) => checked(stored.bytes.as_ref()),
         }
     }
 }

@@ -5,6 +5,9 @@ use super::linear;
 use super::peak::multiply_adds;
 use crate::tensor::Dtype;
 
+/// Of fewer tokens than this, products take less time than packing the weights in parts does.
+const FEW_TOKENS: usize = 8;
+
 /// How activations are multiplied with weights. All sum in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
@@ -61,6 +64,7 @@ impl Arithmetic {
     /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
     pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
+            Self::F32InParts(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
             Self::F32 => linear::linear(x, &weight.tensor, bias),
             Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.tensor.dtype), x, weight, bias),
             Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, x, weight, bias),
