@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::export::{self, Exported, Format, hf};
 use crate::model::Model;
 use crate::plan::{Plan, Recipe};
+use crate::statistics::{DIFFERENT_COVARIANCES, Header};
 use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -24,7 +25,10 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     let statistics = args.statistics.as_deref().map(statistics::read).transpose()?;
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
-        if let Some(what) = plan.calibration.as_ref().and_then(|planned| planned.difference(&statistics.header)) {
+        // FLAP's moments are the same with covariances and without.
+        let weighted = |planned: &Header| plan.settings.recipe != Recipe::Flap && planned.covariances != statistics.header.covariances;
+        let difference = |planned: &Header| planned.difference(&statistics.header).or(weighted(planned).then_some(DIFFERENT_COVARIANCES));
+        if let Some(what) = plan.calibration.as_ref().and_then(difference) {
             let message = format!("the plan was made from other statistics, which differ in {what}: give those, or plan anew");
             return Err(Error::input(message)).with_context(place);
         }

@@ -34,7 +34,9 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     };
     let formats: BTreeSet<&str> = model.tensors.entries().iter().map(|entry| entry.storage.name()).collect();
     let context = model.config.optional_size("max_position_embeddings")?;
-    let plan = Some(path.join(PLAN)).filter(|plan| plan.is_file()).map(|plan| Plan::read(&plan)).transpose()?;
+    let plan = Some(path.join(PLAN)).filter(|plan| plan.is_file()).map(|plan| Plan::read(&plan));
+    // It may be another program's, or another version's.
+    let plan = plan.and_then(|plan| plan.inspect_err(|error| terminal.note(&error.to_string())).ok());
     let pruned = plan.as_ref().map(
         |plan| json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
     );

@@ -6,7 +6,7 @@ use super::{open_engine, with_engine};
 use crate::checkpoint::OutputFile;
 use crate::error::Error;
 use crate::model::Model;
-use crate::plan::{Plan, PlannedLayer, Recipe};
+use crate::plan::{Plan, PlannedLayer, Recipe, nothing_removed};
 use crate::{pruning, recipe, statistics};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -47,10 +47,7 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
 pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<()> {
     let (reached, asked) = (plan.ratio_reached, plan.settings.ratio);
     if reached <= 0.0 {
-        return Err(Error::input(format!(
-            "nothing would be removed: with these options the smallest step is more than {}; give a larger --ratio, or smaller multiples",
-            share(asked)
-        )));
+        return Err(nothing_removed(asked));
     }
     if (reached - asked).abs() > 0.01 {
         terminal.note(&format!(

@@ -17,6 +17,8 @@ use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
 use crate::tensor::{Dtype, HostTensor};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Tensors that a recipe has made anew, by layer and part, already cut.
 pub type Replaced = HashMap<(usize, Part), HostTensor>;
@@ -54,6 +56,8 @@ pub struct CompactTensor {
     pub storage: Storage,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// The file of the dense model's tensor that it is made of, if it is.
+    file: Option<Arc<Path>>,
     source: Source,
 }
 
@@ -93,10 +97,7 @@ impl CompactTensor {
                 if let Storage::Plain(dtype) = self.storage
                     && !dtype.are_finite(bytes)
                 {
-                    return Err(match &self.source {
-                        Source::Cut(..) => Error::weights_not_finite(None, &self.name),
-                        Source::Kept(stored) => stored.not_finite(),
-                    });
+                    return Err(Error::weights_not_finite(self.file.as_deref(), &self.name));
                 }
                 sink(bytes)?;
             }
@@ -195,7 +196,7 @@ fn parts(architecture: &Architecture) -> HashMap<String, (usize, LayerTensor)> {
 
 fn kept(stored: &StoredTensor, part: Option<(usize, Part)>) -> CompactTensor {
     let (name, storage, shape) = (stored.name.clone(), stored.storage.clone(), stored.shape.clone());
-    CompactTensor { name, part, storage, shape, source: Source::Kept(stored.clone()) }
+    CompactTensor { name, part, storage, shape, file: Some(stored.file.clone()), source: Source::Kept(stored.clone()) }
 }
 
 /// A part that the plan cuts, or a bias that takes up what was removed.
@@ -209,7 +210,8 @@ fn kept_part(
 ) -> Result<CompactTensor> {
     let host = stored.read()?;
     let Some(site) = Site::BOTH.into_iter().find(|site| site.writer().1 == tensor.part) else {
-        return Ok(cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only));
+        let cut = cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only);
+        return Ok(CompactTensor { file: Some(stored.file.clone()), ..cut });
     };
     let added = biases.get(layer).and_then(|biases| biases.site(site));
     let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
@@ -223,6 +225,7 @@ fn whole(layer: usize, part: Part, host: &HostTensor) -> CompactTensor {
         part: Some((layer, part)),
         storage: Storage::Plain(host.dtype),
         shape: LayerTensor { part, rows: host.rows, columns: host.columns }.shape(),
+        file: None,
         source: Source::Cut(host.clone(), Slice::whole(host)),
     }
 }
@@ -245,6 +248,7 @@ fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer,
         part: Some((layer, tensor.part)),
         storage: Storage::Plain(host.dtype),
         shape: LayerTensor { part: tensor.part, rows, columns }.shape(),
+        file: None,
         source: Source::Cut(host, slice),
     }
 }

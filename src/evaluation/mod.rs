@@ -153,7 +153,8 @@ pub fn run_tokens<E: Engine>(
         for batch in &batches {
             interrupt::check()?;
             let part = batch.read(engine, |normalised| engine.download(&panel.logits(engine, normalised)?))?;
-            for (row, part) in rows.by_ref().zip(part.chunks_exact(panel.entries.len())) {
+            // In this order: the first to end takes nothing of the other.
+            for (part, row) in part.chunks_exact(panel.entries.len()).zip(rows.by_ref()) {
                 row[panel.entries.clone()].copy_from_slice(part);
             }
         }

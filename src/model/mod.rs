@@ -13,6 +13,7 @@ use crate::tensor::{Dtype, HostTensor, widen};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashSet};
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -246,11 +247,16 @@ impl Model {
         self.tensors.entries().iter().map(|entry| entry.len() as u64).sum()
     }
 
-    /// Sizes and times of change of the files of weights: what an interrupted run goes on with must be the same files.
+    /// Sizes of the files of weights, and when they were changed, in milliseconds: what an interrupted run goes on with must be the same files.
     #[must_use]
-    pub fn files(&self) -> Vec<(u64, Option<SystemTime>)> {
+    pub fn files(&self) -> Vec<(u64, Option<i64>)> {
         let paths: BTreeSet<&Path> = self.tensors.entries().iter().map(|entry| &*entry.file).collect();
-        paths.into_iter().filter_map(|path| path.metadata().ok()).map(|file| (file.len(), file.modified().ok())).collect()
+        let since_epoch = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => after.as_millis() as i64,
+            Err(before) => -(before.duration().as_millis() as i64),
+        };
+        let state = |file: Metadata| (file.len(), file.modified().ok().map(since_epoch));
+        paths.into_iter().filter_map(|path| path.metadata().ok()).map(state).collect()
     }
 
     /// Identifies the model: a hash of its structure, and of every tensor's name, format, shape and samples of its bytes, from its beginning

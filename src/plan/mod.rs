@@ -83,6 +83,14 @@ pub struct Plan {
     pub layers: Vec<PlannedLayer>,
 }
 
+/// The error of a plan that would remove nothing.
+#[must_use]
+pub fn nothing_removed(ratio: f64) -> Error {
+    Error::input(format!(
+        "nothing would be removed: with these options the smallest step is more than --ratio {ratio}; give a larger one, or smaller multiples"
+    ))
+}
+
 fn places(kept: &[bool]) -> Vec<usize> {
     (0..kept.len()).filter(|&i| kept[i]).collect()
 }

@@ -45,7 +45,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::PassOptions;
-use crate::plan::{Plan, PlanOptions, Recipe};
+use crate::plan::{Plan, PlanOptions, Recipe, nothing_removed};
 use crate::progress::Progress;
 use crate::pruning::{plan_from_kept, plan_from_statistics};
 use crate::resume::ResumeState;
@@ -133,6 +133,9 @@ pub fn run<E: Engine>(
         (None, Recipe::Search) => search::allocate(engine, model, set, options, &curves, progress)?,
         (None, _) => curves.allocate(model, &options.plan)?,
     };
+    if removed.iter().all(|&count| count == 0) {
+        return Err(nothing_removed(options.plan.ratio));
+    }
     let sites = curves.report(&removed);
     let (kept, replaced) = if options.plan.recipe == Recipe::LeastSquares {
         let kept = curves.kept(&removed);

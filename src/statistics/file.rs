@@ -59,6 +59,9 @@ pub struct Header {
     pub options: Vec<String>,
 }
 
+/// What calibrations with covariances may differ in besides.
+pub const DIFFERENT_COVARIANCES: &str = "--covariances or --token-weights";
+
 impl Header {
     /// Tokens measured.
     #[must_use]
@@ -92,7 +95,7 @@ impl Header {
             return differ(what);
         }
         if self.covariances != other.covariances {
-            return differ("--covariances or --token-weights");
+            return differ(DIFFERENT_COVARIANCES);
         }
         let mut windows: Vec<Range<usize>> = self.windows.iter().chain(&other.windows).cloned().collect();
         windows.sort_by_key(|range| range.start);

@@ -1,5 +1,5 @@
 //! What calibration measures: per layer and site the moments of every input channel, with the column norms of the projection
-//! that reads it. Knows no models, and of engines their number formats only.
+//! that reads it. Knows of models only that a layer has two sites.
 
 mod compat;
 mod covariance;
@@ -8,7 +8,7 @@ mod moments;
 
 pub use compat::CompatMoments;
 pub use covariance::{SiteCovariance, TokenWeights, packed_length};
-pub use file::{Header, Mode, read, write};
+pub use file::{DIFFERENT_COVARIANCES, Header, Mode, read, write};
 pub use moments::Moments;
 
 use crate::architecture::Site;

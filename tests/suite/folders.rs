@@ -128,5 +128,10 @@ fn the_tokenizer_is_taken_as_it_is() {
         let written: Value = serde_json::from_str(&std::fs::read_to_string(place.join("tokenizer_config.json")).unwrap()).unwrap();
         assert_eq!(written["tokenizer_class"].as_str(), expected, "{name}, declared {declared:?}");
         assert_eq!(written["eos_token"].as_str(), declared.map(|_| "</s>"));
+        // What holds no settings is copied as it is.
+        std::fs::write(&settings, "[]").unwrap();
+        let output = OutputFolder::create(&place, &source, true).unwrap();
+        export(&model, &plan, &Vec::new().into(), &ExportOptions::hf(&place), &output, &Silent).unwrap();
+        assert_eq!(std::fs::read_to_string(output.path().join("tokenizer_config.json")).unwrap(), "[]");
     }
 }

@@ -6,6 +6,7 @@ use flap_gpu::evaluation::run_tokens;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::Silent;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Both sides compute in f32, in different orders: squared relative rounding of some hundred sums is far below this.
@@ -47,6 +48,10 @@ fn logits_and_site_inputs_agree() {
                 check(&format!("layers.{layer}.attention"), attention);
                 check(&format!("layers.{layer}.mlp"), mlp);
             }
+            // The same windows twice, each a batch of its own.
+            let batches = PassOptions::in_batches(NonZeroUsize::new(shape[1]));
+            let again = run_tokens(engine, &model, &[&ids[..], &ids].concat(), shape[1], false, batches, &Silent).unwrap();
+            again.logits.chunks_exact(output.logits.len()).for_each(|logits| check("logits", logits));
         }
     });
 }

@@ -58,13 +58,15 @@ fn keep_tokenizer(source: &Config, form: &Form, folder: &Path) -> Result<()> {
     if form.config.get("model_type").and_then(Value::as_str) == Some(model_type) || !folder.join("tokenizer.json").is_file() {
         return Ok(());
     }
-    let mut settings: Value = if path.is_file() { files::read_json(&path)? } else { json!({}) };
-    let class = &mut settings["tokenizer_class"];
-    if class.is_null() || !BY_DECLARED_CLASS.contains(&model_type) {
-        *class = json!("PreTrainedTokenizerFast");
-        files::write_json(&path, &settings)?;
+    let mut settings = if path.is_file() { files::read_json(&path).unwrap_or(Value::Null) } else { json!({}) };
+    // What is no list of settings was copied, and is nobody's.
+    let Some(fields) = settings.as_object_mut() else { return Ok(()) };
+    let declared = fields.get("tokenizer_class").is_some_and(|class| !class.is_null());
+    if declared && BY_DECLARED_CLASS.contains(&model_type) {
+        return Ok(());
     }
-    Ok(())
+    fields.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+    files::write_json(&path, &settings)
 }
 
 /// Copies the licence files of a model folder.

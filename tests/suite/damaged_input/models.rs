@@ -5,6 +5,7 @@ use crate::support::{data, noise, run};
 use flap_gpu::tensor::Dtype;
 use serde_json::{Value, json};
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 #[test]
 fn missing_and_damaged_files() {
@@ -117,6 +118,16 @@ fn numbers_that_are_not_finite() {
     let folder = Folder::new();
     folder.poison("model.layers.2.mlp.up_proj.weight", &noise(1, 256 * 96).iter().map(|n| n * 3e38).collect::<Vec<_>>());
     folder.prune_fails(&[], &["layer 2", "NaN or infinity"]);
+}
+
+/// An archive may give files any time.
+#[test]
+fn files_from_before_1970() {
+    let folder = Folder::new();
+    let weights = fs::File::options().write(true).open(folder.weights()).unwrap();
+    weights.set_modified(SystemTime::UNIX_EPOCH - Duration::from_secs(72_000)).unwrap();
+    let (code, _, stderr) = folder.prune(&["--recipe", "flap"]);
+    assert_eq!(code, 0, "{stderr}");
 }
 
 /// What adds the same to every token is made up for by a bias: it goes first.
