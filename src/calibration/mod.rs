@@ -69,6 +69,18 @@ impl CalibrationSet {
         self.ids.len() / self.header.sequence_length
     }
 
+    /// The token ids of the first windows, one for so many.
+    #[must_use]
+    pub fn one_in(&self, share: usize) -> &[u32] {
+        &self.ids[..self.windows().div_ceil(share) * self.header.sequence_length]
+    }
+
+    /// Windows to judge by what was fitted: those held out, or some of its own where there are none.
+    #[must_use]
+    pub fn judges(&self) -> &[u32] {
+        if self.held_out.is_empty() { self.one_in(HELD_OUT_SHARE) } else { &self.held_out }
+    }
+
     /// What the statistics say of themselves once they are measured on this engine.
     pub fn measured_on<E: Engine>(&self, engine: &E) -> Header {
         let info = engine.info();

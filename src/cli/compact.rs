@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::export::{self, Exported, Format, hf};
 use crate::model::Model;
 use crate::plan::{Plan, Recipe};
-use crate::statistics::{DIFFERENT_COVARIANCES, Header};
 use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -26,9 +25,9 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
         // FLAP's moments are the same with covariances and without.
-        let weighted = |planned: &Header| plan.settings.recipe != Recipe::Flap && planned.covariances != statistics.header.covariances;
-        let difference = |planned: &Header| planned.difference(&statistics.header).or(weighted(planned).then_some(DIFFERENT_COVARIANCES));
-        if let Some(what) = plan.calibration.as_ref().and_then(difference) {
+        let with_covariances = plan.settings.recipe != Recipe::Flap;
+        let difference = plan.calibration.as_ref().and_then(|planned| planned.difference(&statistics.header, with_covariances));
+        if let Some(what) = difference {
             let message = format!("the plan was made from other statistics, which differ in {what}: give those, or plan anew");
             return Err(Error::input(message)).with_context(place);
         }

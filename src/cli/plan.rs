@@ -42,14 +42,16 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
 }
 
-/// Fails if a plan removes nothing, and says so where it misses the ratio that was asked for by more than a hundredth of the prunable
-/// parameters.
+/// Ratios that count as the same.
+pub const ALIKE: f64 = 0.01;
+
+/// Fails if a plan removes nothing, and says so where it misses the ratio that was asked for.
 pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<()> {
     let (reached, asked) = (plan.ratio_reached, plan.settings.ratio);
     if reached <= 0.0 {
         return Err(nothing_removed(asked));
     }
-    if (reached - asked).abs() > 0.01 {
+    if (reached - asked).abs() > ALIKE {
         terminal.note(&format!(
             "asked for {}, removed {}: with structures that treat layers alike, or with --round-heads and --round-neurons, the reachable ratios lie far apart",
             share(asked),

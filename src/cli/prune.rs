@@ -2,7 +2,7 @@
 
 use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
-use super::plan::{check_reached, layers_table};
+use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, resumable, with_engine};
 use crate::calibration::{self, TextSource};
@@ -27,9 +27,6 @@ use std::time::Instant;
 
 /// Windows the authors use for wanda-sp.
 const WANDA_SAMPLES: usize = 128;
-
-/// Where the text has no windows beside those of the calibration, a recipe is compared with plain FLAP on one in so many of these.
-const GUARD_SHARE: usize = 16;
 
 /// A plan and what it was made from.
 struct Planned {
@@ -151,9 +148,6 @@ fn unless_it_fails<T>(measured: crate::error::Result<T>, otherwise: &str, termin
     measured.inspect_err(|error| terminal.note(&format!("{otherwise}: {error}"))).ok()
 }
 
-/// Ratios that count as the same.
-const ALIKE: f64 = 0.01;
-
 /// The comparison of a recipe that removes such a share.
 fn words(guard: &Guard, ratio: f64) -> String {
     // Rounding may leave a divergence of nothing a little below zero.
@@ -219,15 +213,11 @@ fn plan<E: Engine>(
     let recipe = RecipeOptions { plan: options.clone(), pass: args.calibration.passes(), refit: !args.planning.no_refit };
     let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
     let calibration = timing(&set.header, outcome.seconds, resume.went_on());
-    let judges = || {
-        if set.held_out.is_empty() {
-            terminal.note(
-                "the text is too short for a comparison with plain FLAP on other windows than it was fitted to: it flatters the recipe",
-            );
-            return set.ids[..set.windows().div_ceil(GUARD_SHARE) * set.header.sequence_length].to_vec();
-        }
-        set.held_out.clone()
-    };
-    let guarded = (options.recipe != Recipe::Flap).then(|| (outcome.statistics, judges()));
+    let beyond_flap = options.recipe != Recipe::Flap;
+    if beyond_flap && set.held_out.is_empty() {
+        terminal
+            .note("the text is too short for a comparison with plain FLAP on other windows than it was fitted to: it flatters the recipe");
+    }
+    let guarded = beyond_flap.then(|| (outcome.statistics, set.judges().to_vec()));
     Ok(Planned { plan: outcome.plan, notes: outcome.notes, changes: outcome.changes, guarded, calibration })
 }

@@ -42,8 +42,8 @@ pub fn allocate<E: Engine>(
     allocate_by_curves(&sites, plan.ratio)?;
     let chunks = Chunks::of(&sites);
     let length = set.header.sequence_length;
-    let windows = set.windows().div_ceil(SLICE);
-    let ids = &set.ids[..windows * length];
+    let ids = set.one_in(SLICE);
+    let windows = ids.len() / length;
     let rounds = rounds(plan.ratio);
     announce(curves, sites.len(), plan.ratio, progress);
 

@@ -59,9 +59,6 @@ pub struct Header {
     pub options: Vec<String>,
 }
 
-/// What calibrations with covariances may differ in besides.
-pub const DIFFERENT_COVARIANCES: &str = "--covariances or --token-weights";
-
 impl Header {
     /// Tokens measured.
     #[must_use]
@@ -75,27 +72,24 @@ impl Header {
         self.windows.iter().map(ExactSizeIterator::len).sum::<usize>() == self.samples
     }
 
-    /// What another calibration differs in: model, text, windows drawn, or mode.
+    /// What another calibration differs in: model, text, windows drawn, mode, or, if they count, the covariances.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+    pub fn difference(&self, other: &Self, with_covariances: bool) -> Option<&'static str> {
         let drawn = |header: &Self| (header.seed, header.samples, header.sequence_length);
         let differences = [
             (self.model != other.model, "the model"),
             (self.text != other.text, "the calibration text or its tokenizer"),
             (drawn(self) != drawn(other), "seed, samples or sequence length"),
             (self.mode != other.mode, "mode (exact or --compat)"),
+            (with_covariances && self.covariances != other.covariances, "--covariances or --token-weights"),
         ];
         differences.into_iter().find(|(differ, _)| *differ).map(|(_, what)| what)
     }
 
     /// Takes over another part's windows, if it belongs to the same calibration.
     pub fn join(&mut self, other: &Self) -> Result<()> {
-        let differ = |what: &str| Err(Error::input(format!("the statistics do not belong together: they differ in {what}")));
-        if let Some(what) = self.difference(other) {
-            return differ(what);
-        }
-        if self.covariances != other.covariances {
-            return differ(DIFFERENT_COVARIANCES);
+        if let Some(what) = self.difference(other, true) {
+            return Err(Error::input(format!("the statistics do not belong together: they differ in {what}")));
         }
         let mut windows: Vec<Range<usize>> = self.windows.iter().chain(&other.windows).cloned().collect();
         windows.sort_by_key(|range| range.start);

@@ -8,7 +8,7 @@ mod moments;
 
 pub use compat::CompatMoments;
 pub use covariance::{SiteCovariance, TokenWeights, packed_length};
-pub use file::{DIFFERENT_COVARIANCES, Header, Mode, read, write};
+pub use file::{Header, Mode, read, write};
 pub use moments::Moments;
 
 use crate::architecture::Site;

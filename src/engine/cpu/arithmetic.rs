@@ -5,7 +5,7 @@ use super::linear;
 use super::peak::multiply_adds;
 use crate::tensor::Dtype;
 
-/// Of fewer tokens than this, products take less time than packing the weights in parts does.
+/// Fewer tokens than this go to the matrix library: packing the weights in parts would take longer than the product (seen with one token).
 const FEW_TOKENS: usize = 8;
 
 /// How activations are multiplied with weights. All sum in f32.
