@@ -7,6 +7,8 @@ enable f16;
 //#include shared/tiles.wgsl
 //#include shared/power.wgsl
 override TILE: u32 = 128u;
+// 0: lines lie in their order.
+override PAIRED: u32 = 1u;
 
 struct Params {
     rows: u32,
@@ -50,7 +52,8 @@ fn main(
         return;
     }
     // 64 units of each tile, as they lie there.
-    let row = first_row + thread / UNITS % ROWS;
+    let place_among_rows = thread / UNITS % ROWS;
+    let row = first_row + select(place_among_rows, line_at(place_among_rows), PAIRED != 0u);
     let column = thread / (UNITS * ROWS) * DEPTH + thread % UNITS * 8u;
     var largest = 0.0;
     for (var i = column; i < params.columns; i += 4u * DEPTH) {

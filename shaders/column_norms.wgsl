@@ -24,7 +24,7 @@ fn place(row: u32, column: u32) -> u32 {
         return row * params.columns + column;
     }
     let tiles = (params.columns + DEPTH - 1u) / DEPTH;
-    return ((row / TILE * tiles + column / DEPTH) * TILE + row % TILE) * DEPTH + column % DEPTH;
+    return ((row / TILE * tiles + column / DEPTH) * TILE + place_of(row % TILE)) * DEPTH + column % DEPTH;
 }
 
 @compute @workgroup_size(256)

@@ -48,7 +48,7 @@ fn main(
         return;
     }
     let tile = unit / (TILE * UNITS);
-    let row = tile / params.tiles * TILE + unit / UNITS % TILE;
+    let row = tile / params.tiles * TILE + line_at(unit / UNITS % TILE);
     let column = tile % params.tiles * DEPTH + unit % UNITS * 8u;
     y[params.first_unit + unit] =
         vec4<u32>(pair_at(row, column), pair_at(row, column + 2u), pair_at(row, column + 4u), pair_at(row, column + 6u));

@@ -3,9 +3,9 @@
 //
 // A workgroup takes 4 * SIDE queries of a head, SIDE each of its four subgroups, and goes over their keys twice: first for the largest score
 // of each query and the sum of exponentials; then scores are computed again, and values summed as the probabilities weigh them, so that no
-// sum is ever scaled, which matrices of sums cannot be, row by row. Operands come from the tiles that products of activations read: queries
-// directly, keys and values by way of workgroup memory, where scores and probabilities pass too; what is staged next is read meanwhile. If
-// the subgroups are not of the size that the constants say, nothing is written.
+// sum is ever scaled, which matrices of sums cannot be, row by row. Operands come from tiles (see shared/tiles.wgsl): queries directly, and
+// once as far as registers hold them; keys and values by way of workgroup memory, where scores and probabilities pass too, and what is
+// staged next is read meanwhile. If the subgroups are not of the size that the constants say, nothing is written.
 override STEPS: u32 = 4u; // KEYS * HEAD_DIM / 8 / THREADS, rounded up
 
 @group(0) @binding(1) var<storage, read> q: array<Staged>;
@@ -35,6 +35,9 @@ var<workgroup> left_tile: array<Staged, SUBGROUPS * SIDE * PROBABILITY_LINE / UN
 var<workgroup> right_tile: array<Staged, KEYS * LINE / UNIT>;
 // What is staged next, a unit of eight numbers with every step.
 alias Ahead = array<vec4<u32>, MOST_STEPS>;
+// Matrices of a subgroup's queries that stay in registers; those of larger heads are read again for every tile of keys.
+const HELD = 8u;
+alias Queries = array<Left, HELD>;
 
 // What a subgroup works on: rows of activations, and columns of queries and of keys and values.
 struct Task {
@@ -87,18 +90,56 @@ fn stage_ahead(ahead: ptr<function, Ahead>, thread: u32) {
     }
 }
 
-// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory.
-fn score(task: Task, subgroup: u32, first_key: u32) {
+// The queries of a subgroup, SIDE channels from some channel on.
+fn queries_from(task: Task, channel: u32) -> Left {
+    let at = place(task.window + task.query, task.head, params.heads, channel) / UNIT;
+    let stride = DEPTH / UNIT;
+    return coopLoadT<Left>(&q[at], stride);
+}
+
+// Adds what SIDE channels of queries and of staged keys, from a line on, give to their scores.
+fn meet(queries: Left, channel: u32, line: u32, sum: Sum) -> Sum {
     let stride = LINE / UNIT;
-    var near: Sum;
-    var far: Sum;
-    for (var channel = 0u; channel < HEAD_DIM; channel += SIDE) {
-        let queries_at = place(task.window + task.query, task.head, params.heads, channel) / UNIT;
-        let queries = coopLoadT<Left>(&q[queries_at], DEPTH / UNIT);
-        let near_keys = coopLoad<Right>(&right_tile[channel / UNIT], stride);
-        let far_keys = coopLoad<Right>(&right_tile[(SIDE * LINE + channel) / UNIT], stride);
-        near = coopMultiplyAdd(queries, near_keys, near);
-        far = coopMultiplyAdd(queries, far_keys, far);
+    let keys = coopLoad<Right>(&right_tile[(line * LINE + channel) / UNIT], stride);
+    return coopMultiplyAdd(queries, keys, sum);
+}
+
+// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory.
+fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32, first_key: u32) {
+    var near = meet((*queries)[0], 0u, 0u, Sum());
+    var far = meet((*queries)[0], 0u, SIDE, Sum());
+    if (HEAD_DIM > 1u * SIDE) {
+        near = meet((*queries)[1], 1u * SIDE, 0u, near);
+        far = meet((*queries)[1], 1u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 2u * SIDE) {
+        near = meet((*queries)[2], 2u * SIDE, 0u, near);
+        far = meet((*queries)[2], 2u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 3u * SIDE) {
+        near = meet((*queries)[3], 3u * SIDE, 0u, near);
+        far = meet((*queries)[3], 3u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 4u * SIDE) {
+        near = meet((*queries)[4], 4u * SIDE, 0u, near);
+        far = meet((*queries)[4], 4u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 5u * SIDE) {
+        near = meet((*queries)[5], 5u * SIDE, 0u, near);
+        far = meet((*queries)[5], 5u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 6u * SIDE) {
+        near = meet((*queries)[6], 6u * SIDE, 0u, near);
+        far = meet((*queries)[6], 6u * SIDE, SIDE, far);
+    }
+    if (HEAD_DIM > 7u * SIDE) {
+        near = meet((*queries)[7], 7u * SIDE, 0u, near);
+        far = meet((*queries)[7], 7u * SIDE, SIDE, far);
+    }
+    for (var channel = HELD * SIDE; channel < HEAD_DIM; channel += SIDE) {
+        let more = queries_from(task, channel);
+        near = meet(more, channel, 0u, near);
+        far = meet(more, channel, SIDE, far);
     }
     let scale = q_scales[(task.window + task.query) / 16u] * params.scale;
     let near_scores = near * (scale * k_scales[key_row(task, first_key) / 16u]);
@@ -159,6 +200,29 @@ fn main(
     let first_of_part = part * part_keys;
     let end_of_part = first_of_part + part_keys;
 
+    var queries: Queries;
+    queries[0] = queries_from(task, 0u);
+    if (HEAD_DIM > 1u * SIDE) {
+        queries[1] = queries_from(task, 1u * SIDE);
+    }
+    if (HEAD_DIM > 2u * SIDE) {
+        queries[2] = queries_from(task, 2u * SIDE);
+    }
+    if (HEAD_DIM > 3u * SIDE) {
+        queries[3] = queries_from(task, 3u * SIDE);
+    }
+    if (HEAD_DIM > 4u * SIDE) {
+        queries[4] = queries_from(task, 4u * SIDE);
+    }
+    if (HEAD_DIM > 5u * SIDE) {
+        queries[5] = queries_from(task, 5u * SIDE);
+    }
+    if (HEAD_DIM > 6u * SIDE) {
+        queries[6] = queries_from(task, 6u * SIDE);
+    }
+    if (HEAD_DIM > 7u * SIDE) {
+        queries[7] = queries_from(task, 7u * SIDE);
+    }
     var ahead: Ahead;
     var largest = LOWEST;
     var total = 0.0;
@@ -169,7 +233,7 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_keys(&ahead, task, first_key + KEYS, thread);
-        score(task, subgroup, first_key);
+        score(task, &queries, subgroup, first_key);
         workgroupBarrier();
         let before = largest;
         for (var key = first_of_part; key < end_of_part; key += 4u) {
@@ -204,7 +268,7 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_values(&ahead, task, first_key, thread);
-        score(task, subgroup, first_key);
+        score(task, &queries, subgroup, first_key);
         workgroupBarrier();
         stage_ahead(&ahead, thread);
         for (var key = first_of_part; key < end_of_part; key += 4u) {

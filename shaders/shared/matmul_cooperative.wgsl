@@ -53,7 +53,7 @@ fn main(
     var sums: array<Sum, 16>;
     var x_read: array<vec4<u32>, MOST_STEPS>;
     var weight_read: array<vec4<u32>, MOST_STEPS>;
-    let place = thread / UNITS * LINE + thread % UNITS * 8u;
+    let place = line_at(thread / UNITS) * LINE + thread % UNITS * 8u;
     // Tiles along the inputs.
     let tiles = (params.inputs + DEPTH - 1u) / DEPTH;
     var x_at = tile.token * tiles * UNITS + thread;

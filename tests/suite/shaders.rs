@@ -35,6 +35,7 @@ fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConsta
             "STEPS" => (8.0, 1.0),
             "THREADS" => (256.0, 32.0),
             "LINE" => (264.0, 72.0),
+            "PAIRED" => (1.0, 0.0),
             "TILE" => (128.0, 1.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),
             other => panic!("the test knows no value for the constant {other}"),

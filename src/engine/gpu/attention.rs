@@ -2,6 +2,7 @@
 
 use super::context::Job;
 use super::products::SUBGROUPS;
+use super::tensor::F16Layout;
 use super::tiles::{SCALED_ROWS, UNIT, tile_lines};
 use super::{GpuEngine, Kernel, Products, Tensor, words};
 use crate::engine::AttentionShape;
@@ -52,7 +53,7 @@ impl GpuEngine {
             let threads = SUBGROUPS * subgroup_size;
             let steps = (2 * side * head_dim / UNIT).div_ceil(threads as usize) as u32;
             constants.extend([("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", steps)]);
-            let tiles = |x: &Tensor| x.in_f16(|| self.activation_tiles(x, tile_lines(side)));
+            let tiles = |x: &Tensor| x.in_f16(F16Layout::Tiles, |layout| self.activation_tiles(x, tile_lines(side), layout));
             let (q, k, v) = (tiles(q)?, tiles(k)?, tiles(v)?);
             let numbers = [(1, &q.numbers), (2, &k.numbers), (3, &v.numbers), (4, output.buffer())];
             run(kernel, &constants, &[&numbers[..], &[(5, &q.scales), (6, &k.scales), (7, &v.scales)]].concat())?;

@@ -2,7 +2,7 @@
 //! in f32. The table of cases in `tests/suite/kernels/cases.rs` runs through every tier that an adapter has.
 
 use super::context::Job;
-use super::tensor::F16Copy;
+use super::tensor::{F16Copy, F16Layout};
 use super::tiles::tile_units;
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::Precision;
@@ -102,8 +102,8 @@ impl GpuEngine {
             };
             let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
             let in_f16 = match (weight.tile, kernel) {
-                (Some(tile), _) => Some(x.in_f16(|| self.activation_tiles(x, tile))?),
-                (None, Kernel::MatmulWideF16) => Some(x.in_f16(|| self.to_f16(x))?),
+                (Some(tile), _) => Some(x.in_f16(F16Layout::PairedTiles, |layout| self.activation_tiles(x, tile, layout))?),
+                (None, Kernel::MatmulWideF16) => Some(x.in_f16(F16Layout::Rows, |layout| self.to_f16(x, layout))?),
                 _ => None,
             };
             match &in_f16 {
@@ -120,11 +120,11 @@ impl GpuEngine {
     }
 
     /// The activations in f16; the number of columns is a multiple of 4.
-    fn to_f16(&self, x: &Tensor) -> Result<F16Copy> {
+    fn to_f16(&self, x: &Tensor, layout: F16Layout) -> Result<F16Copy> {
         let (numbers, scales) = (self.context.buffer(2 * x.count() as u64)?, self.context.buffer(4 * x.rows as u64)?);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
         self.over(Kernel::ToF16, &words([x.rows, x.columns / 4]), &buffers, x.rows, 1)?;
-        Ok(F16Copy { numbers, scales })
+        Ok(F16Copy { layout, numbers, scales })
     }
 
     /// The kernel for a product of so many tokens with rows of a weight, and the side of its tile.

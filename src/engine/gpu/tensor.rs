@@ -6,11 +6,22 @@ use crate::tensor::{Dtype, HostTensor};
 use std::cell::RefCell;
 use std::rc::Rc;
 
+/// How a tensor's numbers lie in f16, and what the kernels take that read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum F16Layout {
+    /// `[rows, columns]`: products without matrix units.
+    Rows,
+    /// Tiles, their lines in order: attention on matrix units.
+    Tiles,
+    /// Tiles, their lines in pairs (`shaders/shared/tiles.wgsl`): products on matrix units.
+    PairedTiles,
+}
+
 /// A tensor's numbers in f16, rows scaled by powers of two; kernels multiply the products of rows by their number of `scales`.
 pub(super) struct F16Copy {
-    /// `[rows, columns]`, or tiles as matrix units take them.
+    pub layout: F16Layout,
     pub numbers: Buffer,
-    /// `[rows]`, or one for 16 rows where `numbers` are tiles.
+    /// `[rows]`, or one for 16 rows of tiles.
     pub scales: Buffer,
 }
 
@@ -43,13 +54,13 @@ impl Tensor {
         &self.buffer
     }
 
-    /// The numbers in f16, made at the first call: the products of one activation share them.
-    pub(super) fn in_f16(&self, make: impl FnOnce() -> Result<F16Copy>) -> Result<Rc<F16Copy>> {
-        let known = self.f16.borrow().clone();
+    /// The numbers in f16, made at the first call, and at one for another layout: the products of one activation share them.
+    pub(super) fn in_f16(&self, layout: F16Layout, make: impl FnOnce(F16Layout) -> Result<F16Copy>) -> Result<Rc<F16Copy>> {
+        let known = self.f16.borrow().clone().filter(|known| known.layout == layout);
         if let Some(known) = known {
             return Ok(known);
         }
-        let made = Rc::new(make()?);
+        let made = Rc::new(make(layout)?);
         self.f16.replace(Some(made.clone()));
         Ok(made)
     }

@@ -2,7 +2,7 @@
 
 use super::context::{Job, fold};
 use super::pool::Buffer;
-use super::tensor::F16Copy;
+use super::tensor::{F16Copy, F16Layout};
 use super::{GpuEngine, Kernel, Matrix, Products, THREADS, Tensor, words};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
@@ -69,22 +69,30 @@ impl GpuEngine {
         let uploaded = self.context.upload(rows.bytes.as_ref())?;
         let count = units(rows.rows, rows.columns, tile);
         let params = words([rows.rows, rows.columns, rows.columns.div_ceil(DEPTH), count, first_unit]);
-        self.to_tiles(Kernel::WeightTiles, tile, &params, &[(1, &uploaded), (2, tiles)], count.div_ceil(THREADS))
+        self.to_tiles(Kernel::WeightTiles, &[("TILE", tile as u32)], &params, &[(1, &uploaded), (2, tiles)], count.div_ceil(THREADS))
     }
 
     /// Activations in tiles of f16.
-    pub(super) fn activation_tiles(&self, x: &Tensor, tile: usize) -> Result<F16Copy> {
+    pub(super) fn activation_tiles(&self, x: &Tensor, tile: usize, layout: F16Layout) -> Result<F16Copy> {
         let lines = x.rows.next_multiple_of(tile);
         let numbers = self.context.buffer(units(lines, x.columns, tile) as u64 * UNIT_BYTES)?;
         let scales = self.context.buffer(4 * x.rows.div_ceil(SCALED_ROWS) as u64)?;
         let params = words([x.rows, x.columns, x.columns.div_ceil(DEPTH)]);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
-        self.to_tiles(Kernel::ActivationTiles, tile, &params, &buffers, lines / SCALED_ROWS)?;
-        Ok(F16Copy { numbers, scales })
+        let constants = [("TILE", tile as u32), ("PAIRED", u32::from(layout == F16Layout::PairedTiles))];
+        self.to_tiles(Kernel::ActivationTiles, &constants, &params, &buffers, lines / SCALED_ROWS)?;
+        Ok(F16Copy { layout, numbers, scales })
     }
 
-    fn to_tiles(&self, kernel: Kernel, tile: usize, params: &[u32], buffers: &[(u32, &Buffer)], workgroups: usize) -> Result<()> {
-        let job = Job { kernel, constants: &[("TILE", tile as u32)], params, buffers, workgroups: fold(workgroups) };
+    fn to_tiles(
+        &self,
+        kernel: Kernel,
+        constants: &[(&'static str, u32)],
+        params: &[u32],
+        buffers: &[(u32, &Buffer)],
+        workgroups: usize,
+    ) -> Result<()> {
+        let job = Job { kernel, constants, params, buffers, workgroups: fold(workgroups) };
         self.context.dispatch(&job, 0, || format!("{workgroups} workgroups"))
     }
 }

@@ -20,8 +20,9 @@ const FIRST_SHORT_WORK: u64 = 1 << 30;
 const UPLOAD_PIECE: usize = 64 << 20;
 /// Bytes that one thread copies between the host's memory and what a driver maps.
 const COPY_PART: usize = 1 << 20;
-/// Bytes that may be on their way to buffers.
-pub(super) const MOST_STAGED: u64 = 256 << 20;
+/// Bytes that may be on their way to buffers, at least, and their share of the memory budget where that is more.
+const LEAST_STAGED: u64 = 256 << 20;
+const STAGED_SHARE: u64 = 32;
 /// Workgroups in a dimension that every adapter takes.
 pub(super) const MOST_WORKGROUPS: u32 = 65_535;
 
@@ -38,6 +39,7 @@ pub(super) struct Context {
     pending: RefCell<Option<Pending>>,
     submitted: RefCell<Submitted>,
     counter: Counter,
+    most_staged: u64,
     /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
     /// reset a device that works on one thing for seconds.
     pub short_work: u64,
@@ -57,6 +59,11 @@ pub(super) struct Job<'a> {
 pub fn fold(count: usize) -> [u32; 3] {
     let width = MOST_WORKGROUPS as usize;
     [count.min(width) as u32, count.div_ceil(width) as u32, 1]
+}
+
+/// Bytes that may be on their way to buffers: a card with much memory takes a large layer's weights while the one before it computes.
+pub(super) fn most_staged(memory_budget: u64) -> u64 {
+    (memory_budget / STAGED_SHARE).max(LEAST_STAGED)
 }
 
 impl Context {
@@ -84,6 +91,7 @@ impl Context {
             pool: Pool::new(memory_budget),
             pending: RefCell::default(),
             submitted: RefCell::default(),
+            most_staged: most_staged(memory_budget),
             short_work: FIRST_SHORT_WORK,
         }
     }
@@ -92,7 +100,8 @@ impl Context {
         &self.limits
     }
 
-    pub fn set_memory_budget(&self, bytes: u64) {
+    pub fn set_memory_budget(&mut self, bytes: u64) {
+        self.most_staged = most_staged(bytes);
         lock(&self.pool).set_budget(bytes);
     }
 

@@ -1,7 +1,7 @@
 //! Commands on their way: gathered, handed over, counted and waited for.
 
 use super::pending::Pending;
-use super::{COPY_PART, Context, MOST_STAGED};
+use super::{COPY_PART, Context};
 use crate::engine::gpu::Kernel;
 use crate::engine::gpu::pool::{Buffer, lock};
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl Context {
             let staged = &mut self.submitted.borrow_mut().staged;
             staged.push_back((index, bytes));
             let mut oldest = None;
-            while staged.iter().map(|(_, bytes)| bytes).sum::<u64>() > MOST_STAGED {
+            while staged.iter().map(|(_, bytes)| bytes).sum::<u64>() > self.most_staged {
                 oldest = staged.pop_front();
             }
             oldest
