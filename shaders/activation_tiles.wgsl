@@ -1,14 +1,15 @@
 // Activations [rows, columns] as f16 in tiles; see shared/tiles.wgsl. Each 16 rows are scaled by the power of two that brings their largest
 // number between 2^14 and 2^15: f16 then holds it, whatever it is, and numbers 2^28 times smaller lose no digits. scales[row / 16] undoes
-// it, exactly. One workgroup for 16 rows.
+// it, exactly. One workgroup for 16 rows; a thread reads four units at once, so that memory is waited for a quarter as often.
 enable f16;
 //#include shared/workgroup.wgsl
 //#include shared/reduce.wgsl
 //#include shared/tiles.wgsl
 //#include shared/power.wgsl
 override TILE: u32 = 128u;
-// 0: lines lie in their order.
-override PAIRED: u32 = 1u;
+// Whether lines lie in pairs, and whether rows begin at multiples of four numbers.
+override PAIRED: bool = true;
+override ALIGNED: bool = false;
 
 struct Params {
     rows: u32,
@@ -23,12 +24,20 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> scales: array<f32>;
 
 const ROWS = 16u;
+// Units of 16 rows of a tile, and so of the threads that work on one; and tiles that the workgroup works on together.
+const SHARED = UNITS * ROWS;
+const TOGETHER = 256u / SHARED;
+
+struct Unit {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
 
 // Four numbers of a row from a multiple of 4 on, zero where they do not exist. Read there is what does.
 fn quad_at(row: u32, column: u32) -> vec4<f32> {
     let start = min(row, params.rows - 1u) * params.columns;
     var quad: vec4<f32>;
-    if (params.columns % 4u == 0u) {
+    if (ALIGNED) {
         quad = x[(start + min(column, params.columns - 4u)) / 4u];
     } else {
         for (var i = 0u; i < 4u; i++) {
@@ -38,6 +47,24 @@ fn quad_at(row: u32, column: u32) -> vec4<f32> {
     }
     let columns = column + vec4<u32>(0u, 1u, 2u, 3u);
     return select(vec4<f32>(), quad, columns < vec4<u32>(params.columns) & vec4<bool>(row < params.rows));
+}
+
+fn unit_at(row: u32, column: u32) -> Unit {
+    return Unit(quad_at(row, column), quad_at(row, column + 4u));
+}
+
+fn largest_of(unit: Unit) -> f32 {
+    let quad = max(abs(unit.low), abs(unit.high));
+    return max(max(quad.x, quad.y), max(quad.z, quad.w));
+}
+
+// A thread's unit of a tile.
+fn write(unit: Unit, factor: f32, first_place: u32, tile: u32) {
+    if (tile < params.tiles) {
+        let place = 2u * (first_place + tile * TILE * UNITS);
+        y[place] = vec4<f16>(unit.low * factor);
+        y[place + 1u] = vec4<f16>(unit.high * factor);
+    }
 }
 
 @compute @workgroup_size(256)
@@ -51,22 +78,32 @@ fn main(
     if (first_row >= (params.rows + TILE - 1u) / TILE * TILE) {
         return;
     }
-    // 64 units of each tile, as they lie there.
-    let place_among_rows = thread / UNITS % ROWS;
-    let row = first_row + select(place_among_rows, line_at(place_among_rows), PAIRED != 0u);
-    let column = thread / (UNITS * ROWS) * DEPTH + thread % UNITS * 8u;
+    let place_in_rows = thread / UNITS % ROWS;
+    let row = first_row + select(place_in_rows, line_at(place_in_rows), PAIRED);
+    let column = thread % UNITS * 8u;
+    let step = TOGETHER * DEPTH;
     var largest = 0.0;
-    for (var i = column; i < params.columns; i += 4u * DEPTH) {
-        let quads = max(abs(quad_at(row, i)), abs(quad_at(row, i + 4u)));
-        largest = max(largest, max(max(quads.x, quads.y), max(quads.z, quads.w)));
+    for (var tile = thread / SHARED; tile < params.tiles; tile += 4u * TOGETHER) {
+        let at = tile * DEPTH + column;
+        let first = unit_at(row, at);
+        let second = unit_at(row, at + step);
+        let third = unit_at(row, at + 2u * step);
+        let fourth = unit_at(row, at + 3u * step);
+        largest = max(largest, max(max(largest_of(first), largest_of(second)), max(largest_of(third), largest_of(fourth))));
     }
     let exponent = scale_exponent(workgroup_max(thread, largest));
     let factor = scale_to_f16(exponent);
-    let place = ((first_row / TILE * params.tiles + thread / (UNITS * ROWS)) * TILE + first_row % TILE) * UNITS + thread % (UNITS * ROWS);
-    for (var i = 0u; column + i * DEPTH < params.tiles * DEPTH; i += 4u) {
-        let unit = place + i * TILE * UNITS;
-        y[2u * unit] = vec4<f16>(quad_at(row, column + i * DEPTH) * factor);
-        y[2u * unit + 1u] = vec4<f16>(quad_at(row, column + i * DEPTH + 4u) * factor);
+    let first_place = (first_row / TILE * params.tiles * TILE + first_row % TILE) * UNITS + thread % SHARED;
+    for (var tile = thread / SHARED; tile < params.tiles; tile += 4u * TOGETHER) {
+        let at = tile * DEPTH + column;
+        let first = unit_at(row, at);
+        let second = unit_at(row, at + step);
+        let third = unit_at(row, at + 2u * step);
+        let fourth = unit_at(row, at + 3u * step);
+        write(first, factor, first_place, tile);
+        write(second, factor, first_place, tile + TOGETHER);
+        write(third, factor, first_place, tile + 2u * TOGETHER);
+        write(fourth, factor, first_place, tile + 3u * TOGETHER);
     }
     if (thread == 0u && first_row < params.rows) {
         scales[first_row / ROWS] = scale_from_f16(exponent);

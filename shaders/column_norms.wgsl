@@ -27,6 +27,15 @@ fn place(row: u32, column: u32) -> u32 {
     return ((row / TILE * tiles + column / DEPTH) * TILE + place_of(row % TILE)) * DEPTH + column % DEPTH;
 }
 
+fn four_at(rows: vec4<u32>, column: u32) -> vec4<f32> {
+    return vec4<f32>(
+        weight_at(place(rows.x, column)),
+        weight_at(place(rows.y, column)),
+        weight_at(place(rows.z, column)),
+        weight_at(place(rows.w, column)),
+    );
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let column = group.x * DEPTH + thread % DEPTH;
@@ -34,9 +43,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var total = vec2<f32>();
     for (var first = thread / DEPTH; first < params.rows; first += ROWS * LANES) {
         var part = vec2<f32>();
-        for (var row = first; row < min(first + ROWS * LANES, params.rows); row += LANES) {
-            let value = weight_at(place(row, min(column, last)));
-            part += vec2<f32>(value * value, abs(value));
+        for (var row = first; row < min(first + ROWS * LANES, params.rows); row += 4u * LANES) {
+            // Four at once, so that memory is waited for a quarter as often.
+            let rows = row + LANES * vec4<u32>(0u, 1u, 2u, 3u);
+            let values = four_at(min(rows, vec4<u32>(params.rows - 1u)), min(column, last));
+            let exist = select(vec4<f32>(), values, rows < vec4<u32>(params.rows));
+            part += vec2<f32>(dot(exist, exist), dot(abs(exist), vec4<f32>(1.0)));
         }
         total += part;
     }

@@ -79,7 +79,8 @@ impl GpuEngine {
         let scales = self.context.buffer(4 * x.rows.div_ceil(SCALED_ROWS) as u64)?;
         let params = words([x.rows, x.columns, x.columns.div_ceil(DEPTH)]);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];
-        let constants = [("TILE", tile as u32), ("PAIRED", u32::from(layout == F16Layout::PairedTiles))];
+        let (paired, aligned) = (layout == F16Layout::PairedTiles, x.columns.is_multiple_of(4));
+        let constants = [("TILE", tile as u32), ("PAIRED", paired.into()), ("ALIGNED", aligned.into())];
         self.to_tiles(Kernel::ActivationTiles, &constants, &params, &buffers, lines / SCALED_ROWS)?;
         Ok(F16Copy { layout, numbers, scales })
     }

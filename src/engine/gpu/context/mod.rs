@@ -38,6 +38,7 @@ pub(super) struct Context {
     pool: Arc<Mutex<Pool>>,
     pending: RefCell<Option<Pending>>,
     submitted: RefCell<Submitted>,
+    read_back: RefCell<Option<wgpu::Buffer>>,
     counter: Counter,
     most_staged: u64,
     /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
@@ -91,6 +92,7 @@ impl Context {
             pool: Pool::new(memory_budget),
             pending: RefCell::default(),
             submitted: RefCell::default(),
+            read_back: RefCell::default(),
             most_staged: most_staged(memory_budget),
             short_work: FIRST_SHORT_WORK,
         }

@@ -3,7 +3,7 @@
 use super::pending::Pending;
 use super::{COPY_PART, Context};
 use crate::engine::gpu::Kernel;
-use crate::engine::gpu::pool::{Buffer, lock};
+use crate::engine::gpu::pool::{Buffer, lock, size_class};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use rayon::prelude::*;
@@ -13,6 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Submissions that may be under way. Enough that the device never waits; few enough that an interrupt takes effect soon, and the next
 /// layer's weights do not pile up before it.
 const MOST_UNDER_WAY: usize = 32;
+/// Bytes of a buffer to read back through that is kept.
+const MOST_KEPT: u64 = 64 << 20;
 
 /// Submissions so far, and those that may not be finished.
 #[derive(Default)]
@@ -123,12 +125,7 @@ impl Context {
         let bytes = count * size_of::<T>();
         let operation = || format!("reading back {bytes} bytes");
         let whole = bytes.next_multiple_of(4) as u64;
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size: whole + 4,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let staging = self.read_back_buffer(whole + 4);
         let encoder = self.gathered().unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
         let submission = self.submit(encoder, |encoder| {
             encoder.copy_buffer_to_buffer(&buffer.buffer, 0, &staging, 0, whole);
@@ -137,7 +134,7 @@ impl Context {
         self.check(operation)?;
         let failed = |message: String| Error::Device { operation: operation(), message };
         let (sender, receiver) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        staging.map_async(wgpu::MapMode::Read, ..whole + 4, move |result| {
             // The receiver lives until the result arrived, or nobody waits for it any more.
             let _ = sender.send(result);
         });
@@ -145,7 +142,7 @@ impl Context {
         self.done();
         receiver.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.check(operation)?;
-        let view = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        let view = staging.get_mapped_range(..whole + 4).map_err(|e| failed(e.to_string()))?;
         let (values, done) = view.split_at(whole as usize);
         if done != submission.to_le_bytes() {
             return Err(failed("the device did not finish its work: it may be out of memory; use a smaller --memory-budget".into()));
@@ -154,7 +151,25 @@ impl Context {
         // What a driver maps may be slow to read, and the result's pages are touched for the first time.
         let parts = bytemuck::cast_slice_mut::<T, u8>(&mut result).par_chunks_mut(COPY_PART);
         parts.zip(values[..bytes].par_chunks(COPY_PART)).for_each(|(to, from)| to.copy_from_slice(from));
+        drop(view);
+        staging.unmap();
+        if staging.size() <= MOST_KEPT {
+            self.read_back.replace(Some(staging));
+        }
         Ok(result)
+    }
+
+    /// Memory to read so many bytes back through, kept from one time to the next: drivers take milliseconds to prepare it.
+    fn read_back_buffer(&self, bytes: u64) -> wgpu::Buffer {
+        let kept = self.read_back.take().filter(|kept| kept.size() >= bytes);
+        kept.unwrap_or_else(|| {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("read back"),
+                size: size_class(bytes),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
     }
 }
 
