@@ -29,13 +29,12 @@ fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
 fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConstants {
     let value = |name: &str| {
         let (with_largest, with_smallest) = match name {
-            "ALIGNED" => (1.0, 0.0),
+            "ALIGNED" | "PAIRED" => (1.0, 0.0),
             "HEAD_DIM" => (256.0, 64.0),
             "SUBGROUP_SIZE" => (64.0, 8.0),
             "STEPS" => (8.0, 1.0),
             "THREADS" => (256.0, 32.0),
             "LINE" => (264.0, 72.0),
-            "PAIRED" => (1.0, 0.0),
             "TILE" => (128.0, 1.0),
             "WEIGHT_FORMAT" => (2.0, 0.0),
             other => panic!("the test knows no value for the constant {other}"),

@@ -203,3 +203,20 @@ fn a_changed_activation_is_multiplied_anew() {
         last = found;
     }
 }
+
+/// They read it in different layouts, of which a tensor keeps one.
+#[test]
+fn an_activation_serves_products_and_attention() {
+    let Some(engine) = gpu_with(Precision::F16) else { return };
+    let shape = AttentionShape { window_tokens: 32, heads: 2, key_value_heads: 2, head_dim: 32, sliding_window: None };
+    let (tokens, size) = (shape.window_tokens, shape.heads * shape.head_dim);
+    let weight = engine.upload_matrix(&matrix(2, size, size, F16)).unwrap();
+    let upload = || engine.upload(&noise(1, tokens * size), size).unwrap();
+    let times = |x: &_| engine.download(&engine.linear(x, &weight, None).unwrap()).unwrap();
+    let attend = |x: &_| engine.download(&engine.attention(x, x, x, shape).unwrap()).unwrap();
+    let x = upload();
+    for _ in 0..2 {
+        assert_eq!(times(&x), times(&upload()), "the product");
+        assert_eq!(attend(&x), attend(&upload()), "attention");
+    }
+}
