@@ -33,6 +33,14 @@ struct Unit {
     high: vec4<f32>,
 }
 
+// An array would live in memory where a compiler does not see that its places are constant.
+struct Four {
+    first: Unit,
+    second: Unit,
+    third: Unit,
+    fourth: Unit,
+}
+
 // Four numbers of a row from a multiple of 4 on, zero where they do not exist. Read there is what does.
 fn quad_at(row: u32, column: u32) -> vec4<f32> {
     let start = min(row, params.rows - 1u) * params.columns;
@@ -51,6 +59,12 @@ fn quad_at(row: u32, column: u32) -> vec4<f32> {
 
 fn unit_at(row: u32, column: u32) -> Unit {
     return Unit(quad_at(row, column), quad_at(row, column + 4u));
+}
+
+// A thread's next four units, one of every TOGETHER tiles.
+fn four_at(row: u32, column: u32) -> Four {
+    let step = TOGETHER * DEPTH;
+    return Four(unit_at(row, column), unit_at(row, column + step), unit_at(row, column + 2u * step), unit_at(row, column + 3u * step));
 }
 
 fn largest_of(unit: Unit) -> f32 {
@@ -81,29 +95,22 @@ fn main(
     let place_in_rows = thread / UNITS % ROWS;
     let row = first_row + select(place_in_rows, line_at(place_in_rows), PAIRED);
     let column = thread % UNITS * 8u;
-    let step = TOGETHER * DEPTH;
     var largest = 0.0;
     for (var tile = thread / SHARED; tile < params.tiles; tile += 4u * TOGETHER) {
-        let at = tile * DEPTH + column;
-        let first = unit_at(row, at);
-        let second = unit_at(row, at + step);
-        let third = unit_at(row, at + 2u * step);
-        let fourth = unit_at(row, at + 3u * step);
-        largest = max(largest, max(max(largest_of(first), largest_of(second)), max(largest_of(third), largest_of(fourth))));
+        let units = four_at(row, tile * DEPTH + column);
+        let front = max(largest_of(units.first), largest_of(units.second));
+        let back = max(largest_of(units.third), largest_of(units.fourth));
+        largest = max(largest, max(front, back));
     }
     let exponent = scale_exponent(workgroup_max(thread, largest));
     let factor = scale_to_f16(exponent);
     let first_place = (first_row / TILE * params.tiles * TILE + first_row % TILE) * UNITS + thread % SHARED;
     for (var tile = thread / SHARED; tile < params.tiles; tile += 4u * TOGETHER) {
-        let at = tile * DEPTH + column;
-        let first = unit_at(row, at);
-        let second = unit_at(row, at + step);
-        let third = unit_at(row, at + 2u * step);
-        let fourth = unit_at(row, at + 3u * step);
-        write(first, factor, first_place, tile);
-        write(second, factor, first_place, tile + TOGETHER);
-        write(third, factor, first_place, tile + 2u * TOGETHER);
-        write(fourth, factor, first_place, tile + 3u * TOGETHER);
+        let units = four_at(row, tile * DEPTH + column);
+        write(units.first, factor, first_place, tile);
+        write(units.second, factor, first_place, tile + TOGETHER);
+        write(units.third, factor, first_place, tile + 2u * TOGETHER);
+        write(units.fourth, factor, first_place, tile + 3u * TOGETHER);
     }
     if (thread == 0u && first_row < params.rows) {
         scales[first_row / ROWS] = scale_from_f16(exponent);

@@ -1,8 +1,7 @@
 //! Finding adapters and opening a device on one.
 
-use super::context::{Context, most_staged};
+use super::context::Context;
 use super::products::{Products, SUBGROUPS};
-use super::tiles::ROWS_AT_A_TIME;
 use crate::engine::{DeviceInfo, DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::tensor::Dtype;
@@ -216,8 +215,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         operands: if products[0] == Products::F32 { Dtype::F32 } else { Dtype::F16 },
         default_batch_tokens: if is_software(adapter) { 512 } else { 4096 },
         memory_budget,
-        // In the machine's memory, or where all of the device's can be written to, there; and rows that do not lie in tiles yet.
-        staging_bytes: Some(most_staged(memory_budget) + if on_matrix_units { ROWS_AT_A_TIME as u64 } else { 0 }),
+        staging_bytes: Some(products[0].staging_bytes(memory_budget)),
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
     Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })

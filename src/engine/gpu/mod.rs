@@ -27,7 +27,7 @@ use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, Devi
 use crate::error::Result;
 use crate::tensor::HostTensor;
 use bytemuck::{bytes_of, cast_slice};
-use context::{Context, Job, fold, most_staged};
+use context::{Context, Job, fold};
 use pool::Buffer;
 use std::ops::Range;
 
@@ -70,8 +70,7 @@ impl GpuEngine {
     /// Stays within so many bytes of device memory.
     #[must_use]
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
-        let staged = most_staged(bytes) as i64 - most_staged(self.info.memory_budget) as i64;
-        self.info.staging_bytes = self.info.staging_bytes.map(|all| all.saturating_add_signed(staged));
+        self.info.staging_bytes = Some(self.products.staging_bytes(bytes));
         self.info.memory_budget = bytes;
         self.context.set_memory_budget(bytes);
         self

@@ -39,6 +39,10 @@ impl Pool {
         (self.most_used, self.most_held) = (self.used_bytes, self.used_bytes);
     }
 
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
     pub fn most_held(&self) -> u64 {
         self.most_held
     }

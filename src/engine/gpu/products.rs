@@ -1,9 +1,9 @@
 //! Matrix products in three tiers: f32 tiles, which every adapter runs; f16 tiles; and matrix units (cooperative matrices). All sum
 //! in f32. The table of cases in `tests/suite/kernels/cases.rs` runs through every tier that an adapter has.
 
-use super::context::Job;
+use super::context::{Job, most_staged};
 use super::tensor::{F16Copy, F16Layout};
-use super::tiles::tile_units;
+use super::tiles::{ROWS_AT_A_TIME, tile_units};
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
@@ -36,6 +36,12 @@ pub enum Products {
 }
 
 impl Products {
+    /// Bytes that weights on their way take at most beside their buffers: in the machine's memory, or where all of the device's can be
+    /// written to, there; and rows that do not lie in tiles yet.
+    pub(super) fn staging_bytes(self, memory_budget: u64) -> u64 {
+        most_staged(memory_budget) + if matches!(self, Self::Cooperative { .. }) { ROWS_AT_A_TIME as u64 } else { 0 }
+    }
+
     /// What `precision` means on an adapter, in the order to be tried: its subgroups may have several sizes. `matrix_units` are its
     /// sizes of f16 by f16 to f32 with the sizes of subgroups that may share one.
     pub fn choose(

@@ -40,7 +40,6 @@ pub(super) struct Context {
     submitted: RefCell<Submitted>,
     read_back: RefCell<Option<wgpu::Buffer>>,
     counter: Counter,
-    most_staged: u64,
     /// Multiply-adds after which gathered commands are handed over, and that one dispatch holds if it can be split. Desktop systems
     /// reset a device that works on one thing for seconds.
     pub short_work: u64,
@@ -93,7 +92,6 @@ impl Context {
             pending: RefCell::default(),
             submitted: RefCell::default(),
             read_back: RefCell::default(),
-            most_staged: most_staged(memory_budget),
             short_work: FIRST_SHORT_WORK,
         }
     }
@@ -102,8 +100,7 @@ impl Context {
         &self.limits
     }
 
-    pub fn set_memory_budget(&mut self, bytes: u64) {
-        self.most_staged = most_staged(bytes);
+    pub fn set_memory_budget(&self, bytes: u64) {
         lock(&self.pool).set_budget(bytes);
     }
 

@@ -1,7 +1,7 @@
 //! Commands on their way: gathered, handed over, counted and waited for.
 
 use super::pending::Pending;
-use super::{COPY_PART, Context};
+use super::{COPY_PART, Context, most_staged};
 use crate::engine::gpu::Kernel;
 use crate::engine::gpu::pool::{Buffer, lock, size_class};
 use crate::error::{Error, Result};
@@ -65,11 +65,12 @@ impl Context {
     /// Hands over what was written to buffers, so many bytes. Waits for the first of such copies where too much is on its way.
     pub(super) fn staged(&self, bytes: u64) -> Result<()> {
         let index = self.queue.submit([]);
+        let most = most_staged(lock(&self.pool).budget());
         let oldest = {
             let staged = &mut self.submitted.borrow_mut().staged;
             staged.push_back((index, bytes));
             let mut oldest = None;
-            while staged.iter().map(|(_, bytes)| bytes).sum::<u64>() > self.most_staged {
+            while staged.iter().map(|(_, bytes)| bytes).sum::<u64>() > most {
                 oldest = staged.pop_front();
             }
             oldest
