@@ -89,8 +89,12 @@ impl SharedBytes {
     }
 
     /// Part of these bytes.
+    ///
+    /// # Panics
+    /// If there are fewer.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.end <= self.range.len(), "byte range outside its owner");
         Self::new(self.owner.clone(), self.range.start + range.start..self.range.start + range.end)
     }
 }

@@ -57,10 +57,9 @@ impl<'a, E: Engine> Pass<'a, E> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         let architecture = &model.architecture;
-        let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
         let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
-        // What is multiplied once needs no packing beforehand.
-        engine.set_spare_memory(if windows * window_tokens > layout.batch_tokens { layout.spare } else { 0 });
+        let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
+        engine.set_spare_memory(layout.spare);
         Ok(Self { engine, model, windows, window_tokens, progress, rope, layout })
     }
 

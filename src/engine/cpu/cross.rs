@@ -22,7 +22,7 @@ pub fn add_cross(
     let b = MatRef::from_row_major_slice(b, tokens, b_columns);
     let out = SharedOutput(sum.as_mut_ptr());
     // The largest panels of a triangle first, so that no thread is left with one at the end.
-    panels(columns.len()).rev().for_each_init(Vec::new, |transposed: &mut Vec<f32>, rows| {
+    panels(columns.len(), usize::MAX).rev().for_each_init(Vec::new, |transposed: &mut Vec<f32>, rows| {
         let reach = if symmetric { (columns.start + rows.end).min(width) } else { width };
         // SAFETY: the rows `rows` of the row-major sum belong to this task alone, and lie within it; `sum` outlives the loop.
         let sum = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start * width), rows.len(), reach, width as isize, 1) };

@@ -9,15 +9,18 @@ use faer::reborrow::ReborrowMut;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Weight rows widened at a time: 128 rows of 4096 inputs are 2 MiB of f32, the size of a core's L2 cache.
+/// Weight rows widened, or columns multiplied, at a time: more do not help.
 const PANEL_ROWS: usize = 128;
+/// Numbers widened at a time by each thread: 2 MiB of f32, the size of a core's L2 cache.
+const PANEL_NUMBERS: usize = 1 << 19;
 /// Narrower panels are used for small matrices so that every thread has work; below this the product itself slows down.
 const MINIMUM_PANEL_ROWS: usize = 16;
 
 /// Rows in panels of which every thread has several. Results must not depend on the number of threads, but the library may sum edges of its
 /// tiles and narrow matrices in another order: panels are whole tiles, and the last takes the rest.
-pub(super) fn panels(rows: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
-    let panel = (rows / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS).next_multiple_of(MINIMUM_PANEL_ROWS);
+pub(super) fn panels(rows: usize, most: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
+    let most = most.clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
+    let panel = (rows / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, most).next_multiple_of(MINIMUM_PANEL_ROWS);
     let count = (rows / panel).max(1);
     (0..count).into_par_iter().map(move |index| index * panel..if index + 1 == count { rows } else { (index + 1) * panel })
 }
@@ -36,15 +39,14 @@ impl SharedOutput {
     }
 }
 
-/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+/// `y [tokens, out]`: `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(y: &mut [f32], x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) {
     let (inputs, outputs) = (weight.columns, weight.rows);
     let tokens = x.len() / inputs;
-    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
-    let mut y = vec![0.0f32; tokens * outputs];
+    assert_eq!([x.len(), y.len()], [tokens * inputs, tokens * outputs], "activations do not fit the matrix");
     let out = SharedOutput(y.as_mut_ptr());
     let x = MatRef::from_row_major_slice(x, tokens, inputs);
-    panels(outputs).for_each_init(Vec::new, |scratch: &mut Vec<f32>, rows| {
+    panels(outputs, PANEL_NUMBERS / inputs).for_each_init(Vec::new, |scratch: &mut Vec<f32>, rows| {
         let bytes = &weight.bytes.as_ref()[rows.start * weight.row_bytes()..rows.end * weight.row_bytes()];
         let values = match bytemuck::try_cast_slice::<u8, f32>(bytes) {
             Ok(values) if weight.dtype == Dtype::F32 => values,
@@ -68,7 +70,6 @@ pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> 
         };
         product(y, accumulate, x, w.transpose(), 1.0);
     });
-    y
 }
 
 /// Squared and absolute column sums, in f64.

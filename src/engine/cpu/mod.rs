@@ -8,6 +8,7 @@ mod elementwise;
 mod linear;
 mod moments;
 mod peak;
+mod pool;
 mod product;
 mod room;
 mod vectors;
@@ -16,14 +17,20 @@ pub use arithmetic::Arithmetic;
 pub use bf16::{PackedMatrix, Unit};
 pub use moments::Moments;
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
+use super::{
+    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments, SpareMemory,
+};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
+use pool::{Buffer, Pool};
 use room::Room;
 use std::ops::Range;
 
 /// For activations and hidden states, the rest of which goes to a mapped file, and for packed weights; weights as they are stored are mapped.
 const MEMORY_BUDGET: u64 = 1 << 30;
+
+/// Share of it that dropped tensors may keep until a pass says how much it leaves over.
+const FREE_TENSORS_SHARE: u64 = 4;
 
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
@@ -31,11 +38,12 @@ pub struct CpuEngine {
     arithmetic: Arithmetic,
     /// For packed weights.
     room: Room,
+    pool: Pool,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
 pub struct Tensor {
-    data: Vec<f32>,
+    data: Buffer,
     columns: usize,
 }
 
@@ -78,6 +86,7 @@ impl CpuEngine {
             },
             arithmetic,
             room: Room::new(MEMORY_BUDGET),
+            pool: Pool::new(MEMORY_BUDGET / FREE_TENSORS_SHARE),
         }
     }
 
@@ -86,7 +95,19 @@ impl CpuEngine {
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.info.memory_budget = bytes;
         self.room.set(bytes);
+        self.pool.set_limit(bytes / FREE_TENSORS_SHARE);
         self
+    }
+
+    /// `[rows, columns]` of which nothing is known.
+    fn tensor(&self, rows: usize, columns: usize) -> Tensor {
+        Tensor { data: self.pool.take(rows * columns), columns }
+    }
+
+    fn filled(&self, data: &[f32], columns: usize) -> Tensor {
+        let mut tensor = self.tensor(data.len() / columns, columns);
+        tensor.data.copy_from_slice(data);
+        tensor
     }
 }
 
@@ -100,12 +121,13 @@ impl Engine for CpuEngine {
         &self.info
     }
 
-    fn set_spare_memory(&self, bytes: u64) {
-        self.room.set(bytes);
+    fn set_spare_memory(&self, spare: SpareMemory) {
+        self.pool.set_limit(spare.tensors);
+        self.room.set(spare.weights);
     }
 
     fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: data.to_vec(), columns })
+        Ok(self.filled(data, columns))
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<PackedMatrix> {
@@ -117,7 +139,9 @@ impl Engine for CpuEngine {
     }
 
     fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: vec![0.0; rows * columns], columns })
+        let mut tensor = self.tensor(rows, columns);
+        tensor.data.fill(0.0);
+        Ok(tensor)
     }
 
     fn columns(&self, tensor: &Tensor) -> usize {
@@ -125,15 +149,21 @@ impl Engine for CpuEngine {
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(tensor.data.clone())
+        Ok(tensor.data.to_vec())
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        Ok(Tensor { data: elementwise::rms_norm(&x.data, &weight.data, eps), columns: x.columns })
+        assert!(x.columns.is_multiple_of(weight.data.len()), "norm weights do not fit the activations");
+        let mut y = self.tensor(x.rows(), x.columns);
+        elementwise::rms_norm(&mut y.data, &x.data, &weight.data, eps);
+        Ok(y)
     }
 
     fn linear(&self, x: &Tensor, weight: &PackedMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
-        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.tensor.rows })
+        assert!(bias.is_none_or(|bias| bias.data.len() == weight.tensor.rows), "the bias does not fit the matrix");
+        let mut y = self.tensor(x.rows(), weight.tensor.rows);
+        self.arithmetic.linear(&mut y.data, &x.data, weight, bias.map(|b| &*b.data), &self.pool);
+        Ok(y)
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
@@ -142,25 +172,31 @@ impl Engine for CpuEngine {
     }
 
     fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
+        assert!(x.columns.is_multiple_of(table.columns) && window_tokens <= table.rows(), "the rotary table does not fit the activations");
         elementwise::rope(&mut x.data, x.columns, &table.data, table.columns, window_tokens);
         Ok(())
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape)?, columns: q.columns })
+        let mut output = self.tensor(q.rows(), q.columns);
+        attention::attention(&mut output.data, &q.data, &k.data, &v.data, shape)?;
+        Ok(output)
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
+        assert_eq!(gate.data.len(), up.data.len(), "tensors of different sizes");
         elementwise::swiglu(&mut gate.data, &up.data);
         Ok(())
     }
 
     fn scale_columns(&self, x: &mut Tensor, mask: &Tensor) -> Result<()> {
+        assert_eq!(x.columns, mask.data.len(), "the mask does not fit the activations");
         elementwise::scale_columns(&mut x.data, &mask.data);
         Ok(())
     }
 
     fn gather(&self, to: &mut Tensor, first: usize, from: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<()> {
+        assert_eq!(columns.data.len(), to.columns, "what is gathered does not fit");
         let out = &mut to.data[first * to.columns..][..rows.data.len() * to.columns];
         elementwise::gather(out, (&from.data, from.columns), &rows.data, &columns.data);
         Ok(())
@@ -175,7 +211,7 @@ impl Engine for CpuEngine {
     }
 
     fn accumulate(&self, moments: &mut Moments, x: &Tensor, first_window: usize) -> Result<()> {
-        moments.accumulate(&x.data, first_window);
+        moments.accumulate(&x.data, x.columns, first_window);
         Ok(())
     }
 
@@ -184,11 +220,17 @@ impl Engine for CpuEngine {
     }
 
     fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
-        Ok(Tensor { data: elementwise::shifted(&x.data, &shift.data, scales.map(|s| s.data.as_slice())), columns: x.columns })
+        let fits = shift.data.len() == x.columns && scales.is_none_or(|scales| scales.data.len() == x.rows());
+        assert!(fits, "the shift does not fit the activations");
+        let mut out = self.tensor(x.rows(), x.columns);
+        elementwise::shifted(&mut out.data, &x.data, &shift.data, scales.map(|s| &*s.data));
+        Ok(out)
     }
 
     fn inverse_norms(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor { data: elementwise::inverse_norms(&x.data, x.columns), columns: 1 })
+        let mut out = self.tensor(x.rows(), 1);
+        elementwise::inverse_norms(&mut out.data, &x.data, x.columns);
+        Ok(out)
     }
 
     fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
@@ -202,19 +244,21 @@ impl Engine for CpuEngine {
 
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
         Ok(CrossEntropy {
-            targets: Tensor { data: targets.iter().map(|&t| t as f32).collect(), columns: 1 },
-            state: Tensor { data: CROSS_ENTROPY_START.repeat(targets.len()), columns: 3 },
+            targets: self.filled(&targets.iter().map(|&t| t as f32).collect::<Vec<_>>(), 1),
+            state: self.filled(&CROSS_ENTROPY_START.repeat(targets.len()), 3),
         })
     }
 
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {
-        debug_assert_eq!(logits.rows(), state.targets.rows());
+        assert!(state.targets.rows() == logits.rows() && state.state.rows() == logits.rows(), "logits of other tokens");
         elementwise::cross_entropy_panel(&mut state.state.data, &state.targets.data, &logits.data, first_entry);
         Ok(())
     }
 
     fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
-        elementwise::divergence_panel(&mut sums.data, logits.map(|l| l.data.as_slice()), states.map(|s| s.data.as_slice()));
+        assert!([logits[0], logits[1], states[0], states[1]].iter().all(|part| part.rows() == sums.data.len()), "logits of other tokens");
+        assert_eq!(logits[0].columns, logits[1].columns, "logits of different sizes");
+        elementwise::divergence_panel(&mut sums.data, logits.map(|l| &*l.data), states.map(|s| &*s.data));
         Ok(())
     }
 }

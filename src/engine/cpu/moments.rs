@@ -26,8 +26,11 @@ impl Moments {
     }
 
     /// Takes in whole windows `[windows * window_tokens, channels]`, of which the first is window `first_window`.
-    pub fn accumulate(&mut self, x: &[f32], first_window: usize) {
-        let MomentsShape { channels, window_tokens, windows_per_slot, .. } = self.shape;
+    pub fn accumulate(&mut self, x: &[f32], columns: usize, first_window: usize) {
+        let MomentsShape { channels, windows, window_tokens, windows_per_slot } = self.shape;
+        let rows = x.len() / channels;
+        assert!(columns == channels && rows.is_multiple_of(window_tokens), "activations do not fit the moments");
+        assert!(first_window + rows / window_tokens <= windows, "more windows than the moments have");
         let tokens = window_tokens as f64;
         self.chunks.par_iter_mut().enumerate().for_each(|(index, chunk)| {
             let first = index * CHANNELS;

@@ -96,7 +96,7 @@ const fn attention(
     Attention { windows, shape: AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } }
 }
 
-pub const CASES: [Case; 76] = [
+pub const CASES: [Case; 78] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, dtype: F32, bias: true },
     Linear { tokens: 1, inputs: 64, outputs: 33, dtype: F32, bias: false },
     Linear { tokens: 3, inputs: 5, outputs: 7, dtype: F32, bias: true },
@@ -147,6 +147,9 @@ pub const CASES: [Case; 76] = [
     attention(2, 144, 4, 2, 80, None),
     attention(1, 272, 2, 1, 128, Some(100)),
     attention(1, 1040, 1, 1, 16, None),
+    // More keys than the CPU takes at a time, of which some queries see none of the first, or of the last.
+    attention(1, 2200, 1, 1, 8, None),
+    attention(1, 2240, 2, 1, 4, Some(2060)),
     Add { rows: 3, columns: 5, factor: 1.0 },
     Add { rows: 257, columns: 300, factor: -0.5 },
     Cross { tokens: 1, a: 1, first: 0, columns: 1, b: 1 },

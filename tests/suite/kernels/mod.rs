@@ -133,13 +133,32 @@ fn numbers_that_are_not_finite_are_found() {
 /// A row of a result must not depend on the batch it is in: calibration is cut into batches and shards.
 #[test]
 fn rows_do_not_depend_on_their_batch() {
+    fn check<E: Engine>(engine: &E) {
+        // The second fills wide tiles as a whole, and no part of it does.
+        for [tokens, inputs, outputs] in [[96, 70, 50], [96, 72, 80]] {
+            let x = noise(1, tokens * inputs);
+            let weight = engine.upload_matrix(&matrix(2, outputs, inputs, F16)).unwrap();
+            let run = |x: &[f32]| engine.download(&engine.linear(&engine.upload(x, inputs).unwrap(), &weight, None).unwrap()).unwrap();
+            let parts: Vec<f32> = x.chunks(32 * inputs).flat_map(run).collect();
+            assert_eq!(run(&x), parts, "{inputs} inputs on {}", engine.info().label());
+        }
+    }
+    on_both_engines!(engine => { check(engine); });
+    if let Some(engine) = gpu_with(Precision::F16) {
+        check(&engine);
+    }
+}
+
+/// Tensors get memory that others had: whatever stood there has no part in a result.
+#[test]
+fn what_memory_held_before_does_not_matter() {
     on_both_engines!(engine => {
-        let (tokens, inputs, outputs) = (96, 70, 50);
-        let x = noise(1, tokens * inputs);
-        let weight = engine.upload_matrix(&matrix(2, outputs, inputs, F16)).unwrap();
-        let run = |x: &[f32]| engine.download(&engine.linear(&engine.upload(x, inputs).unwrap(), &weight, None).unwrap()).unwrap();
-        let whole = run(&x);
-        let parts: Vec<f32> = x.chunks(32 * inputs).flat_map(run).collect();
-        assert_eq!(whole, parts, "on {}", engine.info().label());
+        for case in CASES {
+            let expected = case.run(engine);
+            // As many at once as an operation has tensors.
+            let bad = [(); 4].map(|()| engine.upload(&vec![f32::NAN; expected.len()], 1).unwrap());
+            drop(bad);
+            assert_eq!(case.run(engine), expected, "{case:?} on {}", engine.info().label());
+        }
     });
 }
