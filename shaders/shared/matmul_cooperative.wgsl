@@ -71,10 +71,9 @@ fn main(
             stage_right(line + 4u, quad_of(weight_read[i].zw));
         }
         workgroupBarrier();
-        // Behind the last tile it is read again, and not used.
-        let next = select(0u, TILE * UNITS, step + 1u < tiles);
-        x_at += next;
-        weight_at += next;
+        // Behind the last tile lies another line's, or one that is there for this alone, and is not used.
+        x_at += TILE * UNITS;
+        weight_at += TILE * UNITS;
         for (var i = 0u; i < STEPS; i++) {
             x_read[i] = x[x_at + i * THREADS];
             weight_read[i] = weight[weight_at + i * THREADS];

@@ -26,7 +26,7 @@ fn bytes_on_units(side: usize, head_dim: usize) -> usize {
 impl GpuEngine {
     /// See [`crate::engine::Engine::attention`].
     pub(super) fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
+        let AttentionShape { window_tokens, heads, key_value_heads, head_dim, .. } = shape;
         if head_dim > MAXIMUM_HEAD_DIM {
             return Err(Error::Unsupported(format!(
                 "head_dim {head_dim} is larger than the GPU attention kernel holds ({MAXIMUM_HEAD_DIM}); use --device cpu"
@@ -34,8 +34,24 @@ impl GpuEngine {
         }
         assert_eq!([q.columns, k.columns, v.columns], [heads, key_value_heads, key_value_heads].map(|n| n * head_dim), "heads do not fit");
         assert!(k.rows == q.rows && v.rows == q.rows && q.rows.is_multiple_of(window_tokens), "tokens do not fit the windows");
+        let units = match self.attention_units(shape) {
+            Some(units) if self.attends_on_units && self.attends_rightly(head_dim)? => Some(units),
+            _ => None,
+        };
+        self.attend_on(units, q, k, v, shape)
+    }
+
+    /// The same on matrix units of so many rows with subgroups of so many threads, or without.
+    pub(super) fn attend_on(
+        &self,
+        units: Option<(usize, u32)>,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: AttentionShape,
+    ) -> Result<Tensor> {
+        let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
         let output = self.tensor(q.rows, q.columns)?;
-        let units = self.attention_units(shape);
         let queries = units.map_or(QUERIES, |(side, _)| SUBGROUPS as usize * side);
         let blocks = window_tokens.div_ceil(queries);
         let reach = sliding_window.unwrap_or(window_tokens).min(window_tokens);
@@ -63,8 +79,8 @@ impl GpuEngine {
         Ok(output)
     }
 
-    /// The side of matrix units and the size of subgroups, if attention of this shape runs on them: in whole blocks of tokens and channels.
-    fn attention_units(&self, shape: AttentionShape) -> Option<(usize, u32)> {
+    /// The side of matrix units and the size of subgroups, if attention of this shape can run on them: in whole blocks of tokens and channels.
+    pub(super) fn attention_units(&self, shape: AttentionShape) -> Option<(usize, u32)> {
         let Products::Cooperative { side, subgroup_size } = self.products else { return None };
         let threads = subgroup_size as usize;
         // Threads that share a query have at least four keys of the two blocks of a tile.
@@ -72,6 +88,6 @@ impl GpuEngine {
         let whole = shape.window_tokens.is_multiple_of(SCALED_ROWS) && shape.head_dim.is_multiple_of(side);
         let limit = self.context.limits().max_compute_workgroup_storage_size as usize;
         let fits = shape.head_dim <= MOST_SUMS * side && bytes_on_units(side, shape.head_dim) <= limit;
-        (self.attends_on_units && shared && whole && fits).then_some((side, subgroup_size))
+        (shared && whole && fits).then_some((side, subgroup_size))
     }
 }

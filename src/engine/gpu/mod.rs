@@ -29,19 +29,25 @@ use crate::tensor::HostTensor;
 use bytemuck::{bytes_of, cast_slice};
 use context::{Context, Job, fold};
 use pool::Buffer;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Threads of an elementwise workgroup, and numbers that one of them looks at, as the kernels have them.
 const THREADS: usize = 256;
 const FINITE_PER_THREAD: usize = 16;
+/// Columns of a workgroup whose threads walk along rows, and tokens of which one of them turns a pair.
+const COLUMN_THREADS: usize = 64;
+const ROPE_TOKENS: usize = 4;
 
 /// The GPU engine.
 pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
     products: Products,
-    /// Whether attention runs on matrix units, where products do.
+    /// Whether attention runs on matrix units, where products do; and with heads of how many channels it has been right there, or not.
     attends_on_units: bool,
+    attention_checks: RefCell<BTreeMap<usize, bool>>,
     /// Whether large products take the wide tile, which needs many registers; see [`pace`].
     wide: bool,
     /// Stands in where a kernel's binding is not used.
@@ -51,6 +57,12 @@ pub struct GpuEngine {
 /// A kernel's parameter struct: 32-bit words in the order of the WGSL struct.
 fn words<const N: usize>(values: [usize; N]) -> [u32; N] {
     values.map(|v| u32::try_from(v).expect("sizes are below 2^32: no binding holds more numbers"))
+}
+
+/// Workgroups of [`COLUMN_THREADS`] columns each, for so many parts of the rows.
+fn grid(columns: usize, parts: usize) -> [u32; 3] {
+    let [y, z, _] = fold(parts);
+    [columns.div_ceil(COLUMN_THREADS) as u32, y, z]
 }
 
 impl GpuEngine {
@@ -165,9 +177,12 @@ impl Engine for GpuEngine {
 
     fn rope(&self, x: &mut Tensor, table: &Tensor, window_tokens: usize) -> Result<()> {
         assert!(x.columns.is_multiple_of(table.columns) && window_tokens <= table.rows, "the rotary table does not fit the activations");
-        let pairs = x.count() / 2;
-        let params = words([pairs, x.columns / 2, table.columns / 2, window_tokens]);
-        self.over(Kernel::Rope, &params, &[(1, table.buffer()), (2, x.changed())], pairs, THREADS)
+        let (tokens, pairs) = (x.rows, x.columns / 2);
+        let params = words([tokens, pairs, table.columns / 2, window_tokens]);
+        let workgroups = grid(pairs, tokens.div_ceil(ROPE_TOKENS));
+        let buffers = [(1, table.buffer()), (2, x.changed())];
+        let job = Job { kernel: Kernel::Rope, constants: &[], params: &params, buffers: &buffers, workgroups };
+        self.context.dispatch(&job, 0, || format!("[{tokens}, {}]", 2 * pairs))
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {

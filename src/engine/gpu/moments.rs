@@ -1,14 +1,12 @@
 //! Running moments of channels: tiles of tokens in parallel, merged into slots in the order of the windows.
 
-use super::context::{Job, MOST_WORKGROUPS};
+use super::context::Job;
 use super::pool::Buffer;
-use super::{GpuEngine, Kernel, Tensor, words};
+use super::{GpuEngine, Kernel, Tensor, grid, words};
 use crate::engine::{MomentsShape, SlotMoments};
 use crate::error::Result;
 use rayon::prelude::*;
 
-/// Columns of a workgroup, as the kernels have them.
-const COLUMN_THREADS: usize = 64;
 /// Tokens one thread walks before its moments are merged: enough threads for a batch of few windows, little to merge.
 const TILE_TOKENS: usize = 128;
 
@@ -35,12 +33,10 @@ impl GpuEngine {
         let tiles_per_window = window_tokens.div_ceil(TILE_TOKENS);
         let tiles = windows * tiles_per_window;
         let tile_moments = self.tensor(tiles, 2 * channels)?;
-        let columns = channels.div_ceil(COLUMN_THREADS) as u32;
-        let tile_groups = tiles as u32;
         let params = words([channels, window_tokens, TILE_TOKENS, tiles_per_window, tiles]);
         let buffers = [(1, x.buffer()), (2, tile_moments.buffer())];
         let operation = || format!("[{}, {channels}]", x.rows);
-        let workgroups = [columns, tile_groups.min(MOST_WORKGROUPS), tile_groups.div_ceil(MOST_WORKGROUPS)];
+        let workgroups = grid(channels, tiles);
         self.context.dispatch(
             &Job { kernel: Kernel::MomentsTile, constants: &[], params: &params, buffers: &buffers, workgroups },
             0,
@@ -48,7 +44,7 @@ impl GpuEngine {
         )?;
         let params = words([channels, window_tokens, TILE_TOKENS, tiles_per_window, windows, first_window, windows_per_slot]);
         let buffers = [(1, tile_moments.buffer()), (2, &moments.slots)];
-        let workgroups = [columns, 1, 1];
+        let workgroups = grid(channels, 1);
         self.context.dispatch(
             &Job { kernel: Kernel::MomentsMerge, constants: &[], params: &params, buffers: &buffers, workgroups },
             0,

@@ -5,6 +5,7 @@ use super::{GpuEngine, Matrix, Products};
 use crate::engine::{AttentionShape, Engine, Precision};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, HostTensor};
+use std::cell::RefCell;
 
 /// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
 const WIDE_BYTES: u32 = 16_896;
@@ -38,9 +39,14 @@ impl GpuEngine {
             }
             engine => engine?,
         };
-        if on_matrix_units && let Err(error) = engine.take_attention_to_units() {
-            tracing::warn!("{error}; going on without attention on matrix units");
-            return Self::proven(adapter::open(adapter, precision, true)?);
+        if on_matrix_units {
+            match engine.attends_rightly(64) {
+                Ok(right) => engine.attends_on_units = right,
+                Err(error) => {
+                    tracing::warn!("{error}; going on without attention on matrix units");
+                    return Self::proven(adapter::open(adapter, precision, true)?);
+                }
+            }
         }
         Ok(engine)
     }
@@ -50,7 +56,8 @@ impl GpuEngine {
         let Opened { context, info, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
-        let mut engine = Self { context, info, products: products[0], attends_on_units: false, wide, unused };
+        let mut engine =
+            Self { context, info, products: products[0], attends_on_units: false, attention_checks: RefCell::default(), wide, unused };
         let mut result = Ok(());
         for products in products {
             engine.products = products;
@@ -81,32 +88,37 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// From now on attention runs on matrix units, where it must come near that of the f32 kernel.
+    /// Whether attention on matrix units comes near that of the f32 kernel. Tried once for each number of channels of a head: for each, a
+    /// driver compiles a kernel of its own, and may choose other subgroups.
     ///
     /// # Errors
-    /// If it does not, or the device fails.
-    fn take_attention_to_units(&mut self) -> Result<()> {
+    /// If the device fails.
+    pub(super) fn attends_rightly(&self, head_dim: usize) -> Result<bool> {
         // Of the squares of all numbers. Rounding to f16 makes 1e-7 of it.
         const TOLERANCE: f64 = 1e-5;
-        let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim: 64, sliding_window: Some(100) };
+        if let Some(&right) = self.attention_checks.borrow().get(&head_dim) {
+            return Ok(right);
+        }
+        let shape = AttentionShape { window_tokens: 144, heads: 4, key_value_heads: 2, head_dim, sliding_window: Some(100) };
         let part = |seed: usize, heads: usize| {
             let columns = heads * shape.head_dim;
             let numbers: Vec<f32> = (0..2 * shape.window_tokens * columns).map(|i| whole_number(i, seed << 20) / 3.0).collect();
             self.upload(&numbers, columns)
         };
         let (q, k, v) = (part(3, shape.heads)?, part(4, shape.key_value_heads)?, part(5, shape.key_value_heads)?);
-        let expected = self.download(&self.attention(&q, &k, &v, shape)?)?;
-        self.attends_on_units = true;
-        let found = self.download(&self.attention(&q, &k, &v, shape)?)?;
+        let expected = self.download(&self.attend_on(None, &q, &k, &v, shape)?)?;
+        let found = self.download(&self.attend_on(self.attention_units(shape), &q, &k, &v, shape)?)?;
         let sum = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|number| f64::from(number).powi(2)).sum::<f64>();
         let error = sum(&mut found.iter().zip(&expected).map(|(found, expected)| found - expected));
-        if error <= TOLERANCE * sum(&mut expected.iter().copied()) {
-            return Ok(());
+        let right = error <= TOLERANCE * sum(&mut expected.iter().copied());
+        if !right {
+            tracing::warn!(
+                "a first attention on the matrix units of {} is wrong with {head_dim} channels a head; update its driver; going on without",
+                self.info.label()
+            );
         }
-        Err(Error::Device {
-            operation: format!("a first attention on the matrix units of {}", self.info.label()),
-            message: "it is wrong; update its driver or use another --device".into(),
-        })
+        self.attention_checks.borrow_mut().insert(head_dim, right);
+        Ok(right)
     }
 
     /// Multiplies `[tokens, inputs]` by `[outputs, inputs]`, uploaded like this, so many times. Every row of the result times a vector must be

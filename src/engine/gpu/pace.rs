@@ -21,8 +21,9 @@ const ROUNDS: usize = 3;
 const CLEARLY: f64 = 1.2;
 
 impl GpuEngine {
-    /// Multiplies a little in the wide tile and in the narrow one, which needs a quarter of the registers: GPUs with few of them keep
-    /// the sums of a wide tile in memory. Both tiles sum in the same order, so results do not depend on the choice.
+    /// Multiplies a little in the wide tile and, in f32, in the narrow one, which needs a quarter of the registers: GPUs with few of them keep
+    /// the sums of a wide tile in memory. Both tiles sum in the same order, so results do not depend on the choice. (In f16 only the wide one
+    /// rounds activations.)
     pub(super) fn measure_pace(&mut self) -> Result<()> {
         let mut side = FIRST_SIDE;
         // Its kernel is built at the first use; the narrow tile's is while the first of its rounds is timed, which is not its least.
@@ -35,8 +36,7 @@ impl GpuEngine {
         while begin.elapsed().as_secs_f64() < WARM_UP {
             self.seconds(side, Self::upload_matrix)?;
         }
-        let tiles: &[bool] =
-            if self.wide && !matches!(self.products, Products::Cooperative { .. }) { &[true, false] } else { &[self.wide] };
+        let tiles: &[bool] = if self.wide && self.products == Products::F32 { &[true, false] } else { &[self.wide] };
         let mut least = vec![f64::INFINITY; tiles.len()];
         for _ in 0..ROUNDS {
             for (&wide, least) in tiles.iter().zip(&mut least) {

@@ -135,14 +135,16 @@ impl GpuEngine {
 
     /// The kernel for a product of so many tokens with rows of a weight, and the side of its tile.
     fn kernel(&self, tokens: usize, rows: usize, weight: &Matrix) -> (Kernel, usize) {
-        let wide = self.wide && tokens >= WIDE_TOKENS && rows >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let fits = self.wide && weight.rows >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let wide = fits && tokens >= WIDE_TOKENS && rows >= WIDE_OUTPUTS;
         match (self.products, weight.tile) {
             (Products::Cooperative { side: 16, .. }, Some(tile)) => {
                 let whole = tokens.is_multiple_of(16) && weight.rows.is_multiple_of(16);
                 (if whole { Kernel::MatmulCooperative16 } else { Kernel::MatmulCooperative16Any }, tile)
             }
             (_, Some(tile)) => (Kernel::MatmulCooperative8, tile),
-            (Products::F16, None) if weight.dtype == Dtype::F16 && wide => (Kernel::MatmulWideF16, WIDE_TILE),
+            // For any number of tokens: the narrow tile does not round them to f16.
+            (Products::F16, None) if weight.dtype == Dtype::F16 && fits => (Kernel::MatmulWideF16, WIDE_TILE),
             _ if wide => (Kernel::MatmulWideF32, WIDE_TILE),
             _ => (Kernel::Matmul, NARROW_TILE),
         }

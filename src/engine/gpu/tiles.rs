@@ -32,6 +32,11 @@ fn units(lines: usize, columns: usize, tile: usize) -> usize {
     lines.next_multiple_of(tile) * columns.next_multiple_of(DEPTH) / UNIT
 }
 
+/// Bytes of so many units, and of one more tile: a product reads a tile ahead, and so behind its operands, without asking where they end.
+fn bytes(units: usize, tile: usize) -> u64 {
+    (units + tile_units(tile)) as u64 * UNIT_BYTES
+}
+
 impl GpuEngine {
     /// The matrix as the engine's products want it: f16 for f16 products, unless its numbers are out of range; and for matrix units in tiles.
     pub(super) fn upload_for_products(&self, matrix: &HostTensor) -> Result<Matrix> {
@@ -52,9 +57,9 @@ impl GpuEngine {
     /// An f16 matrix in tiles.
     fn upload_tiles(&self, matrix: &HostTensor, tile: usize) -> Result<Matrix> {
         let tile_row_bytes = units(tile, matrix.columns, tile) as u64 * UNIT_BYTES;
-        let panel_rows = (self.info.max_binding_bytes / tile_row_bytes).max(1) as usize * tile;
+        let panel_rows = (self.info.max_binding_bytes.saturating_sub(bytes(0, tile)) / tile_row_bytes).max(1) as usize * tile;
         Matrix::in_panels(matrix, panel_rows, Some(tile), |first, rows| {
-            let tiles = self.context.buffer(units(rows, matrix.columns, tile) as u64 * UNIT_BYTES)?;
+            let tiles = self.context.buffer(bytes(units(rows, matrix.columns, tile), tile))?;
             let step = (ROWS_AT_A_TIME / matrix.row_bytes() / tile).max(1) * tile;
             for done in (0..rows).step_by(step) {
                 let piece = matrix.row_panel(first + done..first + rows.min(done + step));
@@ -75,7 +80,7 @@ impl GpuEngine {
     /// Activations in tiles of f16.
     pub(super) fn activation_tiles(&self, x: &Tensor, tile: usize, layout: F16Layout) -> Result<F16Copy> {
         let lines = x.rows.next_multiple_of(tile);
-        let numbers = self.context.buffer(units(lines, x.columns, tile) as u64 * UNIT_BYTES)?;
+        let numbers = self.context.buffer(bytes(units(lines, x.columns, tile), tile))?;
         let scales = self.context.buffer(4 * x.rows.div_ceil(SCALED_ROWS) as u64)?;
         let params = words([x.rows, x.columns, x.columns.div_ceil(DEPTH)]);
         let buffers = [(1, x.buffer()), (2, &numbers), (3, &scales)];

@@ -24,7 +24,7 @@ const COPY_PART: usize = 1 << 20;
 const LEAST_STAGED: u64 = 256 << 20;
 const STAGED_SHARE: u64 = 32;
 /// Workgroups in a dimension that every adapter takes.
-pub(super) const MOST_WORKGROUPS: u32 = 65_535;
+const MOST_WORKGROUPS: u32 = 65_535;
 
 type PipelineKey = (Kernel, Vec<(&'static str, u32)>);
 

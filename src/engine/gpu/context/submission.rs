@@ -116,7 +116,8 @@ impl Context {
         let failed = |message: String| Error::Device { operation: operation(), message };
         match catch_unwind(AssertUnwindSafe(|| self.device.poll(what))) {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(error.to_string())),
+            // What has happened before is the cause.
+            Ok(Err(error)) => Err(failed(lock(&self.failure).clone().unwrap_or_else(|| error.to_string()))),
             Err(_) => Err(failed(lock(&self.failure).clone().unwrap_or_else(|| "the device was lost".into()))),
         }
     }
@@ -166,7 +167,7 @@ impl Context {
         kept.unwrap_or_else(|| {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("read back"),
-                size: size_class(bytes),
+                size: size_class(bytes).min(self.limits.max_buffer_size & !3),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
