@@ -54,11 +54,12 @@ pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &Pl
     Ok((plan, notes))
 }
 
-/// Plans by the norms of the weights alone.
+/// Plans by the norms of the weights alone; `compat` decides between equals as the authors' code does.
 pub fn plan_by_magnitude<E: Engine>(
     engine: &E,
     model: &Model,
     options: &PlanOptions,
+    compat: bool,
     progress: &dyn Progress,
 ) -> Result<(Plan, Vec<String>)> {
     let count = model.architecture.layers.len();
@@ -79,7 +80,7 @@ pub fn plan_by_magnitude<E: Engine>(
     };
     let layers = (0..count).map(layer).collect::<Result<Vec<_>>>()?;
     progress.finish();
-    search(model, options, layers, false)
+    search(model, options, layers, compat)
 }
 
 /// A plan from units that were chosen elsewhere, such as layer by layer.

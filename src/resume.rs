@@ -6,6 +6,7 @@
 
 use crate::checkpoint::{OutputFile, files};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ const COST_SHARE: u32 = 10;
 const POINTER: &str = "state.json";
 const STEP: &str = "step-";
 const LAYER: &str = "layer-";
+const LAYER_FILE: &str = ".safetensors";
 const LOCK: &str = "lock";
 
 /// See the module's text.
@@ -29,7 +31,9 @@ pub struct ResumeState {
     /// Shortest time between two saves.
     interval: Duration,
     last: Cell<(Instant, Duration)>,
-    /// Whether what the folder holds is this run's: loaded or saved by it. The first save replaces anything else.
+    /// Whether another run's progress may be dropped.
+    force: bool,
+    /// Whether what the folder holds is this run's: loaded or saved by it, or what it drops. The first save replaces anything else.
     own: Cell<bool>,
     loaded: Cell<bool>,
     lock: RefCell<Lock>,
@@ -41,6 +45,8 @@ enum Lock {
     /// This run; without a file where the system knows no locks. Held open, the file stays locked.
     Ours {
         _file: Option<File>,
+        /// Whether an earlier run has left the file, and so may have left more.
+        was_there: bool,
     },
     Theirs,
 }
@@ -57,9 +63,9 @@ struct Pointer {
 
 impl ResumeState {
     /// The state that belongs to an output. Saves come at least `interval` apart, and far enough to cost little; without an interval, one
-    /// comes after every step.
+    /// comes after every step. With `force`, the progress of an interrupted run that was another one is dropped.
     #[must_use]
-    pub fn beside(output: &Path, interval: Duration) -> Self {
+    pub fn beside(output: &Path, interval: Duration, force: bool) -> Self {
         let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".resume");
         let last = Cell::new((Instant::now(), Duration::ZERO));
@@ -67,6 +73,7 @@ impl ResumeState {
             folder: output.with_file_name(name),
             interval,
             last,
+            force,
             own: Cell::new(false),
             loaded: Cell::new(false),
             lock: RefCell::new(Lock::Untried),
@@ -77,15 +84,17 @@ impl ResumeState {
     fn is_ours(&self) -> bool {
         let lock = &mut *self.lock.borrow_mut();
         if matches!(lock, Lock::Untried) {
-            let file = fs::create_dir_all(&self.folder).and_then(|()| File::create(self.folder.join(LOCK)));
+            let path = self.folder.join(LOCK);
+            let was_there = path.exists();
+            let file = fs::create_dir_all(&self.folder).and_then(|()| File::create(path));
             *lock = match file.map(|file| (file.try_lock(), file)) {
-                Ok((Ok(()), file)) => Lock::Ours { _file: Some(file) },
+                Ok((Ok(()), file)) => Lock::Ours { _file: Some(file), was_there },
                 Ok((Err(TryLockError::WouldBlock), _)) => {
                     tracing::warn!("another run is making the same output: this one saves nothing to go on from");
                     Lock::Theirs
                 }
                 // Saving says why, if that fails as well.
-                _ => Lock::Ours { _file: None },
+                _ => Lock::Ours { _file: None, was_there },
             };
         }
         matches!(lock, Lock::Ours { .. })
@@ -106,7 +115,7 @@ impl ResumeState {
     /// The file of a layer that all later saves need.
     #[must_use]
     pub fn of_layer(&self, layer: usize) -> PathBuf {
-        self.folder.join(format!("{LAYER}{layer}.safetensors"))
+        self.folder.join(format!("{LAYER}{layer}{LAYER_FILE}"))
     }
 
     /// Writes the file of a layer, unless it is there.
@@ -137,19 +146,26 @@ impl ResumeState {
         self.folder.join(format!("{STEP}{steps}"))
     }
 
-    /// What `read` makes of the finished steps and the folder of the last save, if it belongs to the work `identity`. Says why if it
-    /// does not.
-    pub fn load<T>(&self, identity: &Value, read: impl FnOnce(usize, &Path) -> Result<T>) -> Option<T> {
+    /// What `read` makes of the finished steps and the folder of the last save, if it is complete.
+    ///
+    /// # Errors
+    /// If it belongs to other work than `identity`: without force, hours of that are not dropped.
+    pub fn load<T>(&self, identity: &Value, progress: &dyn Progress, read: impl FnOnce(usize, &Path) -> Result<T>) -> Result<Option<T>> {
         if !self.pointer().exists() || !self.is_ours() {
-            return None;
+            return Ok(None);
+        }
+        let pointer: Result<Pointer> = files::read_json(&self.pointer());
+        if pointer.as_ref().is_ok_and(|pointer| pointer.identity != complete(identity)) && !self.force {
+            return Err(Error::file(
+                &self.folder,
+                "holds the progress of an interrupted run with another model, text, precision or options, or by another version of this program; \
+                 run that one again to go on from it, give --force to drop it, or choose another --output",
+            ));
         }
         let loaded = || -> Result<T> {
-            let pointer: Pointer = files::read_json(&self.pointer())?;
+            let pointer = pointer?;
             if pointer.identity != complete(identity) {
-                return Err(Error::file(
-                    &self.folder,
-                    "was left by another version, or by a run with another model, text, precision or options",
-                ));
+                return Err(Error::file(&self.folder, "was left by another run"));
             }
             let folder = self.step(pointer.steps);
             if sizes(&folder)? != pointer.files {
@@ -161,13 +177,12 @@ impl ResumeState {
             Ok(state) => {
                 self.own.set(true);
                 self.loaded.set(true);
-                Some(state)
+                Ok(Some(state))
             }
             Err(error) => {
-                // What is there is replaced by the first save.
-                self.own.set(false);
-                tracing::warn!("starting from the first layer: an interrupted run cannot be continued: {error}");
-                None
+                progress.note(&format!("starting from the first layer: what an interrupted run has left is dropped: {error}"));
+                self.clear().map_err(Error::io(&self.folder, "cannot remove what another run left in"))?;
+                Ok(None)
             }
         }
     }
@@ -208,14 +223,18 @@ impl ResumeState {
         Ok(())
     }
 
-    /// Removes the state: the work is complete.
+    /// Removes the state: the work is complete. Another run's stays.
     pub fn remove(&self) {
         if !self.folder.exists() || !self.is_ours() {
             return;
         }
         // Some systems remove no file that is open.
-        self.lock.replace(Lock::Untried);
-        let _ = self.clear();
+        let lock = self.lock.replace(Lock::Untried);
+        let abandoned = matches!(lock, Lock::Ours { was_there: true, .. }) && !self.pointer().exists();
+        drop(lock);
+        if self.own.get() || abandoned {
+            let _ = self.clear();
+        }
         let _ = fs::remove_file(self.folder.join(LOCK));
         // Stays if there is anything else in it.
         let _ = fs::remove_dir(&self.folder);
@@ -229,14 +248,22 @@ impl ResumeState {
         }
         for entry in fs::read_dir(&self.folder)? {
             let (name, path) = entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))?;
-            // Files in the making are hidden.
-            let name = name.trim_start_matches('.');
-            if [POINTER, STEP, LAYER].iter().any(|own| name.starts_with(own)) {
+            if is_own(&name) {
                 if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
             }
         }
         Ok(())
     }
+}
+
+/// Whether runs give a file or folder of the state this name.
+fn is_own(name: &str) -> bool {
+    // Files in the making are hidden.
+    let name = name.strip_prefix('.').and_then(|hidden| Some(hidden.split_once(".partial-")?.0)).unwrap_or(name);
+    let numbered = |rest: Option<&str>| rest.is_some_and(|number| number.parse::<usize>().is_ok());
+    name == POINTER
+        || numbered(name.strip_prefix(STEP))
+        || numbered(name.strip_prefix(LAYER).and_then(|rest| rest.strip_suffix(LAYER_FILE)))
 }
 
 /// The identity of work with the version that does it.

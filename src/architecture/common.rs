@@ -46,14 +46,23 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
     })
 }
 
-/// Gives the layers that `layer_types` calls sliding, or from `max_window_layers` on where it is missing, their window.
+/// The window of a configuration that says nothing of it, as in transformers; `null` is none.
+pub fn window_or_default(config: &Config) -> Result<Option<usize>> {
+    const DEFAULT_WINDOW: usize = 4096;
+    if config.values().contains_key("sliding_window") { config.optional_size("sliding_window") } else { Ok(Some(DEFAULT_WINDOW)) }
+}
+
+/// Gives the layers that `layer_types` calls sliding, or from `max_window_layers` on where it is missing, their window; what is not said is
+/// as in transformers.
 pub fn apply_layer_windows(config: &Config, architecture: &mut Architecture) -> Result<()> {
-    let window = config.optional_size("sliding_window")?;
+    const DEFAULT_FIRST: u64 = 28;
+    let window = window_or_default(config)?;
     if !config.flag("use_sliding_window", false)? || window.is_none() {
         return Ok(());
     }
     let types = config.get("layer_types").and_then(Value::as_array);
-    let first = config.get("max_window_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
+    let first = config.get("max_window_layers").map_or(Some(DEFAULT_FIRST), Value::as_u64);
+    let first = first.ok_or_else(|| config.error("`max_window_layers` must be a number"))? as usize;
     for (index, layer) in architecture.layers.iter_mut().enumerate() {
         let slides = match types {
             Some(types) => types.get(index).and_then(Value::as_str) == Some("sliding_attention"),

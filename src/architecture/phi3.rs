@@ -8,6 +8,8 @@ use crate::error::Result;
 pub const FAMILY: &str = "Phi3ForCausalLM";
 
 pub fn describe(config: &Config) -> Result<Architecture> {
+    // The families that it is written as have another default.
+    config.number("rms_norm_eps")?;
     // Where all positions lie within the window there is none.
     let positions = config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
     let slides = config.optional_size("sliding_window")?.is_some_and(|window| window < positions);

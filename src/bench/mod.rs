@@ -29,6 +29,9 @@ pub struct Measurement {
     /// Share of the device's measured peak, where it has one of this unit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub share: Option<f64>,
+    /// The rate in the report that it is compared with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub before: Option<f64>,
 }
 
 /// Gathers an engine's figures.
@@ -51,7 +54,7 @@ impl<'a, E: Engine> Bench<'a, E> {
             _ => None,
         };
         let share = peak.filter(|p| *p > 0.0).map(|peak| value / peak);
-        (self.report)(Measurement { kind: kind.into(), case, value, unit: unit.into(), share });
+        (self.report)(Measurement { kind: kind.into(), case, value, unit: unit.into(), share, before: None });
     }
 
     /// What depends on the operands of products, `tier`: the peak, products, and a layer.
@@ -90,7 +93,9 @@ impl<'a, E: Engine> Bench<'a, E> {
         let seconds = run(FIRST)?;
         let affordable = (FIRST as f64 * SECONDS / seconds.max(1e-6)) as usize;
         let bindable = (self.engine.info().max_binding_bytes / widest_bytes as u64) as usize;
-        Ok(affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST))
+        let fitting = affordable.min(bindable).min(self.engine.info().default_batch_tokens).max(FIRST);
+        // Powers of two only: another run finds the same case.
+        Ok(1 << fitting.ilog2())
     }
 
     /// Kernels that are bound by memory: bytes read and written.

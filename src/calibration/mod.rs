@@ -180,14 +180,15 @@ pub fn calibrate<E: Engine>(
     let room = set.leave_room(model, options);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     let identity = set.identity(engine, model);
-    let (layers, mut batches) =
-        match resume.and_then(|state| state.load(&identity, |layers, folder| load_layers(model, set, layers, folder))) {
-            Some((layers, hidden_states)) => {
-                progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));
-                (layers, pass.restore(&hidden_states)?)
-            }
-            None => (Vec::new(), pass.embed(&set.ids)?),
-        };
+    let finished =
+        resume.map(|state| state.load(&identity, progress, |layers, folder| load_layers(model, set, layers, folder))).transpose()?;
+    let (layers, mut batches) = match finished.flatten() {
+        Some((layers, hidden_states)) => {
+            progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));
+            (layers, pass.restore(&hidden_states)?)
+        }
+        None => (Vec::new(), pass.embed(&set.ids)?),
+    };
     let first = layers.len();
     let tokens = set.ids.len() as u64;
     progress.start("calibrating", "tokens x layers", tokens * (model.architecture.layers.len() - first) as u64);

@@ -103,7 +103,12 @@ impl TextSource {
     fn line_by_line(&self, text: &str) -> Result<String> {
         let document = |(number, line): (usize, &str)| {
             let place = format!("line {}", number + 1);
-            let value = serde_json::from_str(line).map_err(|e| Error::file(&self.path, format!("{place}: is not JSON: {e}")))?;
+            let wrong = |e: serde_json::Error| {
+                // As by taking so many bytes of a longer file.
+                let cut = if e.is_eof() { "; if the file was cut there, remove what is left of the line" } else { "" };
+                Error::file(&self.path, format!("{place}: is not JSON (column {}){cut}", e.column()))
+            };
+            let value = serde_json::from_str(line).map_err(wrong)?;
             self.document(&value, &place)
         };
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -132,7 +137,8 @@ fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let read =
         if is_gzip { MultiGzDecoder::new(file).take(most).read_to_end(&mut content) } else { file.take(most).read_to_end(&mut content) };
-    read.map_err(failed())?;
+    let what = if is_gzip { "cannot unpack; is the file whole?" } else { "cannot read" };
+    read.map_err(Error::io(path, what))?;
     Ok(content)
 }
 

@@ -16,8 +16,7 @@ pub struct Config {
 }
 
 /// What is wrong with a folder without a `config.json`, and what to do.
-fn without(folder: &Path) -> &'static str {
-    let names = folder::names(folder).unwrap_or_default();
+fn without(folder: &Path, names: &[String]) -> &'static str {
     let holds = |end: &str| names.iter().any(|name| name.ends_with(end));
     if folder.join("snapshots").is_dir() {
         "is the cache entry of a download; give the folder in its `snapshots` folder"
@@ -35,7 +34,7 @@ impl Config {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.exists() {
-            return Err(Error::file(folder, without(folder)));
+            return Err(Error::file(folder, without(folder, &folder::names(folder)?)));
         }
         Ok(Self { values: files::read_json(&path)?, path })
     }

@@ -51,11 +51,13 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
     listed.map_err(Error::io(folder, "cannot list"))
 }
 
-/// What lies in a folder that a pruned model is not made of: GGUF files of other storages are made by other programs.
+/// What lies in a folder that a pruned model is not made of: GGUF files of other names or storages come from elsewhere.
 pub fn foreign(folder: &Path) -> Result<Option<String>> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let model = name.strip_suffix(".gguf").unwrap_or(&name);
     let own = |name: &String| {
         let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| known == name);
-        let gguf = STORAGES.iter().any(|(_, storage)| name.ends_with(&gguf_file("", storage.name())));
+        let gguf = STORAGES.iter().any(|(_, storage)| *name == gguf_file(model, storage.name()));
         named || gguf || is_weights_file(name) || LICENCES.iter().any(|begin| name.starts_with(begin))
     };
     Ok(names(folder)?.into_iter().filter(|name| !own(name) || folder.join(name).is_dir()).min())

@@ -41,6 +41,22 @@ fn is_empty_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// Fails unless what stands in the place of an output folder, if anything, is an empty folder, or a pruned model's with nothing else in it.
+fn check_replaceable(output: &Path) -> Result<()> {
+    if output.symlink_metadata().is_err() || is_empty_folder(output) {
+        return Ok(());
+    }
+    if !output.is_dir() || !output.join(folder::PLAN).is_file() {
+        return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
+    }
+    match folder::foreign(output)? {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::file(output, format!("holds {name} too, which --force does not remove; move it away, or choose another --output")))
+        }
+    }
+}
+
 /// What stands in the output's place has appeared since [`check`], and may be somebody's work.
 fn appeared(output: &Path, finished: &Path) -> Error {
     Error::file(output, format!("was made by something else meanwhile; the finished result lies in {}", finished.display()))
@@ -64,18 +80,10 @@ pub struct OutputFolder {
 impl OutputFolder {
     /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and nothing else, is replaced.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
+        // Without a dot at its end, by which no folder can be moved.
+        let output: &Path = &output.components().collect::<PathBuf>();
         let parent = check(output, &[source], force || is_empty_folder(output))?;
-        if output.symlink_metadata().is_ok() && !is_empty_folder(output) {
-            if !output.is_dir() || !output.join(folder::PLAN).is_file() {
-                return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
-            }
-            if let Some(name) = folder::foreign(output)? {
-                return Err(Error::file(
-                    output,
-                    format!("holds {name} too, which --force does not remove; move it away, or choose another --output"),
-                ));
-            }
-        }
+        check_replaceable(output)?;
         Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
     }
 
@@ -89,7 +97,8 @@ impl OutputFolder {
     pub fn commit(mut self) -> Result<()> {
         files::sync_folder(self.partial.path())?;
         self.partial.complete();
-        if self.output.symlink_metadata().is_ok() && !self.force && !is_empty_folder(&self.output) {
+        let appears = self.output.symlink_metadata().is_ok() && !is_empty_folder(&self.output);
+        if appears && (!self.force || check_replaceable(&self.output).is_err()) {
             return Err(appeared(&self.output, &self.partial.keep()));
         }
         let taken = self.take_place();
@@ -160,6 +169,7 @@ impl OutputFile {
             Ok(found) if !found.is_file() => return Err(Error::file(output, "is no ordinary file; choose another --output")),
             _ => {}
         }
+        let output: &Path = &output.components().collect::<PathBuf>();
         let parent = check(output, inputs, force)?;
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
         Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })

@@ -23,7 +23,9 @@ pub fn temporary_folder() -> PathBuf {
 /// A temporary file without a name, which vanishes with the program.
 pub fn temporary_file() -> Result<File> {
     let folder = temporary_folder();
-    tempfile::tempfile_in(&folder).or_else(|_| tempfile::tempfile()).map_err(Error::io(&folder, "cannot create a temporary file in"))
+    tempfile::tempfile_in(&folder)
+        .or_else(|_| tempfile::tempfile())
+        .map_err(Error::io(&folder, "cannot create a temporary file there; point TMPDIR at a folder that can be written to"))
 }
 
 /// A growing temporary file.

@@ -27,6 +27,19 @@ struct Report {
     devices: Vec<DeviceFigures>,
 }
 
+impl Report {
+    /// Sets each figure beside that of the same device and case.
+    fn compare(&mut self, earlier: &Self) {
+        for figures in &mut self.devices {
+            let Some(device) = earlier.devices.iter().find(|device| device.device == figures.device) else { continue };
+            for m in &mut figures.measurements {
+                let same = |e: &&Measurement| (&e.kind, &e.case, &e.unit) == (&m.kind, &m.case, &m.unit);
+                m.before = device.measurements.iter().find(same).map(|e| e.value);
+            }
+        }
+    }
+}
+
 pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     if common.memory_budget.is_some() || !matches!(common.precision, PrecisionArgument::Auto) {
         return Err(
@@ -57,11 +70,14 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
     } else {
         vec![measure_gpu(&common.device, terminal)?]
     };
-    let report = Report { format: FORMAT.into(), version: env!("CARGO_PKG_VERSION").into(), devices };
+    let mut report = Report { format: FORMAT.into(), version: env!("CARGO_PKG_VERSION").into(), devices };
+    if let Some(earlier) = &earlier {
+        report.compare(earlier);
+    }
     if let Some(output) = output {
         output.commit_json(&report)?;
     }
-    terminal.result(&json!(report), || report.devices.iter().map(|d| text(d, earlier.as_ref())).collect::<Vec<_>>().join("\n"))
+    terminal.result(&json!(report), || report.devices.iter().map(|d| text(d, earlier.is_some())).collect::<Vec<_>>().join("\n"))
 }
 
 fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
@@ -127,20 +143,16 @@ fn rate(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-fn text(figures: &DeviceFigures, earlier: Option<&Report>) -> String {
-    let before = |m: &Measurement| {
-        let device = earlier?.devices.iter().find(|d| d.device == figures.device)?;
-        device.measurements.iter().find(|e| (&e.kind, &e.case, &e.unit) == (&m.kind, &m.case, &m.unit)).map(|e| e.value)
-    };
+fn text(figures: &DeviceFigures, compared: bool) -> String {
     let row = |m: &Measurement| {
         let share = m.share.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
         let mut row = vec![m.kind.clone(), m.case.clone(), rate(m.value), m.unit.clone(), share];
-        if earlier.is_some() {
-            row.push(before(m).map_or("-".into(), |value| format!("{:.2} x", m.value / value)));
+        if compared {
+            row.push(m.before.map_or("-".into(), |before| format!("{:.2} x", m.value / before)));
         }
         row
     };
     let mut header = vec!["work", "case", "rate", "unit", "of peak"];
-    header.extend(earlier.is_some().then_some("against before"));
+    header.extend(compared.then_some("against before"));
     format!("{}\n{}", figures.device, table(&header, figures.measurements.iter().map(row).collect()))
 }

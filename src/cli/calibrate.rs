@@ -1,9 +1,9 @@
 //! `flap-gpu calibrate` and `flap-gpu merge`.
 
 use super::args::{CalibrateArguments, CalibrationArguments, Common, DEFAULT_TEXT_FIELD, MergeArguments};
-use super::eval::note_long;
+use super::eval::{SHORTER, note_long};
 use super::terminal::{Terminal, grouped, size};
-use super::{open_engine, resumable, with_engine};
+use super::{open_engine, open_folder, resumable, shown, with_engine};
 use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 pub const DEFAULT_SAMPLES: usize = 1024;
 
 pub fn run(args: &CalibrateArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL, common.force);
     resumable(&resume, terminal, || calibrate(args, common, &resume, terminal))
 }
 
@@ -31,8 +31,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     if !args.covariances && !args.calibration.token_weights.is_equal() {
         return Err(Error::input("--token-weights belongs to the recipes beyond flap: give --covariances too, or leave it out").into());
     }
-    let model = Model::open_folder(&args.model)?;
-    model.remarks().iter().for_each(|remark| terminal.note(remark));
+    let model = open_folder(&args.model, terminal)?;
     let inputs: Vec<&Path> = std::iter::once(&args.model).chain(&args.calibration.calibration).map(PathBuf::as_path).collect();
     let output = OutputFile::create(&args.output, &inputs, common.force)?;
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;
@@ -51,7 +50,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     drop(statistics);
     resume.remove();
     let report = json!({
-        "output": args.output,
+        "output": shown(&args.output),
         "calibration": timing(&set.header, seconds, resume.went_on()),
         "windows": set.header.windows,
         "device": engine.info().label(),
@@ -114,7 +113,7 @@ pub fn draw(
         set.header.options.extend(["--text-field".into(), args.text_field.clone()]);
     }
     set.header.text_file = source.path.file_name().map(|name| name.to_string_lossy().into_owned());
-    note_long(model, set.header.sequence_length, terminal)?;
+    note_long(model, set.header.sequence_length, SHORTER, terminal)?;
     Ok(set)
 }
 
@@ -132,7 +131,8 @@ pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Res
             header.samples, header.windows
         ));
     }
-    let report = json!({"output": args.output, "tokens": header.tokens(), "windows": header.windows, "complete": header.is_complete()});
+    let report =
+        json!({"output": shown(&args.output), "tokens": header.tokens(), "windows": header.windows, "complete": header.is_complete()});
     terminal
         .result(&report, || format!("{}: {} tokens from {} files", args.output.display(), grouped(header.tokens()), args.statistics.len()))
 }

@@ -1,13 +1,12 @@
 //! `flap-gpu compact`.
 
 use super::args::{Common, CompactArguments};
-use super::plan::{layers_json, share};
+use super::plan::{layers_json, removed};
 use super::terminal::{Terminal, grouped, size};
-use super::{open_engine, with_engine};
+use super::{open_engine, open_folder, shown, with_engine};
 use crate::checkpoint::OutputFolder;
 use crate::error::Error;
 use crate::export::{self, Exported, Format, hf};
-use crate::model::Model;
 use crate::plan::{Plan, Recipe};
 use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open_folder(&args.model)?;
+    let model = open_folder(&args.model, terminal)?;
     let options = args.export.options(&args.output, Format::Hf)?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let plan = Plan::read(&args.plan)?;
@@ -51,13 +50,14 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
 /// The fields that `prune` and `compact` share.
 pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Map<String, Value> {
     let report = json!({
-        "output": output,
+        "output": shown(output),
         "recipe": plan.settings.recipe,
+        "settings": plan.settings,
         "weight_bytes": exported.weight_bytes,
         "parameters_before": exported.parameters_before,
         "parameters_after": exported.parameters_after,
         "ratio_reached": plan.ratio_reached,
-        "gguf": exported.gguf_files.iter().map(|file| output.join(file)).collect::<Vec<_>>(),
+        "gguf": exported.gguf_files.iter().map(|file| shown(&output.join(file))).collect::<Vec<_>>(),
         "layers": layers_json(plan),
     });
     match report {
@@ -69,13 +69,12 @@ pub fn report(output: &Path, plan: &Plan, exported: &Exported) -> serde_json::Ma
 /// The same in words.
 pub fn text(output: &Path, plan: &Plan, exported: &Exported) -> String {
     let summary = format!(
-        "{}: {} parameters, {} (before: {}); {} {}",
+        "{}: {} parameters (before: {}), {}; {}",
         output.display(),
         grouped(exported.parameters_after),
-        size(exported.weight_bytes),
         grouped(exported.parameters_before),
-        share(plan.ratio_reached),
-        if plan.settings.mask_only { "zeroed" } else { "removed" },
+        size(exported.weight_bytes),
+        removed(plan),
     );
     let files = exported.gguf_files.iter().map(|file| output.join(file).display().to_string());
     std::iter::once(summary).chain(files).collect::<Vec<_>>().join("\n")

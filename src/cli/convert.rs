@@ -2,27 +2,27 @@
 
 use super::args::{Common, ConvertArguments};
 use super::terminal::{Terminal, size};
+use super::{open_folder, shown};
 use crate::checkpoint::OutputFile;
 use crate::checkpoint::folder::PLAN;
 use crate::compaction::CompactModel;
 use crate::error::Error;
 use crate::export::{self, gguf};
-use crate::model::Model;
 use crate::plan::Plan;
 use anyhow::Result;
 use serde_json::json;
 
 pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open_folder(&args.model)?;
+    let model = open_folder(&args.model, terminal)?;
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
     // A folder that was pruned says how; another's plan.json says nothing here.
-    let plan = Plan::read(&args.model.join(PLAN)).ok();
+    let plan = Plan::read(&args.model.join(PLAN)).ok().filter(|plan| plan.describes(&model.architecture));
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();
     output.commit()?;
     notes.iter().for_each(|note| terminal.note(note));
-    let report = json!({"output": args.output, "parameters": model.parameters(), "bytes": bytes, "type": args.gguf_type.name()});
+    let report = json!({"output": shown(&args.output), "parameters": model.parameters(), "bytes": bytes, "type": args.gguf_type.name()});
     terminal.result(&report, || format!("{}: {}, {}", args.output.display(), args.gguf_type.name(), size(bytes)))
 }

@@ -3,11 +3,10 @@
 use super::args::{Common, ForwardArguments};
 use super::eval::note_long;
 use super::terminal::Terminal;
-use super::{open_engine, with_engine};
+use super::{open_engine, open_model, shown, with_engine};
 use crate::checkpoint::{OutputFile, SafetensorsWriter, TensorFile, TensorHeader};
 use crate::error::Error;
 use crate::evaluation::run_tokens;
-use crate::model::Model;
 use crate::pass::PassOptions;
 use anyhow::Result;
 use serde_json::json;
@@ -15,13 +14,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let mut model = Model::open(&args.model)?;
+    let mut model = open_model(&args.model, terminal)?;
     if args.cast_rope {
         model.cast_rope()?;
     }
     let output = OutputFile::create(&args.output, &[&args.model, &args.tokens], common.force)?;
     let (ids, [batch, length]) = read_ids(&args.tokens)?;
-    note_long(&model, length, terminal)?;
+    note_long(&model, length, "give shorter ones", terminal)?;
     let engine = open_engine(common)?;
     let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, PassOptions::default(), terminal))?;
     let mut tensors = vec![("logits".to_string(), result.logits)];
@@ -42,7 +41,8 @@ pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Res
     }
     writer.finish()?;
     output.commit()?;
-    let report = json!({"output": args.output, "shape": headers[0].shape, "tensors": tensors.len(), "device": engine.info().label()});
+    let report =
+        json!({"output": shown(&args.output), "shape": headers[0].shape, "tensors": tensors.len(), "device": engine.info().label()});
     terminal.result(&report, || format!("{}: logits {:?} and {} site inputs", args.output.display(), headers[0].shape, tensors.len() - 1))
 }
 

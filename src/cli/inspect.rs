@@ -1,12 +1,12 @@
 //! `flap-gpu inspect`.
 
 use super::args::InspectArguments;
-use super::plan::{layers_json, layers_table, share};
+use super::open_model;
+use super::plan::{layers_json, layers_table, removed, share};
 use super::terminal::{Terminal, grouped, size, table};
 use crate::architecture::Site;
 use crate::checkpoint::folder::PLAN;
 use crate::checkpoint::{files, gguf};
-use crate::model::Model;
 use crate::plan::Plan;
 use crate::statistics;
 use anyhow::Result;
@@ -26,7 +26,7 @@ pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
 }
 
 fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
-    let model = Model::open(path)?;
+    let model = open_model(path, terminal)?;
     let a = &model.architecture;
     let layer = |l: &crate::architecture::LayerShape| {
         json!({"heads": l.heads, "kv_heads": l.key_value_heads, "neurons": l.intermediate_size, "sliding_window": l.sliding_window,
@@ -37,6 +37,13 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     let plan = Some(path.join(PLAN)).filter(|plan| plan.is_file()).map(|plan| Plan::read(&plan));
     // It may be another program's, or another version's.
     let plan = plan.and_then(|plan| plan.inspect_err(|error| terminal.note(&error.to_string())).ok());
+    let plan = plan.filter(|plan| {
+        let describes = plan.describes(a);
+        if !describes {
+            terminal.note(&format!("{PLAN} there is of another model"));
+        }
+        describes
+    });
     let pruned = plan.as_ref().map(
         |plan| json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
     );
@@ -69,7 +76,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
             grouped(a.prunable_parameters()),
             formats.iter().copied().collect::<Vec<_>>().join(", "),
             size(model.tensors.total_bytes()),
-            plan.as_ref().map_or(String::new(), |plan| format!("pruned: {} removed; {}\n", share(plan.ratio_reached), made_by(plan))),
+            plan.as_ref().map_or(String::new(), |plan| format!("pruned: {}; {}\n", removed(plan), made_by(plan))),
             table(&["layer", "heads", "KV heads", "neurons", "o_proj", "down_proj"], rows.collect()),
         )
     })

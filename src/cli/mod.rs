@@ -16,10 +16,12 @@ mod signals;
 mod terminal;
 
 use crate::engine::{self, AnyEngine};
+use crate::model::Model;
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
 use clap_complete::Shell;
+use std::path::Path;
 use std::process::ExitCode;
 use terminal::Terminal;
 
@@ -135,6 +137,26 @@ fn start_logging(common: &Common, terminal: &Terminal) {
         .without_time()
         .with_target(common.verbose > 1)
         .init();
+}
+
+/// A path in a document, which holds Unicode only: what is not stands as a sign that says so.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Opens a model folder, and says what of it is left aside.
+fn open_folder(path: &Path, terminal: &Terminal) -> crate::error::Result<Model> {
+    Ok(remarked(Model::open_folder(path)?, terminal))
+}
+
+/// Opens a model folder or a GGUF file likewise.
+fn open_model(path: &Path, terminal: &Terminal) -> crate::error::Result<Model> {
+    Ok(remarked(Model::open(path)?, terminal))
+}
+
+fn remarked(model: Model, terminal: &Terminal) -> Model {
+    model.remarks().iter().for_each(|remark| terminal.note(remark));
+    model
 }
 
 fn open_engine(common: &Common) -> crate::error::Result<AnyEngine> {

@@ -2,17 +2,17 @@
 
 use super::args::{Common, PlanCommandArguments};
 use super::terminal::{Terminal, table};
-use super::{open_engine, with_engine};
+use super::{open_engine, open_folder, shown, with_engine};
 use crate::checkpoint::OutputFile;
 use crate::error::Error;
-use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer, Recipe, nothing_removed};
+use crate::search::Structure;
 use crate::{pruning, recipe, statistics};
 use anyhow::Result;
 use serde_json::{Value, json};
 
 pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let model = Model::open_folder(&args.model)?;
+    let model = open_folder(&args.model, terminal)?;
     let options = args.planning.options(&model.architecture, false, Recipe::Flap)?;
     let output = OutputFile::create(&args.output, &[&args.model, &args.statistics], common.force)?;
     let statistics = statistics::read(&args.statistics)?;
@@ -38,7 +38,7 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     }
     check_reached(&plan, terminal)?;
     output.commit_json(&plan)?;
-    let report = json!({"output": args.output, "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
+    let report = json!({"output": shown(&args.output), "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
     terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
 }
 
@@ -52,13 +52,21 @@ pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<(
         return Err(nothing_removed(asked));
     }
     if (reached - asked).abs() > ALIKE {
-        terminal.note(&format!(
-            "asked for {}, removed {}: with structures that treat layers alike, or with --round-heads and --round-neurons, the reachable ratios lie far apart",
-            share(asked),
-            share(reached)
-        ));
+        let settings = &plan.settings;
+        let alike = settings.uniform || matches!(settings.structure, Some(Structure::UlUm | Structure::UlMm | Structure::AlMm));
+        let why = if alike || settings.round_heads.is_some() || settings.round_neurons > 1 {
+            "with structures that leave less to choose, or with --round-heads and --round-neurons, the reachable ratios lie far apart"
+        } else {
+            "whole heads go, with all that share their keys, and of a small model each is a large share"
+        };
+        terminal.note(&format!("asked for {}, removed {}: {why}", share(asked), share(reached)));
     }
     Ok(())
+}
+
+/// What a plan does, in words.
+pub fn removed(plan: &Plan) -> String {
+    format!("{} {}", share(plan.ratio_reached), if plan.settings.mask_only { "zeroed" } else { "removed" })
 }
 
 /// A share of the prunable parameters in words.

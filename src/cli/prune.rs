@@ -1,10 +1,10 @@
 //! `flap-gpu prune`: calibrate, plan and compact in one process.
 
-use super::args::{Common, EVALUATION_TOKENS, PruneArguments};
+use super::args::{Common, PruneArguments};
 use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
 use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
-use super::{compact, eval, open_engine, resumable, with_engine};
+use super::{compact, eval, open_engine, open_folder, resumable, with_engine};
 use crate::calibration::{self, TextSource};
 use crate::checkpoint::OutputFolder;
 use crate::compaction::Changes;
@@ -40,13 +40,12 @@ struct Planned {
 }
 
 pub fn run(args: &PruneArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL);
+    let resume = ResumeState::beside(&args.output, SAVE_INTERVAL, common.force);
     resumable(&resume, terminal, || prune(args, common, &resume, terminal))
 }
 
 fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal: &Terminal) -> Result<()> {
-    let model = Model::open_folder(&args.model)?;
-    model.remarks().iter().for_each(|remark| terminal.note(remark));
+    let model = open_folder(&args.model, terminal)?;
     let mut options = args.planning.options(&model.architecture, args.calibration.compat, Recipe::Sequential)?;
     options.token_weights = args.calibration.token_weights;
     if options.recipe == Recipe::Flap && !options.token_weights.is_equal() {
@@ -54,7 +53,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     }
     if options.method == Method::WandaSp && (options.round_neurons > 1 || options.round_heads > 1 || options.uniform.is_some()) {
         return Err(Error::input(
-            "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons, --round-heads and a --for that chooses them out",
+            "wanda-sp prunes the same share of every layer and does not round; leave --round-neurons, --round-heads, --uniform and a --for that chooses them out",
         )
         .into());
     }
@@ -166,8 +165,7 @@ struct Test {
 }
 
 fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Terminal) -> Result<Test> {
-    let longest = model.config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
-    let length = EVALUATION_TOKENS.get().min(longest);
+    let length = eval::window_length(model, None)?;
     let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
     let ids = eval::windows(model, &source, length, args.windows, terminal)?;
     let what = format!("{}, {} windows of {length} tokens", name_of(path), ids.len() / length);
@@ -197,7 +195,7 @@ fn plan<E: Engine>(
     terminal: &Terminal,
 ) -> Result<Planned> {
     if options.method == Method::MagnitudeSp {
-        let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, terminal)?;
+        let (plan, notes) = pruning::plan_by_magnitude(engine, model, options, args.calibration.compat, terminal)?;
         return Ok(Planned { plan, notes, changes: Changes::default(), guarded: None, calibration: Value::Null });
     }
     let wanda = options.method == Method::WandaSp;

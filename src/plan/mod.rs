@@ -16,6 +16,8 @@ pub use settings::{Compensation, Method, Recipe, Settings};
 
 const FORMAT: &str = "flap-gpu-plan";
 const VERSION: u32 = 1;
+/// What decimal digits in a file may change of a share.
+const SAME_SHARE: f64 = 1e-9;
 const PROGRAM: &str = concat!("flap-gpu ", env!("CARGO_PKG_VERSION"));
 
 /// Sizes of the dense model, to tell whether a plan belongs to a model.
@@ -95,6 +97,14 @@ fn places(kept: &[bool]) -> Vec<usize> {
     (0..kept.len()).filter(|&i| kept[i]).collect()
 }
 
+/// Share of the prunable parameters that goes.
+fn share_removed(layers: &[PlannedLayer], architecture: &Architecture) -> f64 {
+    let stays = |(i, layer): (usize, &PlannedLayer)| {
+        layer.kv_heads.len() as u64 * architecture.unit_parameters(i) + layer.neurons.len() as u64 * architecture.neuron_parameters()
+    };
+    1.0 - layers.iter().enumerate().map(stays).sum::<u64>() as f64 / architecture.prunable_parameters() as f64
+}
+
 impl Plan {
     /// A plan from kept units.
     #[must_use]
@@ -109,12 +119,6 @@ impl Plan {
             }
         };
         let layers: Vec<PlannedLayer> = kept.iter().zip(&architecture.layers).map(layer).collect();
-        let stays: u64 = (0..layers.len())
-            .map(|i| {
-                layers[i].kv_heads.len() as u64 * architecture.unit_parameters(i)
-                    + layers[i].neurons.len() as u64 * architecture.neuron_parameters()
-            })
-            .sum();
         Self {
             format: FORMAT.into(),
             version: VERSION,
@@ -122,7 +126,7 @@ impl Plan {
             model: PlannedModel::of(architecture, fingerprint),
             settings,
             calibration: None,
-            ratio_reached: 1.0 - stays as f64 / architecture.prunable_parameters() as f64,
+            ratio_reached: share_removed(&layers, architecture),
             errors: None,
             layers,
         }
@@ -166,7 +170,30 @@ impl Plan {
                 )));
             }
         }
+        let share = share_removed(&self.layers, architecture);
+        if (share - self.ratio_reached).abs() > SAME_SHARE {
+            return Err(Error::input(format!(
+                "the plan's layers remove a share of {share}, but it says {}; if they were edited, put that in `ratio_reached`",
+                self.ratio_reached
+            )));
+        }
+        if self.settings.recipe != Recipe::Flap && (self.settings.mask_only || self.settings.compensation != Compensation::Bias) {
+            return Err(Error::input(format!(
+                "the plan's settings contradict each other: --recipe {} removes units, and gives biases along with its weights",
+                self.settings.recipe.name()
+            )));
+        }
         Ok(())
+    }
+
+    /// Whether a model has the sizes that this plan leaves.
+    #[must_use]
+    pub fn describes(&self, model: &Architecture) -> bool {
+        let kept = |(layer, dense): (&PlannedLayer, &[usize; 3])| {
+            if self.settings.mask_only { *dense } else { [layer.heads.len(), layer.kv_heads.len(), layer.neurons.len()] }
+        };
+        let found = model.layers.iter().map(|layer| [layer.heads, layer.key_value_heads, layer.intermediate_size]);
+        self.layers.len() == self.model.layers.len() && self.layers.iter().zip(&self.model.layers).map(kept).eq(found)
     }
 
     /// The pruned model's structure. With `mask_only` only biases are added.

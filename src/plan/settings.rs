@@ -3,7 +3,7 @@
 use super::Plan;
 use crate::importance::Metric;
 use crate::search::Structure;
-use crate::statistics::{Mode, TokenWeights};
+use crate::statistics::TokenWeights;
 use clap::ValueEnum;
 
 /// What is done with the mean of what was removed.
@@ -144,9 +144,9 @@ impl Plan {
             option("samples", Some(header.samples.to_string()));
             option("sequence-length", Some(header.sequence_length.to_string()));
             option("seed", Some(header.seed.to_string()));
-            if header.mode == Mode::Compat {
-                option("compat", None);
-            }
+        }
+        if settings.compat {
+            option("compat", None);
         }
         match (settings.recipe, settings.method) {
             (Recipe::Flap, Method::Flap) => option("recipe", Some(Recipe::Flap.name().into())),

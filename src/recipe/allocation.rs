@@ -97,7 +97,8 @@ pub(super) fn give_back(sites: &[AllocationSite], counts: &mut [usize], wanted: 
 }
 
 /// The same with equal counts in all layers: `sites` are attention and MLP of every layer in turn, alike in all layers. Every allowed
-/// number of kept attention units is tried, and the MLPs fill the budget.
+/// number of kept attention units is tried, and the MLPs fill the budget; neurons are counted in fractions, so that no number wins by
+/// rounding.
 pub fn allocate_uniformly(sites: &[AllocationSite], ratio: f64, allowed: &[usize]) -> Result<Vec<usize>> {
     let (attention, mlp): (Vec<&AllocationSite>, Vec<&AllocationSite>) = sites.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).unzip();
     let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
@@ -107,23 +108,29 @@ pub fn allocate_uniformly(sites: &[AllocationSite], ratio: f64, allowed: &[usize
     }
     let unit_costs: u64 = attention.iter().map(|site| site.cost).sum();
     let neuron_costs: u64 = mlp.iter().map(|site| site.cost).sum();
-    let mut best: Option<(f64, usize, usize)> = None;
+    let multiple = mlp[0].multiple;
+    let largest = neurons / multiple * multiple;
+    let mut best: Option<(f64, usize, f64)> = None;
     for &kept in allowed.iter().filter(|&&kept| kept <= units && kept.is_multiple_of(attention[0].multiple)) {
-        let rest = (1.0 - ratio) * total as f64 - (kept as u64 * unit_costs) as f64;
-        let multiple = mlp[0].multiple;
-        let wanted = (rest / neuron_costs as f64 / multiple as f64).round() as i64 * multiple as i64;
-        let Ok(neurons_kept) = usize::try_from(wanted) else { continue };
-        if neurons_kept < multiple || neurons_kept > neurons {
+        let filled = ((1.0 - ratio) * total as f64 - (kept as u64 * unit_costs) as f64) / neuron_costs as f64;
+        if !(1.0..=neurons as f64).contains(&filled) {
             continue;
         }
-        let error: f64 = attention.iter().map(|site| site.curve[units - kept]).sum::<f64>()
-            + mlp.iter().map(|site| site.curve[neurons - neurons_kept]).sum::<f64>();
+        let of_neurons = |site: &&AllocationSite| between(&site.curve, neurons as f64 - filled);
+        let error = attention.iter().map(|site| site.curve[units - kept]).sum::<f64>() + mlp.iter().map(of_neurons).sum::<f64>();
         if best.is_none_or(|(least, ..)| error < least) {
-            best = Some((error, units - kept, neurons - neurons_kept));
+            best = Some((error, units - kept, filled));
         }
     }
-    let Some((_, units, neurons)) = best else {
+    let Some((_, units, filled)) = best.filter(|_| largest > 0) else {
         return Err(Error::input(format!("no uniform plan removes the share {ratio}; try another --ratio or leave --uniform out")));
     };
+    let neurons = neurons - ((filled / multiple as f64).round() as usize * multiple).clamp(multiple, largest);
     Ok(sites.iter().enumerate().map(|(index, _)| if index % 2 == 0 { units } else { neurons }).collect())
+}
+
+/// A curve between its points.
+fn between(curve: &[f64], place: f64) -> f64 {
+    let (whole, part) = (place.floor() as usize, place.fract());
+    curve[whole] + part * (curve[(whole + 1).min(curve.len() - 1)] - curve[whole])
 }

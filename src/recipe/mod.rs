@@ -39,6 +39,7 @@ pub use symmetric::Symmetric;
 
 use crate::architecture::Site;
 use crate::calibration::{self, CalibrationSet};
+use crate::checkpoint::temporary_file;
 use crate::compaction::Changes;
 use crate::compensation;
 use crate::engine::Engine;
@@ -119,10 +120,12 @@ pub fn run<E: Engine>(
             "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
         ));
     }
+    // What the first pass leaves goes there: better said now than after it.
+    temporary_file()?;
     let begin = Instant::now();
     let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();
-    let (measured, fitted) = saves.and_then(|saves| saves.load(progress)).unzip();
+    let (measured, fitted) = saves.map(|saves| saves.load(progress)).transpose()?.flatten().unzip();
     let fitted = fitted.flatten();
     let (curves, statistics) = match measured {
         Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(engine, first, set),

@@ -81,8 +81,8 @@ impl<'a> Saves<'a> {
     }
 
     /// What an interrupted run has finished: all of the first pass with a part of the second, or a part of the first.
-    pub fn load(&self, progress: &dyn Progress) -> Option<(Measured, Option<FittedLayers>)> {
-        self.state.load(&self.identity, |steps, folder| {
+    pub fn load(&self, progress: &dyn Progress) -> Result<Option<(Measured, Option<FittedLayers>)>> {
+        self.state.load(&self.identity, progress, |steps, folder| {
             let path = folder.join(RECORD);
             let record: Record = files::read_json(&path)?;
             let fitted = record.fit.as_ref().map_or(0, |units| units.kept.len() / 2);

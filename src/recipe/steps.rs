@@ -34,14 +34,15 @@ pub fn calibrate<E: Engine>(
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let identity = json!([set.identity(engine, model), token_weights]);
     let layers = model.architecture.layers.len();
-    let finished = resume.and_then(|state| {
-        state.load(&identity, |steps, folder| {
+    let finished = resume.map(|state| {
+        state.load(&identity, progress, |steps, folder| {
             let finished = read_layers(state, steps, layers)?;
             let hidden_states = set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?;
             progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
             Ok((finished, hidden_states))
         })
     });
+    let finished = finished.transpose()?.flatten();
     let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
     let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
     let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;

@@ -137,7 +137,7 @@ fn plans<'a, E: Engine>(
         }
         let (plan, _) = match options.method {
             Method::Flap => plan_from_statistics(model, &statistics, &options).unwrap(),
-            Method::MagnitudeSp => plan_by_magnitude(engine, model, &options, &Silent).unwrap(),
+            Method::MagnitudeSp => plan_by_magnitude(engine, model, &options, true, &Silent).unwrap(),
             Method::WandaSp => {
                 let kept = wanda_sp(engine, model, &wanda_set, options.ratio, PassOptions::default(), &Silent).unwrap();
                 (plan_from_kept(model, &options, &kept, true), Vec::new())

@@ -6,6 +6,7 @@
 
 mod authors;
 mod command_line;
+mod configurations;
 mod damaged_input;
 mod folders;
 mod gguf;

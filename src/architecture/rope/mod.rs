@@ -60,6 +60,15 @@ impl Rope {
         scaling.apply(config, theta, plain(theta, head_dim).collect())
     }
 
+    /// The same with numbers that f32 holds: their last digits differ between systems' libraries of functions.
+    #[must_use]
+    pub fn in_f32(&self) -> Self {
+        let rounded = |numbers: &[f64]| numbers.iter().map(|&number| f64::from(number as f32)).collect();
+        let long = self.long.as_ref();
+        let long = long.map(|long| LongWindows { frequencies: rounded(&long.frequencies), ..long.clone() });
+        Self { frequencies: rounded(&self.frequencies), long, amplitude: f64::from(self.amplitude as f32), ..*self }
+    }
+
     /// What scaling divides each pair's frequency by.
     #[must_use]
     pub fn factors_of(&self, frequencies: &[f64]) -> Vec<f64> {

@@ -16,9 +16,6 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-/// Tokens of a window when perplexity is measured, unless said otherwise.
-pub const EVALUATION_TOKENS: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
-
 /// Make a decoder language model structurally smaller: prune it with FLAP, on any GPU or none.
 #[derive(Debug, Parser)]
 #[command(name = "flap-gpu", version, arg_required_else_help = true)]
@@ -213,9 +210,9 @@ pub struct EvalArguments {
     /// Field of a .jsonl or .json document that holds its text
     #[arg(long, default_value = DEFAULT_TEXT_FIELD, value_name = "NAME")]
     pub text_field: String,
-    /// Tokens of a window
-    #[arg(long, value_parser = parse_count, default_value_t = EVALUATION_TOKENS, value_name = "N")]
-    pub sequence_length: NonZeroUsize,
+    /// Tokens of a window [default: 2048, or what the model is made for where that is less]
+    #[arg(long, value_parser = parse_count, value_name = "N")]
+    pub sequence_length: Option<NonZeroUsize>,
     /// Only the first N windows
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub windows: Option<NonZeroUsize>,

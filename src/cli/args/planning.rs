@@ -32,7 +32,7 @@ pub struct PlanningArguments {
     /// (flap) [default: al-am]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub structure: Option<Structure>,
-    /// Query heads to remove in the -mm structures (flap) [default: 8]
+    /// Query heads to remove in the -mm structures (flap) [default: 8, or fewer where so many do not share their key-value heads]
     #[arg(long, value_name = "N", help_heading = "Planning")]
     pub remove_heads: Option<usize>,
     /// What becomes of the mean of what was removed (flap) [default: bias]
@@ -57,6 +57,11 @@ pub struct PlanningArguments {
 
 fn parse_ratio(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| "it must be a number, such as 0.2 for a fifth".into())
+}
+
+/// Whole groups, at least one.
+fn default_remove_heads(group: usize) -> usize {
+    (DEFAULT_REMOVE_HEADS / group * group).max(group)
 }
 
 impl PlanningArguments {
@@ -118,7 +123,6 @@ impl PlanningArguments {
                 (self.structure.is_some(), "--structure"),
                 (self.remove_heads.is_some(), "--remove-heads"),
                 (self.compensation == Some(Compensation::Bias), "--compensation bias"),
-                (self.uniform, "--uniform"),
             ];
             if let Some((_, option)) = not_its_own.iter().find(|(given, _)| *given) {
                 return refused(format!("{option} belongs to --method flap; {} has no choice there", method.name()));
@@ -153,7 +157,7 @@ impl PlanningArguments {
             metric: self.metric.unwrap_or_default(),
             structure: self.structure.unwrap_or_default(),
             ratio: self.ratio,
-            remove_heads: self.remove_heads.unwrap_or(DEFAULT_REMOVE_HEADS),
+            remove_heads: self.remove_heads.unwrap_or_else(|| default_remove_heads(model.layers[0].group_size())),
             round_neurons: choice.round_neurons,
             round_heads: choice.round_heads,
             uniform: choice.uniform.then_some(heads),

@@ -42,7 +42,7 @@ fn an_interrupted_calibration_goes_on() {
     let passes = PassOptions { batch_tokens: Some(256), ..PassOptions::default() };
     let folder = tempfile::tempdir().unwrap();
     // Saved after every layer but the last. What stands after the last save is what an interrupted run leaves.
-    let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
+    let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO, true);
     let whole = calibrate(&engine, &model, &set, passes, Some(&state), &Silent).unwrap();
     let announced = Announced(Cell::new(0));
     let resumed = calibrate(&engine, &model, &set, passes, Some(&state), &announced).unwrap();
@@ -68,7 +68,7 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
     drop(resumed);
     // Another run that makes the same output at the same time neither uses nor touches what is there.
-    let other = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO);
+    let other = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO, true);
     assert_eq!(recipe::calibrate(&engine, &model, &set, passes, TokenWeights::InverseSquare, Some(&other), &announced).unwrap(), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64);
     other.remove();
@@ -76,6 +76,31 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     state.remove();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Hours of another run are dropped only when that is asked for, and what is no run's is not touched.
+#[test]
+fn progress_of_another_run_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("stats");
+    let state = |force: bool| ResumeState::beside(&place, Duration::ZERO, force);
+    let load = |state: &ResumeState, work: &str| state.load(&work.into(), &Silent, |steps, _| Ok(steps));
+    let of = |name: &str| folder.path().join("stats.resume").join(name);
+    state(false).save_if_due(&"this".into(), 3, |_| Ok(()));
+    fs::write(of("layer-notes.txt"), "precious").unwrap();
+    assert_eq!(load(&state(false), "this").unwrap(), Some(3));
+    let message = load(&state(false), "that").unwrap_err().to_string();
+    assert!(message.contains("stats.resume") && message.contains("--force"), "{message}");
+    // Nor by one that went on from nothing and is complete.
+    state(false).remove();
+    assert_eq!(load(&state(false), "this").unwrap(), Some(3));
+    let other = state(true);
+    assert_eq!(load(&other, "that").unwrap(), None);
+    assert!(!of("step-3").exists() && !of("state.json").exists());
+    other.save_if_due(&"that".into(), 1, |_| Ok(()));
+    other.remove();
+    assert_eq!(fs::read_to_string(of("layer-notes.txt")).unwrap(), "precious");
+    assert_eq!(fs::read_dir(of("")).unwrap().count(), 1);
 }
 
 /// A `prune` of long work to the output `out`, once it has begun: its temporary folder has appeared.

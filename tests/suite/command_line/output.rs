@@ -31,14 +31,16 @@ fn only_earlier_output_is_replaced() {
         assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
     }
     // What the user has put there is not removed, nor a folder of something else.
-    let own = place.path("small.gguf/small-Q4_K_M.gguf");
-    fs::write(&own, "precious").unwrap();
     let forced =
         |output: &str| run(&["prune", &place.model, "--output", output, "--method", "magnitude-sp", "--format", "gguf", "--force"]);
-    let (code, _, stderr) = forced(&place.path("small.gguf"));
-    assert!(code == 1 && stderr.contains("holds small-Q4_K_M.gguf too"), "{stderr}");
+    for name in ["small-Q4_K_M.gguf", "another-F16.gguf"] {
+        let own = place.path(&format!("small.gguf/{name}"));
+        fs::write(&own, "precious").unwrap();
+        let (code, _, stderr) = forced(&place.path("small.gguf"));
+        assert!(code == 1 && stderr.contains(&format!("holds {name} too")), "{stderr}");
+        fs::remove_file(&own).unwrap();
+    }
     fs::remove_file(place.path("small.gguf/plan.json")).unwrap();
-    fs::remove_file(&own).unwrap();
     let (code, _, stderr) = forced(&place.path("small.gguf"));
     assert!(code == 1 && stderr.contains("no pruned model's folder"), "{stderr}");
     assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
@@ -69,18 +71,21 @@ fn output_that_appears_meanwhile_is_not_replaced() {
     let kept = message.rsplit_once(" lies in ").expect(&message).1;
     assert_eq!(fs::read_to_string(kept).unwrap(), "finished");
 
-    let path = place.path().join("model");
-    let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
-    fs::write(output.path().join("finished"), "").unwrap();
-    fs::create_dir(&path).unwrap();
-    fs::write(path.join("precious"), "").unwrap();
-    let message = output.commit().unwrap_err().to_string();
-    assert!(path.join("precious").is_file() && fs::read_dir(&path).unwrap().count() == 1);
-    assert!(Path::new(message.rsplit_once(" lies in ").expect(&message).1).join("finished").is_file());
-    // A folder that was made for the output takes it.
+    // Even where an earlier result might be replaced.
+    for force in [false, true] {
+        let path = place.path().join(format!("model {force}"));
+        let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), force).unwrap();
+        fs::write(output.path().join("finished"), "").unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("precious"), "").unwrap();
+        let message = output.commit().unwrap_err().to_string();
+        assert!(path.join("precious").is_file() && fs::read_dir(&path).unwrap().count() == 1);
+        assert!(Path::new(message.rsplit_once(" lies in ").expect(&message).1).join("finished").is_file());
+    }
+    // A folder that was made for the output takes it, however it is named.
     let path = place.path().join("empty");
     fs::create_dir(&path).unwrap();
-    let output = OutputFolder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
+    let output = OutputFolder::create(&path.join("."), Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
     fs::write(output.path().join("finished"), "").unwrap();
     output.commit().unwrap();
     assert!(path.join("finished").is_file());

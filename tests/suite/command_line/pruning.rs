@@ -144,7 +144,8 @@ fn a_card_says_how_to_make_it_again() {
         &["--recipe", "flap", "--for", "llama.cpp", "--uniform", "--format", "hf"],
         &["--metric", "wifn", "--structure", "ul-mm", "--remove-heads", "2", "--compensation", "none", "--compat"],
         &["--method", "wanda-sp", "--ratio", "0.5", "--mask-only"],
-        &["--method", "magnitude-sp"],
+        &["--method", "magnitude-sp", "--for", "vllm", "--compat"],
+        &["--structure", "al-mm"],
         &["--recipe", "flap", "--precision", "bf16", "--batch-tokens", "200", "--memory-budget", "8M", "--text-field", "body"],
     ]
     .into_iter()

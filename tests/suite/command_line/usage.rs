@@ -122,6 +122,34 @@ fn a_json_document_has_notes_and_errors() {
     }
 }
 
+/// Paths that are no Unicode are paths; a document shows them as far as it can.
+#[cfg(target_os = "linux")]
+#[test]
+fn outputs_may_have_any_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let name = std::ffi::OsStr::from_bytes(b"bad\xffname");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu"));
+    command.args(["prune", &place.model, "--method", "magnitude-sp", "--device", "cpu", "--format", "gguf", "--json", "--output"]);
+    let finished = command.arg(Path::new(&place.path("")).join(name)).output().unwrap();
+    assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    let report: Value = serde_json::from_slice(&finished.stdout).unwrap();
+    assert!(report["output"].as_str().unwrap().contains("name") && report["settings"]["method"] == "magnitude-sp", "{report}");
+    assert!(Path::new(&place.path("")).join(name).join("plan.json").is_file());
+}
+
+/// Windows are no longer than what a model is made for, unless that is said.
+#[test]
+fn evaluation_keeps_to_the_context() {
+    let place = Place::new();
+    let eval = |more: &[&str]| {
+        run_json(&[&["eval", &place.model, "--text", &place.path("test.txt"), "--windows", "1", "--device", "cpu"], more].concat())
+    };
+    let (own, longer) = (eval(&[]), eval(&["--sequence-length", "300"]));
+    assert_eq!((&own["sequence_length"], own["notes"].as_array().unwrap().len()), (&Value::from(256), 0));
+    assert_eq!((&longer["sequence_length"], longer["notes"].as_array().unwrap().len()), (&Value::from(300), 1));
+}
+
 /// `plan` shares its options with `prune`, but does not list what it refuses.
 #[test]
 fn plan_lists_what_it_takes() {

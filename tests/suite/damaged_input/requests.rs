@@ -92,7 +92,23 @@ fn statistics_and_plans_of_another_model() {
     hostile["layers"][0]["kv_heads"] = json!([usize::MAX]);
     fs::write(&plan, hostile.to_string()).unwrap();
     fails(run(&compact), &["plan.json", "layer 0"]);
+    // What a plan says of itself must be so.
+    for (key, value, what) in [("ratio_reached", json!(0.9), "ratio_reached"), ("settings", Value::Null, "contradict")] {
+        let mut edited: Value = serde_json::from_str(&text_of_plan).unwrap();
+        if key == "settings" {
+            (edited[key]["recipe"], edited[key]["mask_only"]) = (json!("least-squares"), json!(true));
+        } else {
+            edited[key] = value;
+        }
+        fs::write(&plan, edited.to_string()).unwrap();
+        fails(run(&compact), &["plan.json", what]);
+    }
     fs::write(&plan, text_of_plan).unwrap();
+    // In a folder it may be another model's.
+    fs::copy(&plan, folder.path("model/plan.json")).unwrap();
+    let (code, shown, notes) = run(&["inspect", &model]);
+    assert!(code == 0 && !shown.contains("removed") && notes.contains("of another model"), "{shown}{notes}");
+    fs::remove_file(folder.path("model/plan.json")).unwrap();
     folder.poison(Q_PROJ, &[0.5]);
     fails(run(&compact), &["plan", "another model"]);
     fails(run(&["plan", &model, "--statistics", &stats, "--output", &path("plan2.json")]), &["another model"]);

@@ -7,7 +7,7 @@ use flap_gpu::calibration::CalibrationOptions;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::plan::{Recipe, Uniform};
 use flap_gpu::progress::Silent;
-use flap_gpu::recipe::{self, AllocationSite, allocate};
+use flap_gpu::recipe::{self, AllocationSite, allocate, allocate_uniformly};
 use flap_gpu::statistics::Mode;
 use proptest::prelude::*;
 
@@ -69,6 +69,14 @@ proptest! {
             prop_assert!(error(other) >= error(&counts) - 1e-9, "{counts:?} loses {}, {other:?} {}", error(&counts), error(other));
         }
     }
+}
+
+/// A number of units does not win because the neurons beside it are rounded up: 3 units would keep 6 of 8 neurons, and 8 as a multiple of 4.
+#[test]
+fn no_uniform_plan_wins_by_rounding() {
+    let units = AllocationSite { cost: 100, curve: vec![0.0, 1.0, 3.0, 6.0, 10.0], multiple: 1, fine: false };
+    let neurons = AllocationSite { cost: 50, curve: (0..=8).map(|removed| 0.4 * f64::from(removed)).collect(), multiple: 4, fine: true };
+    assert_eq!(allocate_uniformly(&[units, neurons], 0.25, &[1, 2, 3, 4]).unwrap(), [0, 4]);
 }
 
 /// Small and large ratios, little text, equal layers: it works or says why not.

@@ -140,7 +140,7 @@ fn an_interrupted_recipe_goes_on() {
         let options = options(recipe, 0.3);
         let whole = recipe::run(&engine, &model, &set, &options, None, &Silent).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO);
+        let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO, true);
         let (mut begun, mut runs) = (Vec::new(), 0);
         let outcome = loop {
             runs += 1;
