@@ -61,15 +61,6 @@ impl DeviceInfo {
     }
 }
 
-/// Bytes of the memory budget that are left over.
-#[derive(Debug, Clone, Copy)]
-pub struct SpareMemory {
-    /// For memory of dropped tensors, kept for the next ones.
-    pub tensors: u64,
-    /// For weights in the form that products read.
-    pub weights: u64,
-}
-
 /// Shape of a causal attention over a batch of equally long windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
@@ -152,8 +143,8 @@ pub trait Engine {
 
     /// What this engine runs on.
     fn info(&self) -> &DeviceInfo;
-    /// Says what is left over of the budget, until it is said again.
-    fn set_spare_memory(&self, _spare: SpareMemory) {}
+    /// Says how many bytes of the budget are left over, until it is said again: weights may be kept there in the form that products read.
+    fn set_spare_memory(&self, _bytes: u64) {}
 
     /// Copies `data` to the device as `[data.len() / columns, columns]`.
     fn upload(&self, data: &[f32], columns: usize) -> Result<Self::Tensor>;

@@ -1,7 +1,7 @@
 //! What a pass may put where: how many tokens go through a layer together, and where hidden states stay between layers.
 
 use crate::architecture::Architecture;
-use crate::engine::{DeviceInfo, DeviceKind, SpareMemory};
+use crate::engine::{DeviceInfo, DeviceKind};
 use crate::error::{Error, Result};
 use crate::forward::panel_bytes;
 use std::num::NonZeroUsize;
@@ -48,13 +48,12 @@ pub struct Layout {
     pub batch_tokens: usize,
     /// Where hidden states stay.
     pub place: Place,
-    /// Bytes that the pass leaves over, for what idle tensors had and for packed weights.
-    pub spare: SpareMemory,
+    /// Bytes of the budget that the pass leaves over.
+    pub spare: u64,
 }
 
-/// The largest bytes of a layer's weights, and of one token's activations inside a layer, of its widest single activation, and of what half of
-/// the layer takes while the other has it.
-fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> [u64; 4] {
+/// The largest bytes of a layer's weights, and of one token's activations inside a layer, and of its widest single activation.
+fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(usize) -> u64) -> [u64; 3] {
     let parts = if kind == DeviceKind::Cpu { 3 } else { 1 };
     let of_layer = |(index, layer): (usize, &crate::architecture::LayerShape)| {
         let heads = (layer.heads + 2 * layer.key_value_heads) * architecture.head_dim;
@@ -63,9 +62,9 @@ fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(
         // CPU in up to three parts, what a product or attention reads.
         let attention = 4 * (heads + layer.heads * architecture.head_dim) + 2 * heads.max(parts * widest);
         let mlp = 8 * layer.intermediate_size + 2 * parts * widest;
-        [weight_bytes(index), (12 * architecture.hidden_size + attention.max(mlp)) as u64, 4 * widest as u64, attention.min(mlp) as u64]
+        [weight_bytes(index), (12 * architecture.hidden_size + attention.max(mlp)) as u64, 4 * widest as u64]
     };
-    architecture.layers.iter().enumerate().map(of_layer).fold([0; 4], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
+    architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }
 
 /// A budget that holds `fixed` bytes beside what was `reserved` of the budget at hand.
@@ -93,7 +92,7 @@ pub fn plan(
     // The sizes of device buffers are rounded up by at most an eighth.
     let whole = if info.staging_bytes.is_none() { info.memory_budget } else { info.memory_budget / 9 * 8 };
     let budget = whole.saturating_sub(options.reserved);
-    let [layer, token, widest, idle] = demands(info.kind, architecture, weight_bytes);
+    let [layer, token, widest] = demands(info.kind, architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
@@ -135,11 +134,7 @@ pub fn plan(
         states if info.kind == DeviceKind::Gpu && states <= HOST_MEMORY => Place::Host,
         _ => Place::File,
     };
-    let left = budget - fixed - if place == Place::Device { states } else { 0 };
-    let tensors = left.min(idle * batch_tokens as u64);
-    // What is multiplied once needs no packing beforehand.
-    let weights = if windows * window_tokens > batch_tokens { left - tensors } else { 0 };
-    let spare = SpareMemory { tensors, weights };
+    let spare = budget - fixed - if place == Place::Device { states } else { 0 };
     tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes");
     Ok(Layout { batch_tokens, place, spare })
 }

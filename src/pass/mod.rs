@@ -59,7 +59,8 @@ impl<'a, E: Engine> Pass<'a, E> {
         let architecture = &model.architecture;
         let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
         let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
-        engine.set_spare_memory(layout.spare);
+        // What is multiplied once needs no packing beforehand.
+        engine.set_spare_memory(if windows * window_tokens > layout.batch_tokens { layout.spare } else { 0 });
         Ok(Self { engine, model, windows, window_tokens, progress, rope, layout })
     }
 

@@ -3,7 +3,6 @@
 use super::bf16::{self, PackedMatrix, Parts, Unit};
 use super::linear;
 use super::peak::multiply_adds;
-use super::pool::Pool;
 use crate::tensor::Dtype;
 
 /// Fewer tokens than this go to the matrix library: packing the weights in parts would take longer than the product (seen with one token).
@@ -62,13 +61,13 @@ impl Arithmetic {
         }
     }
 
-    /// `y [tokens, out]`: `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`; working memory comes from the pool.
-    pub(super) fn linear(self, y: &mut [f32], x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, pool: &Pool) {
+    /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+    pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
-            Self::F32InParts(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(y, x, &weight.tensor, bias),
-            Self::F32 => linear::linear(y, x, &weight.tensor, bias),
-            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.tensor.dtype), y, x, weight, bias, pool),
-            Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, y, x, weight, bias, pool),
+            Self::F32InParts(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
+            Self::F32 => linear::linear(x, &weight.tensor, bias),
+            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.tensor.dtype), x, weight, bias),
+            Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, x, weight, bias),
         }
     }
 }

@@ -8,7 +8,6 @@ mod elementwise;
 mod linear;
 mod moments;
 mod peak;
-mod pool;
 mod product;
 mod room;
 mod vectors;
@@ -17,20 +16,14 @@ pub use arithmetic::Arithmetic;
 pub use bf16::{PackedMatrix, Unit};
 pub use moments::Moments;
 
-use super::{
-    AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments, SpareMemory,
-};
+use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
-use pool::{Buffer, Pool};
 use room::Room;
 use std::ops::Range;
 
 /// For activations and hidden states, the rest of which goes to a mapped file, and for packed weights; weights as they are stored are mapped.
 const MEMORY_BUDGET: u64 = 1 << 30;
-
-/// Share of it that dropped tensors may keep until a pass says how much it leaves over.
-const FREE_TENSORS_SHARE: u64 = 4;
 
 /// The CPU engine. Parallel work runs on rayon's global pool, whose size `--threads` sets.
 pub struct CpuEngine {
@@ -38,12 +31,11 @@ pub struct CpuEngine {
     arithmetic: Arithmetic,
     /// For packed weights.
     room: Room,
-    pool: Pool,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
 pub struct Tensor {
-    data: Buffer,
+    data: Vec<f32>,
     columns: usize,
 }
 
@@ -86,7 +78,6 @@ impl CpuEngine {
             },
             arithmetic,
             room: Room::new(MEMORY_BUDGET),
-            pool: Pool::new(MEMORY_BUDGET / FREE_TENSORS_SHARE),
         }
     }
 
@@ -95,19 +86,7 @@ impl CpuEngine {
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.info.memory_budget = bytes;
         self.room.set(bytes);
-        self.pool.set_limit(bytes / FREE_TENSORS_SHARE);
         self
-    }
-
-    /// `[rows, columns]` of which nothing is known.
-    fn tensor(&self, rows: usize, columns: usize) -> Tensor {
-        Tensor { data: self.pool.take(rows * columns), columns }
-    }
-
-    fn filled(&self, data: &[f32], columns: usize) -> Tensor {
-        let mut tensor = self.tensor(data.len() / columns, columns);
-        tensor.data.copy_from_slice(data);
-        tensor
     }
 }
 
@@ -121,13 +100,12 @@ impl Engine for CpuEngine {
         &self.info
     }
 
-    fn set_spare_memory(&self, spare: SpareMemory) {
-        self.pool.set_limit(spare.tensors);
-        self.room.set(spare.weights);
+    fn set_spare_memory(&self, bytes: u64) {
+        self.room.set(bytes);
     }
 
     fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
-        Ok(self.filled(data, columns))
+        Ok(Tensor { data: data.to_vec(), columns })
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<PackedMatrix> {
@@ -139,9 +117,7 @@ impl Engine for CpuEngine {
     }
 
     fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        let mut tensor = self.tensor(rows, columns);
-        tensor.data.fill(0.0);
-        Ok(tensor)
+        Ok(Tensor { data: vec![0.0; rows * columns], columns })
     }
 
     fn columns(&self, tensor: &Tensor) -> usize {
@@ -149,21 +125,17 @@ impl Engine for CpuEngine {
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(tensor.data.to_vec())
+        Ok(tensor.data.clone())
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         assert!(x.columns.is_multiple_of(weight.data.len()), "norm weights do not fit the activations");
-        let mut y = self.tensor(x.rows(), x.columns);
-        elementwise::rms_norm(&mut y.data, &x.data, &weight.data, eps);
-        Ok(y)
+        Ok(Tensor { data: elementwise::rms_norm(&x.data, &weight.data, eps), columns: x.columns })
     }
 
     fn linear(&self, x: &Tensor, weight: &PackedMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
         assert!(bias.is_none_or(|bias| bias.data.len() == weight.tensor.rows), "the bias does not fit the matrix");
-        let mut y = self.tensor(x.rows(), weight.tensor.rows);
-        self.arithmetic.linear(&mut y.data, &x.data, weight, bias.map(|b| &*b.data), &self.pool);
-        Ok(y)
+        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.tensor.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
@@ -178,9 +150,7 @@ impl Engine for CpuEngine {
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        let mut output = self.tensor(q.rows(), q.columns);
-        attention::attention(&mut output.data, &q.data, &k.data, &v.data, shape)?;
-        Ok(output)
+        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape)?, columns: q.columns })
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
@@ -222,15 +192,11 @@ impl Engine for CpuEngine {
     fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
         let fits = shift.data.len() == x.columns && scales.is_none_or(|scales| scales.data.len() == x.rows());
         assert!(fits, "the shift does not fit the activations");
-        let mut out = self.tensor(x.rows(), x.columns);
-        elementwise::shifted(&mut out.data, &x.data, &shift.data, scales.map(|s| &*s.data));
-        Ok(out)
+        Ok(Tensor { data: elementwise::shifted(&x.data, &shift.data, scales.map(|s| s.data.as_slice())), columns: x.columns })
     }
 
     fn inverse_norms(&self, x: &Tensor) -> Result<Tensor> {
-        let mut out = self.tensor(x.rows(), 1);
-        elementwise::inverse_norms(&mut out.data, &x.data, x.columns);
-        Ok(out)
+        Ok(Tensor { data: elementwise::inverse_norms(&x.data, x.columns), columns: 1 })
     }
 
     fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
@@ -244,8 +210,8 @@ impl Engine for CpuEngine {
 
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
         Ok(CrossEntropy {
-            targets: self.filled(&targets.iter().map(|&t| t as f32).collect::<Vec<_>>(), 1),
-            state: self.filled(&CROSS_ENTROPY_START.repeat(targets.len()), 3),
+            targets: Tensor { data: targets.iter().map(|&t| t as f32).collect(), columns: 1 },
+            state: Tensor { data: CROSS_ENTROPY_START.repeat(targets.len()), columns: 3 },
         })
     }
 
@@ -258,7 +224,7 @@ impl Engine for CpuEngine {
     fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
         assert!([logits[0], logits[1], states[0], states[1]].iter().all(|part| part.rows() == sums.data.len()), "logits of other tokens");
         assert_eq!(logits[0].columns, logits[1].columns, "logits of different sizes");
-        elementwise::divergence_panel(&mut sums.data, logits.map(|l| &*l.data), states.map(|s| &*s.data));
+        elementwise::divergence_panel(&mut sums.data, logits.map(|l| l.data.as_slice()), states.map(|s| s.data.as_slice()));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::{check, products};
 use crate::support::{gpu_with, noise, normalised_squared_error, say_loudly};
 use flap_gpu::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use flap_gpu::engine::gpu::{GpuEngine, Products, Tensor};
-use flap_gpu::engine::{AttentionShape, Engine, Precision, SpareMemory};
+use flap_gpu::engine::{AttentionShape, Engine, Precision};
 use flap_gpu::tensor::Dtype::{Bf16, F16, F32};
 use flap_gpu::tensor::{HostTensor, widen};
 
@@ -94,7 +94,7 @@ fn packed_weights_that_stay_change_no_product() {
             let x = engine.upload(&x, inputs).unwrap();
             let packed = engine.upload_matrix(&weight).unwrap();
             let products = [(); 2].map(|()| engine.download(&engine.linear(&x, &packed, None).unwrap()).unwrap());
-            engine.set_spare_memory(SpareMemory { tensors: 0, weights: 0 });
+            engine.set_spare_memory(0);
             let expected = product(&engine, &engine.download(&x).unwrap(), &weight);
             assert!(products.iter().all(|found| *found == expected), "{arithmetic:?}, {:?}", weight.dtype);
         }

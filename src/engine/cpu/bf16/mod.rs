@@ -16,10 +16,10 @@ pub use kernels::Unit;
 pub use packed::PackedMatrix;
 
 use super::linear::SharedOutput;
-use super::pool::Pool;
 use crate::tensor::Dtype;
 use kernels::{Ahead, Pair, SIDE, STEP, Sums};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Tokens, and outputs, of a block.
 const BLOCK: usize = 2 * SIDE;
@@ -71,25 +71,28 @@ struct Scratch {
     sums: Vec<Sums>,
 }
 
-/// `y [tokens, out]`: `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`; the packed activations lie in the pool's memory.
-pub fn linear(unit: Unit, parts: Parts, y: &mut [f32], x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, pool: &Pool) {
+/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
     let tokens = x.len() / inputs;
-    assert_eq!([x.len(), y.len()], [tokens * inputs, tokens * outputs], "activations do not fit the matrix");
-    for (y, x) in y.chunks_mut(TOKENS * outputs).zip(x.chunks(TOKENS * inputs)) {
-        multiply(unit, parts, y, x, weight, bias, pool);
+    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
+    // Not zeroed, which was seen to slow bf16 products down.
+    let mut y = Vec::with_capacity(tokens * outputs);
+    let out = SharedOutput(y.as_mut_ptr());
+    for (index, x) in x.chunks(TOKENS * inputs).enumerate() {
+        multiply(unit, parts, x, weight, bias, SharedOutput(out.at(index * TOKENS * outputs)));
     }
+    // SAFETY: all of it has been written.
+    unsafe { y.set_len(tokens * outputs) };
+    y
 }
 
-/// The same for so many tokens as are multiplied at a time.
-fn multiply(unit: Unit, parts: Parts, y: &mut [f32], x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, pool: &Pool) {
+/// Writes `[tokens, out]` for as many tokens as `x` has.
+fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, out: SharedOutput) {
     let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
     let tokens = x.len() / inputs;
     let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
-    let mut packed = pool.take(blocks * steps * parts.activation * size_of::<Pair>() / size_of::<f32>());
-    let packed = packed.pieces_mut::<Pair>();
-    packing::activations(unit, packed, x, inputs, parts);
-    let (packed, out) = (&*packed, SharedOutput(y.as_mut_ptr()));
+    let packed = packing::activations(unit, x, inputs, parts);
     // Several groups for every thread.
     let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
     (0..strips.div_ceil(group)).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
@@ -112,12 +115,14 @@ fn multiply(unit: Unit, parts: Parts, y: &mut [f32], x: &[f32], weight: &PackedM
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);
         for token in 0..tokens {
             let start = out.at(token * outputs + columns.start);
-            // SAFETY: these columns of the row-major output belong to this group alone; `y` outlives the loop.
-            let y = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
+            // SAFETY: these columns of the row-major output belong to this group alone; the caller has room for all of it.
+            let y = unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), columns.len()) };
             for (y, sums) in y.chunks_mut(BLOCK).zip(sums.iter().skip(token / BLOCK).step_by(blocks)) {
-                sums.copy_row(token % BLOCK, y);
+                sums.write_row(token % BLOCK, y);
             }
             if let Some(bias) = bias {
+                // SAFETY: all of it was just written: a block of sums for every block of columns.
+                let y = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
                 y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
             }
         }

@@ -7,13 +7,11 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Row-major `x [tokens, inputs]` as `[blocks of steps][blocks of tokens][steps][parts]`, of which each has its tokens' pairs of inputs.
-pub fn activations(unit: Unit, packed: &mut [Pair], x: &[f32], inputs: usize, parts: Parts) {
+pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<Pair> {
     let tokens = x.len() / inputs;
     let blocks = tokens.div_ceil(BLOCK);
+    let mut packed = bytemuck::zeroed_vec(blocks * inputs.div_ceil(STEP) * parts.activation);
     packed.par_chunks_mut(parts.steps() * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
-        if !tokens.is_multiple_of(BLOCK) {
-            packed.fill(Pair::default());
-        }
         let first = index * parts.steps() * STEP;
         let taken = first..(first + parts.steps() * STEP).min(inputs);
         for (packed, x) in packed.chunks_exact_mut(packed.len() / blocks).zip(x.chunks(BLOCK * inputs)) {
@@ -22,6 +20,7 @@ pub fn activations(unit: Unit, packed: &mut [Pair], x: &[f32], inputs: usize, pa
             }
         }
     });
+    packed
 }
 
 /// Some inputs of the 32 rows of the weight from `first` on as `[steps][parts]`, of which each has pairs of inputs of all outputs.

@@ -9,6 +9,7 @@ mod portable;
 use super::Parts;
 use crate::engine::cpu::peak::multiply_adds;
 use crate::tensor::Dtype;
+use std::mem::MaybeUninit;
 
 /// Rows of a tile, and numbers or pairs of numbers of a row.
 pub const SIDE: usize = 16;
@@ -33,10 +34,10 @@ pub struct Pair(pub [Tile; 2]);
 pub struct Sums([[[[f32; SIDE]; SIDE]; 2]; 2]);
 
 impl Sums {
-    /// The first outputs of a token, as many as `y` has.
-    pub fn copy_row(&self, token: usize, y: &mut [f32]) {
+    /// Writes the first outputs of a token, all of `y`.
+    pub fn write_row(&self, token: usize, y: &mut [MaybeUninit<f32>]) {
         for (y, half) in y.chunks_mut(SIDE).zip(&self.0[token / SIDE]) {
-            y.copy_from_slice(&half[token % SIDE][..y.len()]);
+            y.iter_mut().zip(&half[token % SIDE]).for_each(|(y, &sum)| _ = y.write(sum));
         }
     }
 }
