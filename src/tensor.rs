@@ -1,5 +1,6 @@
 //! Tensors in host memory, as checkpoints give them and engines receive them: borrowed bytes in a number format.
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -202,6 +203,32 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
             Dtype::Bf16 => widen_each(bytes, out, widen_bf16),
         },
     );
+}
+
+/// Writes `values` in a number format, rounded to nearest even, little endian. Whether they stayed finite.
+///
+/// # Panics
+/// If `bytes` is not exactly that long.
+pub fn narrow(dtype: Dtype, values: &[f32], bytes: &mut [u8]) -> bool {
+    assert_eq!(bytes.len(), values.len() * dtype.size(), "bytes do not fit the values");
+    match dtype {
+        Dtype::F32 => {
+            bytes.copy_from_slice(bytemuck::cast_slice(values));
+            values.iter().all(|value| value.is_finite())
+        }
+        Dtype::F16 => {
+            let mut halves = vec![half::f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(values);
+            bytes.copy_from_slice(bytemuck::cast_slice(&halves));
+            halves.iter().all(|half| half.is_finite())
+        }
+        Dtype::Bf16 => {
+            let mut halves = vec![half::bf16::ZERO; values.len()];
+            halves.convert_from_f32_slice(values);
+            bytes.copy_from_slice(bytemuck::cast_slice(&halves));
+            halves.iter().all(|half| half.is_finite())
+        }
+    }
 }
 
 /// One little-endian bf16 number.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::forward::LayerWeights;
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
-use crate::tensor::{Dtype, HostTensor};
+use crate::tensor::{Dtype, HostTensor, narrow};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -254,9 +254,8 @@ fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer,
 }
 
 fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<CompactTensor> {
-    let mut bytes = Vec::with_capacity(values.len() * dtype.size());
-    values.iter().for_each(|&value| dtype.push(value, &mut bytes));
-    if values.iter().any(|&v| !dtype.round(v).is_finite()) {
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    if !narrow(dtype, values, &mut bytes) {
         return Err(Error::NotFinite(format!(
             "tensor `{}`: a compensation bias overflows {}; use --compensation none",
             part.name(layer),

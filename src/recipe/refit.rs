@@ -5,7 +5,7 @@ use super::linear_algebra::{System, product, ridge};
 use super::on_device::{transposed, upload_columns};
 use super::placement::{budget, eliminate};
 use super::ridge_share;
-use super::weights::{rows_to_bytes, to_bytes, to_matrix};
+use super::weights::{to_bytes, to_matrix, values_to_bytes};
 use crate::architecture::Site;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::Result;
@@ -69,7 +69,7 @@ pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &
         // Sums run over lines.
         let transposed = transposed(engine, &panel, rows, 0..columns)?;
         let values = engine.download(&engine.cross(&transposed, 0..rows, &map)?)?;
-        bytes.extend(rows_to_bytes(rows, columns, |i, j| values[i * columns + j], dtype, what)?);
+        bytes.extend(values_to_bytes(&values, dtype, what)?);
     }
     Ok(HostTensor::owning(bytes, dtype, weight.rows, columns))
 }

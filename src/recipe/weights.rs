@@ -1,12 +1,14 @@
 //! Weights between the checkpoint's number format and the host's f64 matrices.
 
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, HostTensor};
+use crate::tensor::{Dtype, HostTensor, narrow};
 use faer::{Mat, MatRef};
 use rayon::prelude::*;
 
-/// Columns that are filled side by side: what a line of a cache holds of a row.
+/// Columns that are filled side by side: what a line of a cache holds of a row in f32. And rows that are read side by side: what it holds of
+/// a column in f64.
 const CACHE_LINE: usize = 16;
+const COLUMN_LINE: usize = 8;
 
 /// A tensor as a matrix.
 pub fn to_matrix(tensor: &HostTensor) -> Mat<f64> {
@@ -26,29 +28,34 @@ pub fn to_matrix(tensor: &HostTensor) -> Mat<f64> {
 /// # Errors
 /// If a number is beyond the format's range.
 pub fn to_bytes(matrix: MatRef<'_, f64>, dtype: Dtype, what: &str) -> Result<Vec<u8>> {
-    rows_to_bytes(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] as f32, dtype, what)
-}
-
-/// Rows of numbers in a number format.
-///
-/// # Errors
-/// If a number is beyond the format's range.
-pub fn rows_to_bytes(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32 + Sync, dtype: Dtype, what: &str) -> Result<Vec<u8>> {
+    let (rows, columns) = matrix.shape();
     let row_bytes = columns * dtype.size();
     let mut bytes = vec![0; rows * row_bytes];
-    let fits = bytes.par_chunks_mut(row_bytes.max(1)).enumerate().map(|(i, out)| {
-        let mut row = Vec::with_capacity(row_bytes);
-        let mut finite = true;
+    let fits = bytes.par_chunks_mut((COLUMN_LINE * row_bytes).max(1)).enumerate().map(|(index, out)| {
+        let rows = matrix.subrows(index * COLUMN_LINE, out.len() / row_bytes);
+        let mut values = vec![0.0; rows.nrows() * columns];
         for j in 0..columns {
-            let value = value(i, j);
-            finite &= dtype.round(value).is_finite();
-            dtype.push(value, &mut row);
+            (0..rows.nrows()).for_each(|i| values[i * columns + j] = rows[(i, j)] as f32);
         }
-        out.copy_from_slice(&row);
-        finite
+        narrow(dtype, &values, out)
     });
+    in_range(fits, dtype, what).map(|()| bytes)
+}
+
+/// Numbers in a number format.
+///
+/// # Errors
+/// If one is beyond the format's range.
+pub fn values_to_bytes(values: &[f32], dtype: Dtype, what: &str) -> Result<Vec<u8>> {
+    const PART: usize = 1 << 14;
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    let fits = bytes.par_chunks_mut(PART * dtype.size()).zip(values.par_chunks(PART)).map(|(out, values)| narrow(dtype, values, out));
+    in_range(fits, dtype, what).map(|()| bytes)
+}
+
+fn in_range(fits: impl ParallelIterator<Item = bool>, dtype: Dtype, what: &str) -> Result<()> {
     if fits.all(|fits| fits) {
-        return Ok(bytes);
+        return Ok(());
     }
     Err(Error::NotFinite(format!("{what}: a new weight is beyond the range of {}", dtype.name())))
 }

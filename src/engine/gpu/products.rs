@@ -7,8 +7,7 @@ use super::tiles::{ROWS_AT_A_TIME, tile_units};
 use super::{GpuEngine, Kernel, Matrix, Tensor, words};
 use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, HostTensor};
-use half::slice::HalfFloatSliceExt;
+use crate::tensor::{Dtype, HostTensor, narrow};
 use rayon::prelude::*;
 
 /// Below these sizes the narrow tile wastes less.
@@ -73,12 +72,10 @@ fn weight_to_f16(matrix: &HostTensor) -> Option<HostTensor> {
         return Some(matrix.clone());
     }
     let mut bytes = vec![0u8; 2 * matrix.rows * matrix.columns];
-    let fits = bytes.par_chunks_mut(2 * matrix.columns).enumerate().all(|(row, out)| {
-        let mut halves = vec![half::f16::ZERO; matrix.columns];
-        halves.convert_from_f32_slice(&matrix.row_panel(row..row + 1).to_f32());
-        out.copy_from_slice(bytemuck::cast_slice(&halves));
-        halves.iter().all(|h| h.is_finite())
-    });
+    let fits = bytes
+        .par_chunks_mut(2 * matrix.columns)
+        .enumerate()
+        .all(|(row, out)| narrow(Dtype::F16, &matrix.row_panel(row..row + 1).to_f32(), out));
     fits.then(|| HostTensor::owning(bytes, Dtype::F16, matrix.rows, matrix.columns))
 }
 
