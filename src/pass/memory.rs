@@ -18,6 +18,8 @@ pub struct PassOptions {
     pub batch_tokens: Option<usize>,
     /// Bytes of the device's memory budget that are taken by what is no part of the pass.
     pub reserved: u64,
+    /// Bytes of it that serve something else too, of which the pass leaves what half of the budget holds.
+    pub wanted: u64,
     /// Residual streams that are kept beside the pass's own.
     pub other_streams: usize,
 }
@@ -27,6 +29,11 @@ impl PassOptions {
     #[must_use]
     pub fn in_batches(tokens: Option<NonZeroUsize>) -> Self {
         Self { batch_tokens: tokens.map(NonZeroUsize::get), ..Self::default() }
+    }
+
+    /// What the pass leaves of a memory budget.
+    fn kept_beside(&self, budget: u64) -> u64 {
+        self.reserved + self.wanted.min(budget / 2)
     }
 }
 
@@ -67,13 +74,13 @@ fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }
 
-/// A budget that holds `fixed` bytes beside what was `reserved` of the budget at hand.
-fn enough(info: &DeviceInfo, fixed: u64, reserved: u64) -> u64 {
-    let half = info.memory_budget / 2;
-    // What is reserved grows with the budget, up to half of it.
-    let (bytes, share) = if reserved < half { (fixed + reserved, 1.0) } else { (fixed + reserved - half, 0.5) };
+/// A budget that holds `fixed` bytes beside what the options keep.
+fn enough(info: &DeviceInfo, fixed: u64, options: PassOptions) -> u64 {
     let rounding = if info.staging_bytes.is_none() { 0.0 } else { 1.0 / 9.0 };
-    (bytes as f64 / (share - rounding)).ceil() as u64
+    let budget = |bytes: u64, share: f64| (bytes as f64 / (share - rounding)).ceil() as u64;
+    let whole = budget(fixed + options.reserved + options.wanted, 1.0);
+    // Where not all fits into half of it, half it is.
+    if options.wanted <= whole / 2 { whole } else { budget(fixed + options.reserved, 0.5) }
 }
 
 /// Plans the memory of a pass over `windows` windows of `window_tokens` tokens. `weight_bytes` gives the bytes that a layer's
@@ -91,7 +98,8 @@ pub fn plan(
 ) -> Result<Layout> {
     // The sizes of device buffers are rounded up by at most an eighth.
     let whole = if info.staging_bytes.is_none() { info.memory_budget } else { info.memory_budget / 9 * 8 };
-    let budget = whole.saturating_sub(options.reserved);
+    let beside = options.kept_beside(info.memory_budget);
+    let budget = whole.saturating_sub(beside);
     let [layer, token, widest] = demands(info.kind, architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
@@ -115,7 +123,7 @@ pub fn plan(
     let head = 6 * panel_bytes(info);
     let fixed = (weights + rope + token * batch_tokens as u64).max(head);
     if fixed > budget {
-        let reserved = match options.reserved {
+        let reserved = match beside {
             0 => String::new(),
             bytes => format!(" and what is kept beside them {bytes},"),
         };
@@ -125,7 +133,7 @@ pub fn plan(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
              budget of {} has for them; give --memory-budget {}M or more, a smaller {smaller}--sequence-length{device}",
             info.memory_budget,
-            enough(info, fixed, options.reserved).div_ceil(1 << 20)
+            enough(info, fixed, options).div_ceil(1 << 20)
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

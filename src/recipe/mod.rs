@@ -190,7 +190,7 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
         sums.max(placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0))
     };
     let widest = sites.map(of_site).max().unwrap_or(0);
-    PassOptions { reserved: widest.min(placement::budget(engine)), other_streams, ..options }
+    PassOptions { wanted: widest, other_streams, ..options }
 }
 
 /// How much of a layer's work is half of that at a site, for the progress: Gram matrices and linear algebra grow with the square of its
