@@ -71,16 +71,16 @@ impl<E: Engine> Observer<E> for ChannelMoments<E> {
 
 fn merge_slots(slots: Vec<SlotMoments>, mode: Mode) -> Spread {
     let channels = slots.first().map_or(0, |slot| slot.mean.len());
-    let slots = slots.into_iter().map(|slot| Moments { count: slot.count, mean: slot.mean, m2: slot.m2 });
+    let slots: Vec<Moments> = slots.into_iter().map(|slot| Moments { count: slot.count, mean: slot.mean, m2: slot.m2 }).collect();
     match mode {
         Mode::Exact => {
             let mut moments = Moments::empty(channels);
-            slots.for_each(|slot| moments.merge(&slot));
+            moments.merge(&slots);
             Spread::Exact(moments)
         }
         Mode::Compat => {
             let mut moments = CompatMoments::empty(channels);
-            slots.for_each(|window| moments.push(&window));
+            moments.push(&slots);
             Spread::Compat(moments)
         }
     }

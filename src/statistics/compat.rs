@@ -2,6 +2,8 @@
 //! depend on the order of the windows.
 
 use super::Moments;
+use super::moments::PART;
+use rayon::prelude::*;
 
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,19 +25,26 @@ impl CompatMoments {
         Self { windows: 0, mean: vec![0.0; channels], fluctuation: vec![0.0; channels], square: vec![0.0; channels] }
     }
 
-    /// Takes in the next window, given by its moments: sums over its tokens follow from them.
-    pub fn push(&mut self, window: &Moments) {
-        let (k, tokens) = (self.windows as f64, window.count as f64);
-        for channel in 0..self.mean.len() {
-            let (mean, m2) = (window.mean[channel], window.m2[channel]);
-            let new_mean = (k * self.mean[channel] + mean) / (k + 1.0);
-            if self.windows > 0 {
-                let around_new_mean = m2 + tokens * (mean - new_mean) * (mean - new_mean);
-                self.fluctuation[channel] = self.fluctuation[channel] * (k - 1.0) / k + around_new_mean / (k + 1.0);
+    /// Takes in the next windows, given by their moments: sums over their tokens follow from them.
+    pub fn push(&mut self, windows: &[Moments]) {
+        let before = self.windows;
+        let channels = self.mean.par_chunks_mut(PART).zip(self.fluctuation.par_chunks_mut(PART)).zip(self.square.par_chunks_mut(PART));
+        channels.enumerate().for_each(|(index, ((mean, fluctuation), square))| {
+            for (window, k) in windows.iter().zip(before..) {
+                let (is_first, k, tokens) = (k == 0, k as f64, window.count as f64);
+                for (place, own) in mean.iter_mut().enumerate() {
+                    let channel = index * PART + place;
+                    let (mean, m2) = (window.mean[channel], window.m2[channel]);
+                    let new_mean = (k * *own + mean) / (k + 1.0);
+                    if !is_first {
+                        let around_new_mean = m2 + tokens * (mean - new_mean) * (mean - new_mean);
+                        fluctuation[place] = fluctuation[place] * (k - 1.0) / k + around_new_mean / (k + 1.0);
+                    }
+                    square[place] = square[place] * k / (k + 1.0) + (m2 + tokens * mean * mean) / (k + 1.0);
+                    *own = new_mean;
+                }
             }
-            self.square[channel] = self.square[channel] * k / (k + 1.0) + (m2 + tokens * mean * mean) / (k + 1.0);
-            self.mean[channel] = new_mean;
-        }
-        self.windows += 1;
+        });
+        self.windows += windows.len() as u64;
     }
 }

@@ -130,7 +130,7 @@ pub fn merge(parts: Vec<Statistics>) -> Result<Statistics> {
             }
             for other in same().flatten().skip(1) {
                 match (&mut into.spread, &other.spread) {
-                    (Spread::Exact(into), Spread::Exact(from)) => into.merge(from),
+                    (Spread::Exact(into), Spread::Exact(from)) => into.merge(std::slice::from_ref(from)),
                     _ => {
                         return Err(Error::input("statistics taken with --compat depend on the order of all windows and cannot be merged"));
                     }

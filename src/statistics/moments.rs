@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Channels that one thread takes at least: fewer are done sooner than handed over.
-const SHORT_PART: usize = 1024;
+/// Channels that a thread takes through all parts: they stay in its cache.
+pub(super) const PART: usize = 512;
 
 /// Count, mean and sum of squared deviations per channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,20 +23,28 @@ impl Moments {
         Self { count: 0, mean: vec![0.0; channels], m2: vec![0.0; channels] }
     }
 
-    /// Takes in the moments of other tokens.
-    pub fn merge(&mut self, other: &Self) {
-        if other.count == 0 {
-            return;
+    /// Takes in the moments of other tokens, part by part.
+    pub fn merge(&mut self, parts: &[Self]) {
+        let mut count = self.count;
+        // With each part what was seen before it, and its share of both.
+        let mut shares = Vec::with_capacity(parts.len());
+        for part in parts.iter().filter(|part| part.count > 0) {
+            let (before, added) = (count as f64, part.count as f64);
+            shares.push((part, before, added / (before + added)));
+            count += part.count;
         }
-        let (before, added) = (self.count as f64, other.count as f64);
-        let share = added / (before + added);
-        let channels = self.mean.par_iter_mut().zip(&mut self.m2).zip(other.mean.par_iter().zip(&other.m2));
-        channels.with_min_len(SHORT_PART).for_each(|((mean, m2), (other_mean, other_m2))| {
-            let delta = other_mean - *mean;
-            *mean += delta * share;
-            *m2 += other_m2 + delta * delta * before * share;
+        self.mean.par_chunks_mut(PART).zip(self.m2.par_chunks_mut(PART)).enumerate().for_each(|(index, (mean, m2))| {
+            let channels = index * PART..index * PART + mean.len();
+            for &(part, before, share) in &shares {
+                let others = part.mean[channels.clone()].iter().zip(&part.m2[channels.clone()]);
+                for ((mean, m2), (other_mean, other_m2)) in mean.iter_mut().zip(&mut *m2).zip(others) {
+                    let delta = other_mean - *mean;
+                    *mean += delta * share;
+                    *m2 += other_m2 + delta * delta * before * share;
+                }
+            }
         });
-        self.count += other.count;
+        self.count = count;
     }
 
     /// Sample variance, divided by `count - 1`; 0 for a single token.

@@ -36,7 +36,7 @@ fn check<E: Engine>(engine: &E, windows: usize, window_tokens: usize, windows_pe
     }
     let mut found = Moments::empty(channels);
     for slot in engine.read_moments(&moments).unwrap() {
-        found.merge(&Moments { count: slot.count, mean: slot.mean, m2: slot.m2 });
+        found.merge(&[Moments { count: slot.count, mean: slot.mean, m2: slot.m2 }]);
     }
     assert_eq!(found.count, tokens as u64);
     for (channel, (name, _)) in CHANNELS.iter().enumerate() {

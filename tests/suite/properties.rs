@@ -20,7 +20,7 @@ const F64_TOLERANCE: f64 = 1e-10;
 
 fn moments_of(values: &[f64]) -> Moments {
     let mut moments = Moments::empty(1);
-    values.iter().for_each(|&v| moments.merge(&Moments { count: 1, mean: vec![v], m2: vec![0.0] }));
+    values.iter().for_each(|&v| moments.merge(&[Moments { count: 1, mean: vec![v], m2: vec![0.0] }]));
     moments
 }
 
@@ -65,7 +65,7 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(values.len())).chain([0, values.len()]).collect();
         cuts.sort_unstable();
         let mut merged = Moments::empty(1);
-        cuts.windows(2).for_each(|cut| merged.merge(&moments_of(&values[cut[0]..cut[1]])));
+        cuts.windows(2).for_each(|cut| merged.merge(&[moments_of(&values[cut[0]..cut[1]])]));
         prop_assert_eq!(merged.count, whole.count);
         // Deviations of size 1e3 around means of size 1e6 lose that many digits of f64.
         let scale = whole.m2[0] + 1e-3 * offset.abs();
