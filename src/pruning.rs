@@ -107,6 +107,7 @@ fn problem(options: &PlanOptions, model: &Model, layers: Vec<LayerScores>, stric
 }
 
 fn search(model: &Model, options: &PlanOptions, layers: Vec<LayerScores>, compat: bool) -> Result<(Plan, Vec<String>)> {
+    options.check(&model.architecture)?;
     let structure = options.settings(compat).structure.unwrap_or_default();
     let found = problem(options, model, layers, compat).search(structure)?;
     Ok((plan_from_kept(model, options, &found.layers, compat), found.notes))

@@ -109,26 +109,13 @@ impl Problem {
         (0..self.layers.len()).map(|layer| self.layer_parameters(layer)).sum()
     }
 
-    /// The largest ratio that leaves one attention unit and one neuron in every layer.
-    fn largest_ratio(&self) -> f64 {
-        let least: u64 = self.unit_parameters.iter().map(|unit| unit + self.neuron_parameters).sum();
-        1.0 - least as f64 / self.total_parameters() as f64
-    }
-
     /// Searches.
     ///
     /// # Errors
-    /// If the ratio, or the number of heads to remove, cannot be reached.
+    /// If the ratio is none, or the number of heads to remove cannot be reached.
     pub fn search(&self, structure: Structure) -> Result<Found> {
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
             return Err(Error::input(format!("the ratio {} is outside (0, 1)", self.ratio)));
-        }
-        let largest = self.largest_ratio();
-        if self.ratio > largest {
-            return Err(Error::input(format!(
-                "the ratio {} cannot be reached: every layer keeps one attention unit and one neuron, which allows at most {largest:.4}",
-                self.ratio
-            )));
         }
         let uniform = self.uniform_units.is_some();
         let mut layers = match structure {
