@@ -8,7 +8,7 @@ use crate::forward::{LayerWeights, Observer};
 use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::resume::ResumeState;
-use crate::statistics::{self, CompatMoments, Header, LayerStatistics, Mode, Moments, SiteStatistics, Spread, Statistics};
+use crate::statistics::{self, CompatMoments, LayerStatistics, Mode, Moments, SiteStatistics, Spread, Statistics};
 use memmap2::Mmap;
 use serde_json::Value;
 use std::path::Path;
@@ -124,26 +124,32 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
         self.layers.push(statistics);
         let is_last = layer + 1 == pass.model.architecture.layers.len();
         if let Some((resume, identity)) = self.resume.as_ref().filter(|_| !is_last) {
-            let header = &self.set.header;
-            resume.save_if_due(identity, self.layers.len(), |folder| save_layers(pass.engine, folder, header, &self.layers, batches));
+            resume.save_if_due(identity, self.layers.len(), |folder| save_layers(pass.engine, folder, self.set, &self.layers, batches));
         }
         Ok(())
     }
 }
 
 /// Writes the statistics of the finished layers into the folder of a save, and the hidden states behind them.
-pub fn save_layers<E: Engine>(engine: &E, folder: &Path, header: &Header, layers: &[LayerStatistics], batches: &[Batch<E>]) -> Result<()> {
-    statistics::write(&folder.join(STATISTICS), &Statistics { header: header.clone(), layers: layers.to_vec() })?;
+pub fn save_layers<E: Engine>(
+    engine: &E,
+    folder: &Path,
+    set: &CalibrationSet,
+    layers: &[LayerStatistics],
+    batches: &[Batch<E>],
+) -> Result<()> {
+    statistics::write(&folder.join(STATISTICS), &Statistics { header: set.measured_on(engine), layers: layers.to_vec() })?;
     Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
 }
 
 /// The statistics of so many finished layers, and the hidden states behind them.
 pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, Mmap)> {
     let path = folder.join(STATISTICS);
-    let found = statistics::read(&path)?.layers;
+    let Statistics { header, layers: found } = statistics::read(&path)?;
     if found.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
         return Err(Error::file(&path, "has not the layers it should have"));
     }
+    set.go_on_from(header);
     Ok((found, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
 }
 

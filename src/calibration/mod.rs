@@ -24,6 +24,7 @@ use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Slots in which a site's moments are gathered on the device (see [`crate::engine::MomentsShape`]). Shards are cut at slot
 /// borders, so up to this many shards give the very same slots as one run.
@@ -60,6 +61,8 @@ pub struct CalibrationSet {
     pub held_out: Vec<u32>,
     /// Windows that share a slot.
     windows_per_slot: usize,
+    /// Of the interrupted run that has measured the first layers.
+    earlier: OnceLock<Header>,
 }
 
 impl CalibrationSet {
@@ -81,6 +84,12 @@ impl CalibrationSet {
         if self.held_out.is_empty() { self.one_in(HELD_OUT_SHARE) } else { &self.held_out }
     }
 
+    /// Says what the interrupted run said of itself whose layers are taken over.
+    pub(crate) fn go_on_from(&self, earlier: Header) {
+        // It is the same one if this set is measured twice.
+        let _ = self.earlier.set(earlier);
+    }
+
     /// What the statistics say of themselves once they are measured on this engine.
     pub fn measured_on<E: Engine>(&self, engine: &E) -> Header {
         let info = engine.info();
@@ -89,7 +98,9 @@ impl CalibrationSet {
         // Which GPU it was is not for the next machine.
         let device_option = (info.kind == DeviceKind::Cpu).then_some(["--device", "cpu"]).into_iter().flatten().map(String::from);
         let options = device_option.chain(["--precision".into(), operands]).chain(self.header.options.iter().cloned()).collect();
-        Header { devices: vec![device], options, ..self.header.clone() }
+        let mut header = Header { devices: vec![device], options, ..self.header.clone() };
+        self.earlier.get().into_iter().for_each(|earlier| header.add_maker(earlier));
+        header
     }
 
     /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
@@ -164,7 +175,7 @@ impl CalibrationOptions {
             devices: Vec::new(),
             options: Vec::new(),
         };
-        Ok(CalibrationSet { header, ids, held_out, windows_per_slot })
+        Ok(CalibrationSet { header, ids, held_out, windows_per_slot, earlier: OnceLock::new() })
     }
 }
 

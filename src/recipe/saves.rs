@@ -131,7 +131,7 @@ impl<'a> Saves<'a> {
     /// Saves a part of the first pass, if it is time for it.
     pub fn save_measured<E: Engine>(&self, engine: &E, layers: &[LayerStatistics], curves: &[Curve], batches: &[Batch<E>]) {
         self.state.save_if_due(&self.identity, layers.len(), |folder| {
-            save_layers(engine, folder, &self.set.header, layers, batches)?;
+            save_layers(engine, folder, self.set, layers, batches)?;
             write_record(folder, &Record { curves: curves.into(), fit: None })
         });
     }
@@ -150,7 +150,7 @@ impl<'a> Saves<'a> {
             for layer in 0..fitted {
                 self.state.keep_layer(layer, |path| write_weights(path, layer, replaced))?;
             }
-            save_layers(engine, folder, &self.set.header, first.layers, dense)?;
+            save_layers(engine, folder, self.set, first.layers, dense)?;
             Batch::save(engine, pruned, &folder.join(PRUNED))?;
             write_record(folder, &Record { curves: first.curves.into(), fit: Some(Cow::Borrowed(units)) })
         });

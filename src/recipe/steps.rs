@@ -31,18 +31,18 @@ pub fn calibrate<E: Engine>(
     resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let identity = json!([set.identity(engine, model), token_weights]);
     let layers = model.architecture.layers.len();
     let finished = resume.map(|state| {
         state.load(&identity, progress, |steps, folder| {
-            let finished = read_layers(state, steps, layers)?;
+            let finished = read_layers(state, set, steps, layers)?;
             let hidden_states = set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?;
             progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
             Ok((finished, hidden_states))
         })
     });
     let finished = finished.transpose()?.flatten();
+    let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
     let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
     let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;
@@ -101,20 +101,26 @@ fn covariances(layer: &LayerStatistics) -> impl Iterator<Item = SiteCovariance> 
 }
 
 /// So many finished layers, of all.
-fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<Vec<LayerStatistics>> {
+fn read_layers(state: &ResumeState, set: &CalibrationSet, layers: usize, all: usize) -> Result<Vec<LayerStatistics>> {
     if !(1..all).contains(&layers) {
         return Err(Error::file(&state.of_layer(layers), "is not what a save goes on from"));
     }
     state.forget_layers(layers..all);
-    let read = |layer: usize| -> Result<LayerStatistics> {
+    let read = |layer: usize| -> Result<(Header, LayerStatistics)> {
         let path = state.of_layer(layer);
-        let mut found = statistics::read(&path)?.layers;
+        let Statistics { header, layers: mut found } = statistics::read(&path)?;
         match (found.pop(), found.is_empty()) {
-            (Some(layer), true) if covariances(&layer).count() == 2 => Ok(layer),
+            (Some(layer), true) if covariances(&layer).count() == 2 => Ok((header, layer)),
             _ => Err(Error::file(&path, "has not one layer with its covariances")),
         }
     };
-    (0..layers).map(read).collect()
+    let (headers, found): (Vec<Header>, Vec<_>) = (0..layers).map(read).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let earlier = headers.into_iter().reduce(|mut all, header| {
+        all.add_maker(&header);
+        all
+    });
+    earlier.into_iter().for_each(|earlier| set.go_on_from(earlier));
+    Ok(found)
 }
 
 /// The plan of `least-squares` from statistics with covariances.

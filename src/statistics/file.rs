@@ -104,13 +104,18 @@ impl Header {
             }
         }
         self.windows = joined;
+        self.add_maker(other);
+        Ok(())
+    }
+
+    /// Says that another run has measured a part, on its device and with its options: none are told that are not those of all.
+    pub fn add_maker(&mut self, other: &Self) {
         self.devices.extend(other.devices.iter().cloned());
         self.devices.sort();
         self.devices.dedup();
         if self.options != other.options {
             self.options.clear();
         }
-        Ok(())
     }
 }
 

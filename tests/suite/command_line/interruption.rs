@@ -1,9 +1,10 @@
 //! What an interrupt leaves, and going on from it.
 
 use super::Place;
-use crate::support::{demo_model, run};
+use crate::support::{demo_model, gpu_with, run};
 use flap_gpu::calibration::{CalibrationOptions, calibrate};
 use flap_gpu::checkpoint::Tokenizer;
+use flap_gpu::engine::Precision;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
@@ -48,6 +49,12 @@ fn an_interrupted_calibration_goes_on() {
     let resumed = calibrate(&engine, &model, &set, passes, Some(&state), &announced).unwrap();
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     assert_eq!(resumed, whole);
+    // On another device it goes on as well, and says so.
+    if let Some(gpu) = gpu_with(Precision::F32) {
+        let mixed = calibrate(&gpu, &model, &set, passes, Some(&state), &announced).unwrap();
+        assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
+        assert!(mixed.header.devices.len() == 2 && mixed.header.options.is_empty(), "{:?}", mixed.header);
+    }
     let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
     calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();
     assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
