@@ -21,9 +21,14 @@ pub fn begins_with(path: &Path, bytes: &[u8]) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut found)).is_ok() && found == bytes
 }
 
+/// Bytes of a file.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len())
+}
+
 /// Reads and parses a JSON file.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let size = fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len();
+    let size = size(path)?;
     if size > MAXIMUM_JSON_BYTES {
         return Err(Error::file(path, format!("is {size} bytes long, too much for a JSON file of a model")));
     }

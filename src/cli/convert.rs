@@ -3,10 +3,9 @@
 use super::args::{Common, ConvertArguments};
 use super::terminal::{Terminal, size};
 use super::{open_folder, shown};
-use crate::checkpoint::OutputFile;
 use crate::checkpoint::folder::PLAN;
+use crate::checkpoint::{OutputFile, files};
 use crate::compaction::CompactModel;
-use crate::error::Error;
 use crate::export::{self, gguf};
 use crate::plan::Plan;
 use anyhow::Result;
@@ -20,7 +19,7 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let plan = Plan::read(&args.model.join(PLAN)).ok().filter(|plan| plan.describes(&model.architecture));
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
-    let bytes = std::fs::metadata(output.path()).map_err(Error::io(&args.output, "cannot read"))?.len();
+    let bytes = files::size(&output.path())?;
     output.commit()?;
     notes.iter().for_each(|note| terminal.note(note));
     let report = json!({"output": shown(&args.output), "parameters": model.parameters(), "bytes": bytes, "type": args.gguf_type.name()});

@@ -11,7 +11,7 @@ pub use client::{Choice, Client};
 use crate::checkpoint::folder::{PLAN, gguf_file};
 use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::{Changes, CompactModel};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{Plan, argument};
 use crate::progress::Progress;
@@ -121,7 +121,7 @@ pub fn export(
         let file = gguf_file(&options.name, options.gguf_type.name());
         let source = gguf::Source { model, name: &options.name, plan: Some(plan) };
         exported.notes.extend(gguf::write(&source, &compact, options.gguf_type, &folder.join(&file), progress)?);
-        exported.weight_bytes += std::fs::metadata(folder.join(&file)).map_err(Error::io(folder, "cannot read"))?.len();
+        exported.weight_bytes += files::size(&folder.join(&file))?;
         exported.gguf_files.push(file);
         exported.options.extend(["--gguf-type".into(), argument(&options.gguf_type)]);
     }

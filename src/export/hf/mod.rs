@@ -29,7 +29,7 @@ const SHARD_BYTES: usize = 5_000_000_000;
 pub struct Written {
     /// Parameters, with the zero biases that a class asks for.
     pub parameters: u64,
-    /// Bytes of the weights.
+    /// Bytes of the files of weights.
     pub bytes: u64,
     /// What the user should know.
     pub note: Option<String>,
@@ -39,14 +39,13 @@ pub struct Written {
 pub fn write(model: &Model, compact: CompactModel, folder: &Path, progress: &dyn Progress) -> Result<Written> {
     let form = form::form(&model.config, &compact.architecture)?;
     let compact = compact.with_zero_biases(&form.architecture);
-    write_weights(folder, &compact.tensors, progress)?;
+    let bytes = write_weights(folder, &compact.tensors, progress)?;
     files::write_json(&folder.join("config.json"), &form.config)?;
     if form.remote_code {
         files::write(&folder.join(CODE), form::CODE_TEXT)?;
     }
     carry(&model.path, folder, &|name| CARRIED.contains(&name))?;
     keep_tokenizer(&model.config, &form, folder)?;
-    let bytes = compact.tensors.iter().map(|t| t.bytes() as u64).sum();
     Ok(Written { parameters: compact.parameters(), bytes, note: form.note() })
 }
 
@@ -74,7 +73,8 @@ pub fn carry_licences(from: &Path, to: &Path) -> Result<()> {
     carry(from, to, &|name| LICENCES.iter().any(|l| name.starts_with(l)))
 }
 
-fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progress) -> Result<()> {
+/// Writes the weights; returns the bytes of the files.
+fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progress) -> Result<u64> {
     let mut shards: Vec<Vec<&CompactTensor>> = vec![Vec::new()];
     let mut filled = 0;
     for tensor in tensors {
@@ -88,7 +88,7 @@ fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progre
     let total: usize = tensors.iter().map(CompactTensor::bytes).sum();
     progress.start("writing", "bytes", total as u64);
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    let mut weight_map = BTreeMap::new();
+    let (mut weight_map, mut written) = (BTreeMap::new(), 0);
     for (index, shard) in shards.iter().enumerate() {
         let name = weights_file(index + 1, shards.len());
         let headers: Vec<TensorHeader> = shard.iter().map(|t| header(t)).collect();
@@ -100,13 +100,14 @@ fn write_weights(folder: &Path, tensors: &[CompactTensor], progress: &dyn Progre
             progress.advance(tensor.bytes() as u64);
         }
         writer.finish()?;
+        written += files::size(&folder.join(&name))?;
     }
     if shards.len() > 1 {
         let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
         files::write_json(&folder.join("model.safetensors.index.json"), &index)?;
     }
     progress.finish();
-    Ok(())
+    Ok(written)
 }
 
 fn header(tensor: &CompactTensor) -> TensorHeader {

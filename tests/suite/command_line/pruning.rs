@@ -28,6 +28,8 @@ fn a_pruned_folder_is_a_model_again() {
         assert_eq!((&kept["heads"], &kept["neurons"]), (&layer["heads"], &layer["neurons"]));
     }
     assert_eq!(run_json(&["inspect", &place.path("half/plan.json")])["ratio_reached"], report["ratio_reached"]);
+    let inspected = run_json(&["inspect", &place.path("half")]);
+    assert!(["weight_bytes", "parameters"].iter().zip(["weight_bytes", "parameters_after"]).all(|(a, b)| inspected[*a] == report[b]));
 
     let again = place.prune(&half, "quarter", &["--ratio", "0.3"]);
     assert_eq!(again["parameters_before"], report["parameters_after"]);
