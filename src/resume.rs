@@ -33,8 +33,10 @@ pub struct ResumeState {
     last: Cell<(Instant, Duration)>,
     /// Whether another run's progress may be dropped.
     force: bool,
-    /// Whether what the folder holds is this run's: loaded or saved by it, or what it drops. The first save replaces anything else.
+    /// Whether what the folder holds is this run's: loaded or saved by it. The first save replaces anything else.
     own: Cell<bool>,
+    /// Whether it is of no more use: damaged, or another run's that may be dropped.
+    useless: Cell<bool>,
     loaded: Cell<bool>,
     lock: RefCell<Lock>,
 }
@@ -75,6 +77,7 @@ impl ResumeState {
             last,
             force,
             own: Cell::new(false),
+            useless: Cell::new(false),
             loaded: Cell::new(false),
             lock: RefCell::new(Lock::Untried),
         }
@@ -180,8 +183,9 @@ impl ResumeState {
                 Ok(Some(state))
             }
             Err(error) => {
-                progress.note(&format!("starting from the first layer: what an interrupted run has left is dropped: {error}"));
-                self.clear().map_err(Error::io(&self.folder, "cannot remove what another run left in"))?;
+                // It goes with the first save, or at the end.
+                self.useless.set(true);
+                progress.note(&format!("starting from the first layer, as an interrupted run is not continued: {error}"));
                 Ok(None)
             }
         }
@@ -232,7 +236,7 @@ impl ResumeState {
         let lock = self.lock.replace(Lock::Untried);
         let abandoned = matches!(lock, Lock::Ours { was_there: true, .. }) && !self.pointer().exists();
         drop(lock);
-        if self.own.get() || abandoned {
+        if self.own.get() || self.useless.get() || abandoned {
             let _ = self.clear();
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
