@@ -184,6 +184,7 @@ impl ResumeState {
             }
             Err(error) => {
                 // It goes with the first save, or at the end.
+                self.own.set(false);
                 self.useless.set(true);
                 progress.note(&format!("starting from the first layer, as an interrupted run is not continued: {error}"));
                 Ok(None)
