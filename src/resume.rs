@@ -152,18 +152,14 @@ impl ResumeState {
     /// What `read` makes of the finished steps and the folder of the last save, if it is complete.
     ///
     /// # Errors
-    /// If it belongs to other work than `identity`: without force, hours of that are not dropped.
+    /// If it belongs to other work than `identity`, or cannot be read: without force, hours of work are not dropped.
     pub fn load<T>(&self, identity: &Value, progress: &dyn Progress, read: impl FnOnce(usize, &Path) -> Result<T>) -> Result<Option<T>> {
         if !self.pointer().exists() || !self.is_ours() {
             return Ok(None);
         }
         let pointer: Result<Pointer> = files::read_json(&self.pointer());
         if pointer.as_ref().is_ok_and(|pointer| pointer.identity != complete(identity)) && !self.force {
-            return Err(Error::file(
-                &self.folder,
-                "holds the progress of an interrupted run with another model, text, precision or options, or by another version of this program; \
-                 run that one again to go on from it, give --force to drop it, or choose another --output",
-            ));
+            return Err(self.of_another());
         }
         let loaded = || -> Result<T> {
             let pointer = pointer?;
@@ -182,6 +178,8 @@ impl ResumeState {
                 self.loaded.set(true);
                 Ok(Some(state))
             }
+            // What cannot be read now may be read another time.
+            Err(error @ Error::Io { .. }) if !self.force => Err(error),
             Err(error) => {
                 // It goes with the first save, or at the end.
                 self.own.set(false);
@@ -190,6 +188,26 @@ impl ResumeState {
                 Ok(None)
             }
         }
+    }
+
+    fn of_another(&self) -> Error {
+        Error::file(
+            &self.folder,
+            "holds the progress of an interrupted run with another model, text, precision or options, or by another version of this program; \
+             run that one again to go on from it, give --force to drop it, or choose another --output",
+        )
+    }
+
+    /// For work that saves nothing.
+    ///
+    /// # Errors
+    /// If an interrupted run has left its progress, which is not dropped without force.
+    pub fn expect_none(&self) -> Result<()> {
+        if self.pointer().exists() && !self.force {
+            return Err(self.of_another());
+        }
+        self.useless.set(true);
+        Ok(())
     }
 
     /// Saves, if the last save is long enough ago for its cost: `write` puts files into the folder it is given. A failure to save is

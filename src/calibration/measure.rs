@@ -143,13 +143,12 @@ pub fn save_layers<E: Engine>(
 }
 
 /// The statistics of so many finished layers, and the hidden states behind them.
-pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Vec<LayerStatistics>, Mmap)> {
+pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Statistics, Mmap)> {
     let path = folder.join(STATISTICS);
-    let Statistics { header, layers: found } = statistics::read(&path)?;
-    if found.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
+    let found = statistics::read(&path)?;
+    if found.layers.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
         return Err(Error::file(&path, "has not the layers it should have"));
     }
-    set.go_on_from(header);
     Ok((found, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
 }
 

@@ -105,8 +105,8 @@ impl CalibrationSet {
 
     /// What an interrupted run must have in common with the one that goes on: the windows, the model, the operands of its products.
     pub(crate) fn identity<E: Engine>(&self, engine: &E, model: &Model) -> Value {
-        // How many tokens go together may change, for example because memory did not suffice.
-        let header = Header { options: Vec::new(), ..self.header.clone() };
+        // How many tokens go together may change, for example because memory did not suffice; so may the name of the text.
+        let header = Header { options: Vec::new(), text_file: None, ..self.header.clone() };
         json!([header, model.files(), engine.info().operands])
     }
 
@@ -194,8 +194,9 @@ pub fn calibrate<E: Engine>(
     let finished =
         resume.map(|state| state.load(&identity, progress, |layers, folder| load_layers(model, set, layers, folder))).transpose()?;
     let (layers, mut batches) = match finished.flatten() {
-        Some((layers, hidden_states)) => {
+        Some((Statistics { header, layers }, hidden_states)) => {
             progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));
+            set.go_on_from(header);
             (layers, pass.restore(&hidden_states)?)
         }
         None => (Vec::new(), pass.embed(&set.ids)?),

@@ -53,7 +53,8 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// What lies in a folder that a pruned model is not made of: GGUF files of other names or storages come from elsewhere.
 pub fn foreign(folder: &Path) -> Result<Option<String>> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let place = folder.canonicalize().map_err(Error::io(folder, "cannot open"))?;
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
     let model = name.strip_suffix(".gguf").unwrap_or(&name);
     let own = |name: &String| {
         let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| known == name);

@@ -53,8 +53,8 @@ pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<(
     }
     if (reached - asked).abs() > ALIKE {
         let settings = &plan.settings;
-        let alike = settings.uniform || matches!(settings.structure, Some(Structure::UlUm | Structure::UlMm | Structure::AlMm));
-        let why = if alike || settings.round_heads.is_some() || settings.round_neurons > 1 {
+        let bound = settings.uniform || matches!(settings.structure, Some(Structure::UlUm | Structure::UlMm | Structure::AlMm));
+        let why = if bound || settings.round_heads.is_some() || settings.round_neurons > 1 {
             "with structures that leave less to choose, or with --round-heads and --round-neurons, the reachable ratios lie far apart"
         } else {
             "whole heads go, with all that share their keys, and of a small model each is a large share"

@@ -74,6 +74,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     if export.formats.contains(&Format::Gguf) {
         gguf::check(&options.expected(&model.architecture), &model)?;
     }
+    if options.method != Method::Flap {
+        resume.expect_none()?;
+    }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
     let engine = open_engine(common)?;

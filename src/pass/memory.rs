@@ -18,8 +18,10 @@ pub struct PassOptions {
     pub batch_tokens: Option<usize>,
     /// Bytes of the device's memory budget that are taken by what is no part of the pass.
     pub reserved: u64,
-    /// Bytes of it that serve something else too, of which the pass leaves what half of the budget holds.
-    pub wanted: u64,
+    /// Bytes of it that are needed besides, of which the pass leaves what half of the budget holds.
+    pub needed: u64,
+    /// Bytes that are taken instead where that half holds them.
+    pub optional: [u64; 2],
     /// Residual streams that are kept beside the pass's own.
     pub other_streams: usize,
 }
@@ -33,7 +35,9 @@ impl PassOptions {
 
     /// What the pass leaves of a memory budget.
     fn kept_beside(&self, budget: u64) -> u64 {
-        self.reserved + self.wanted.min(budget / 2)
+        let half = budget / 2;
+        let optional = self.optional.into_iter().filter(|&bytes| bytes <= half).max().unwrap_or(0);
+        self.reserved + self.needed.min(half).max(optional)
     }
 }
 
@@ -74,13 +78,17 @@ fn demands(kind: DeviceKind, architecture: &Architecture, weight_bytes: &dyn Fn(
     architecture.layers.iter().enumerate().map(of_layer).fold([0; 3], |a, b| std::array::from_fn(|i| a[i].max(b[i])))
 }
 
-/// A budget that holds `fixed` bytes beside what the options keep.
+/// What of a budget is there for buffers, whose sizes are rounded up by at most an eighth on a device.
+fn usable(info: &DeviceInfo, budget: u64) -> u64 {
+    if info.staging_bytes.is_none() { budget } else { budget / 9 * 8 }
+}
+
+/// The least budget, in megabytes, that holds `fixed` bytes beside what the options keep, which leaps where half of it holds something more.
 fn enough(info: &DeviceInfo, fixed: u64, options: PassOptions) -> u64 {
-    let rounding = if info.staging_bytes.is_none() { 0.0 } else { 1.0 / 9.0 };
-    let budget = |bytes: u64, share: f64| (bytes as f64 / (share - rounding)).ceil() as u64;
-    let whole = budget(fixed + options.reserved + options.wanted, 1.0);
-    // Where not all fits into half of it, half it is.
-    if options.wanted <= whole / 2 { whole } else { budget(fixed + options.reserved, 0.5) }
+    let holds = |budget: u64| usable(info, budget).saturating_sub(options.kept_beside(budget)) >= fixed;
+    // Three times as much does: beside what is reserved, at most half of a budget is kept.
+    let most = 3 * ((fixed + options.reserved) >> 20) + 3;
+    (0..most).find(|megabytes| holds(megabytes << 20)).unwrap_or(most)
 }
 
 /// Plans the memory of a pass over `windows` windows of `window_tokens` tokens. `weight_bytes` gives the bytes that a layer's
@@ -96,8 +104,7 @@ pub fn plan(
     window_tokens: usize,
     options: PassOptions,
 ) -> Result<Layout> {
-    // The sizes of device buffers are rounded up by at most an eighth.
-    let whole = if info.staging_bytes.is_none() { info.memory_budget } else { info.memory_budget / 9 * 8 };
+    let whole = usable(info, info.memory_budget);
     let beside = options.kept_beside(info.memory_budget);
     let budget = whole.saturating_sub(beside);
     let [layer, token, widest] = demands(info.kind, architecture, weight_bytes);
@@ -133,7 +140,7 @@ pub fn plan(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
              budget of {} has for them; give --memory-budget {}M or more, a smaller {smaller}--sequence-length{device}",
             info.memory_budget,
-            enough(info, fixed, options).div_ceil(1 << 20)
+            enough(info, fixed, options)
         )));
     }
     let states = 4 * (1 + options.other_streams as u64) * (windows * window_tokens * architecture.hidden_size) as u64;

@@ -16,7 +16,7 @@ pub fn eliminate<E: Engine, R>(
     channels_per_unit: usize,
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    if device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).is_some() {
+    if device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).is_some_and(|bytes| bytes <= budget(engine)) {
         let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
         match on_device.and_then(|mut on_device| work(&mut on_device)) {
             Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
@@ -27,13 +27,13 @@ pub fn eliminate<E: Engine, R>(
     work(&mut system)
 }
 
-/// Bytes that an elimination takes on the device; none if it stays on the host.
+/// Bytes that an elimination takes on the device, if its budget has them; none if it stays on the host in any case.
 pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize, channels_per_unit: usize) -> Option<u64> {
     let info = engine.info();
     let bytes = OnDevice::<E>::bytes(size, outputs, channels_per_unit);
     let lines = size.div_ceil(BLOCKS).max(panel_lines(channels_per_unit));
     let largest_tensor = 4 * lines as u64 * size.max(outputs) as u64;
-    (info.kind == DeviceKind::Gpu && bytes <= budget(engine) && largest_tensor <= info.max_binding_bytes).then_some(bytes)
+    (info.kind == DeviceKind::Gpu && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 
 /// Bytes of the device that an elimination may take.

@@ -17,7 +17,7 @@ use crate::model::Model;
 use crate::pass::Batch;
 use crate::progress::Progress;
 use crate::resume::ResumeState;
-use crate::statistics::LayerStatistics;
+use crate::statistics::{LayerStatistics, Statistics};
 use crate::tensor::HostTensor;
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl<'a> Saves<'a> {
             let path = folder.join(RECORD);
             let record: Record = files::read_json(&path)?;
             let fitted = record.fit.as_ref().map_or(0, |units| units.kept.len() / 2);
-            let (layers, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
+            let (Statistics { header, layers }, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
             self.check(&record, layers.len()).map_err(|what| Error::file(&path, what))?;
             self.state.forget_layers(fitted..self.model.architecture.layers.len());
             let fit = record.fit.map(|fit| -> Result<_> {
@@ -101,6 +101,7 @@ impl<'a> Saves<'a> {
             if fit.is_none() {
                 progress.note(&format!("going on after layer {} of an interrupted run's first pass", layers.len() - 1));
             }
+            self.set.go_on_from(header);
             Ok((Measured { layers, curves: record.curves.into_owned(), hidden_states }, fit))
         })
     }

@@ -35,13 +35,16 @@ pub fn calibrate<E: Engine>(
     let layers = model.architecture.layers.len();
     let finished = resume.map(|state| {
         state.load(&identity, progress, |steps, folder| {
-            let finished = read_layers(state, set, steps, layers)?;
+            let (header, finished) = read_layers(state, steps, layers)?;
             let hidden_states = set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?;
             progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
-            Ok((finished, hidden_states))
+            Ok((header, finished, hidden_states))
         })
     });
-    let finished = finished.transpose()?.flatten();
+    let finished = finished.transpose()?.flatten().map(|(header, finished, hidden_states)| {
+        set.go_on_from(header);
+        (finished, hidden_states)
+    });
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
     let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
@@ -100,8 +103,8 @@ fn covariances(layer: &LayerStatistics) -> impl Iterator<Item = SiteCovariance> 
     Site::BOTH.into_iter().filter_map(|site| layer.site(site).covariance.clone())
 }
 
-/// So many finished layers, of all.
-fn read_layers(state: &ResumeState, set: &CalibrationSet, layers: usize, all: usize) -> Result<Vec<LayerStatistics>> {
+/// So many finished layers, of all, and what the runs that measured them say of themselves.
+fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<(Header, Vec<LayerStatistics>)> {
     if !(1..all).contains(&layers) {
         return Err(Error::file(&state.of_layer(layers), "is not what a save goes on from"));
     }
@@ -119,8 +122,7 @@ fn read_layers(state: &ResumeState, set: &CalibrationSet, layers: usize, all: us
         all.add_maker(&header);
         all
     });
-    earlier.into_iter().for_each(|earlier| set.go_on_from(earlier));
-    Ok(found)
+    Ok((earlier.expect("there is at least one layer"), found))
 }
 
 /// The plan of `least-squares` from statistics with covariances.

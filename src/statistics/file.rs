@@ -108,14 +108,15 @@ impl Header {
         Ok(())
     }
 
-    /// Says that another run has measured a part, on its device and with its options: none are told that are not those of all.
+    /// Says that another run has measured a part, on its device and with its options: those are told that all had.
     pub fn add_maker(&mut self, other: &Self) {
         self.devices.extend(other.devices.iter().cloned());
         self.devices.sort();
         self.devices.dedup();
-        if self.options != other.options {
-            self.options.clear();
-        }
+        // Each with its value.
+        let options = std::mem::take(&mut self.options);
+        let common = options.chunks(2).filter(|option| other.options.chunks(2).any(|others| others == *option));
+        self.options = common.flatten().cloned().collect();
     }
 }
 

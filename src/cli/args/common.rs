@@ -22,7 +22,7 @@ pub struct Common {
     /// More about what is done; twice for more
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
     pub verbose: u8,
-    /// Replace an earlier output; a folder only if nothing else lies in it
+    /// Replace an earlier output, a folder only if nothing else lies in it; and drop the progress of another interrupted run with this output
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
     /// Device memory to stay within, such as 1.5G or 800M (powers of 1024); hidden states that do not fit move to host memory or a temporary file

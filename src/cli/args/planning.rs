@@ -32,7 +32,7 @@ pub struct PlanningArguments {
     /// (flap) [default: al-am]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub structure: Option<Structure>,
-    /// Query heads to remove in the -mm structures (flap) [default: 8, or fewer where so many do not share their key-value heads]
+    /// Query heads to remove in the -mm structures (flap) [default: 8 in whole groups that share key-value heads, at least one group]
     #[arg(long, value_name = "N", help_heading = "Planning")]
     pub remove_heads: Option<usize>,
     /// What becomes of the mean of what was removed (flap) [default: bias]

@@ -19,7 +19,7 @@ const MINIMUM_PANEL_ROWS: usize = 16;
 /// Rows in panels of which every thread has several. Results must not depend on the number of threads, but the library may sum edges of its
 /// tiles and narrow matrices in another order: panels are whole tiles, and the last takes the rest.
 pub(super) fn panels(rows: usize, most: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
-    let most = most.clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
+    let most = (most / MINIMUM_PANEL_ROWS * MINIMUM_PANEL_ROWS).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
     let panel = (rows / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, most).next_multiple_of(MINIMUM_PANEL_ROWS);
     let count = (rows / panel).max(1);
     (0..count).into_par_iter().map(move |index| index * panel..if index + 1 == count { rows } else { (index + 1) * panel })

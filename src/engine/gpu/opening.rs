@@ -27,8 +27,8 @@ impl GpuEngine {
         Ok(None)
     }
 
-    /// Drivers have not had matrix units for long: where no product comes out right on them, or attention does not, the engine is opened
-    /// anew and goes on without.
+    /// Drivers have not had matrix units for long: where no product comes out right on them, or attention fails, the engine is opened anew and
+    /// goes on without.
     fn on(adapter: &wgpu::Adapter, precision: Precision) -> Result<Self> {
         let opened = adapter::open(adapter, precision, true)?;
         let on_matrix_units = opened.products.iter().any(|products| matches!(products, Products::Cooperative { .. }));
@@ -40,7 +40,8 @@ impl GpuEngine {
             engine => engine?,
         };
         if on_matrix_units {
-            match engine.attends_rightly(64) {
+            // The sizes of heads that most models have: should one be wrong or fail, no other is trusted.
+            match engine.attends_rightly(64).and_then(|right| Ok(right && engine.attends_rightly(128)?)) {
                 Ok(right) => engine.attends_on_units = right,
                 Err(error) => {
                     tracing::warn!("{error}; going on without attention on matrix units");

@@ -51,9 +51,12 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(resumed, whole);
     // On another device it goes on as well, and says so.
     if let Some(gpu) = gpu_with(Precision::F32) {
-        let mixed = calibrate(&gpu, &model, &set, passes, Some(&state), &announced).unwrap();
+        let drawn = || options.draw(&model, &tokens).unwrap();
+        let mixed = calibrate(&gpu, &model, &drawn(), passes, Some(&state), &announced).unwrap();
         assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
-        assert!(mixed.header.devices.len() == 2 && mixed.header.options.is_empty(), "{:?}", mixed.header);
+        assert!(mixed.header.devices.len() == 2 && mixed.header.options == ["--precision", "f32"], "{:?}", mixed.header);
+        let alone = calibrate(&gpu, &model, &drawn(), passes, None, &announced).unwrap();
+        assert_eq!(alone.header.devices.len(), 1);
     }
     let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
     calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();

@@ -76,7 +76,12 @@ proptest! {
 fn no_uniform_plan_wins_by_rounding() {
     let units = AllocationSite { cost: 100, curve: vec![0.0, 1.0, 3.0, 6.0, 10.0], multiple: 1, fine: false };
     let neurons = AllocationSite { cost: 50, curve: (0..=8).map(|removed| 0.4 * f64::from(removed)).collect(), multiple: 4, fine: true };
-    assert_eq!(allocate_uniformly(&[units, neurons], 0.25, &[1, 2, 3, 4]).unwrap(), [0, 4]);
+    assert_eq!(allocate_uniformly(&[units.clone(), neurons], 0.25, &[1, 2, 3, 4]).unwrap(), [0, 4]);
+    // Where neurons are rounded down, a unit more stays: 2 units and 5.2 of 8 neurons would be best, of which 4 stay.
+    let units = AllocationSite { curve: vec![0.0, 1.0, 3.0, 12.0, 20.0], ..units };
+    let neurons =
+        AllocationSite { cost: 50, curve: (0..=8).map(|removed| f64::from(removed * removed)).collect(), multiple: 4, fine: true };
+    assert_eq!(allocate_uniformly(&[units, neurons], 0.425, &[1, 2, 3, 4]).unwrap(), [1, 4]);
 }
 
 /// Small and large ratios, little text, equal layers: it works or says why not.
