@@ -4,7 +4,7 @@
 //! beside it; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
 //! folder. Nothing else is touched there.
 
-use crate::checkpoint::{OutputFile, files};
+use crate::checkpoint::{OutputFile, files, settled};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use serde_json::Value;
@@ -68,6 +68,7 @@ impl ResumeState {
     /// comes after every step. With `force`, the progress of an interrupted run that was another one is dropped.
     #[must_use]
     pub fn beside(output: &Path, interval: Duration, force: bool) -> Self {
+        let output = settled(output);
         let mut name = output.file_name().unwrap_or_default().to_os_string();
         name.push(".resume");
         let last = Cell::new((Instant::now(), Duration::ZERO));
@@ -157,12 +158,14 @@ impl ResumeState {
         if !self.pointer().exists() || !self.is_ours() {
             return Ok(None);
         }
-        let pointer: Result<Pointer> = files::read_json(&self.pointer());
-        if pointer.as_ref().is_ok_and(|pointer| pointer.identity != complete(identity)) && !self.force {
+        // With or without force, what is not this program's is not dropped.
+        let pointer: Pointer = files::read_json(&self.pointer()).map_err(|error| {
+            Error::file(&self.folder, format!("holds no progress of this program ({error}); move it away, or choose another --output"))
+        })?;
+        if pointer.identity != complete(identity) && !self.force {
             return Err(self.of_another());
         }
         let loaded = || -> Result<T> {
-            let pointer = pointer?;
             if pointer.identity != complete(identity) {
                 return Err(Error::file(&self.folder, "was left by another run"));
             }
@@ -193,7 +196,7 @@ impl ResumeState {
     fn of_another(&self) -> Error {
         Error::file(
             &self.folder,
-            "holds the progress of an interrupted run with another model, text, precision or options, or by another version of this program; \
+            "holds the progress of an interrupted run with another model (or files that were changed since), text, precision or options, or by another version of this program; \
              run that one again to go on from it, give --force to drop it, or choose another --output",
         )
     }

@@ -16,7 +16,7 @@ mod tensors;
 mod tokenizer;
 
 pub use config::Config;
-pub use output::{OutputFile, OutputFolder};
+pub use output::{OutputFile, OutputFolder, settled};
 pub use safetensors::{SafetensorsWriter, TensorFile, TensorHeader};
 pub use scratch::{Scratch, temporary_file, temporary_folder};
 pub use stored::{Storage, StoredTensor};

@@ -36,6 +36,18 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
     Ok(parent)
 }
 
+/// The same place whatever becomes of the current folder, which may be the one that is replaced; and without a dot at its end, by which no
+/// folder can be moved.
+#[must_use]
+pub fn settled(output: &Path) -> PathBuf {
+    let parent = output.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    match (parent.map(fs::canonicalize), output.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        // What it is wrong with is said elsewhere.
+        _ => output.to_owned(),
+    }
+}
+
 /// A folder that someone made for the output to go into.
 fn is_empty_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
@@ -80,11 +92,10 @@ pub struct OutputFolder {
 impl OutputFolder {
     /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and nothing else, is replaced.
     pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
-        // Without a dot at its end, by which no folder can be moved.
-        let output: &Path = &output.components().collect::<PathBuf>();
         let parent = check(output, &[source], force || is_empty_folder(output))?;
-        check_replaceable(output)?;
-        Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
+        let output = settled(output);
+        check_replaceable(&output)?;
+        Ok(Self { partial: Partial::create(&output, &parent)?, output, force })
     }
 
     /// Where files are written until the commit.
@@ -169,10 +180,10 @@ impl OutputFile {
             Ok(found) if !found.is_file() => return Err(Error::file(output, "is no ordinary file; choose another --output")),
             _ => {}
         }
-        let output: &Path = &output.components().collect::<PathBuf>();
         let parent = check(output, inputs, force)?;
+        let output = settled(output);
         // A folder rather than a file, so that writers create the file themselves with ordinary permissions.
-        Ok(Self { partial: Partial::create(output, &parent)?, output: output.to_owned(), force })
+        Ok(Self { partial: Partial::create(&output, &parent)?, output, force })
     }
 
     /// Where the file is written until the commit.

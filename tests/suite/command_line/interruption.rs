@@ -101,6 +101,11 @@ fn progress_of_another_run_stays() {
     assert_eq!(load(&state(false), "this").unwrap(), Some(3));
     let message = load(&state(false), "that").unwrap_err().to_string();
     assert!(message.contains("stats.resume") && message.contains("--force"), "{message}");
+    // What is no progress of a run's is not dropped either way.
+    let pointer = fs::read(of("state.json")).unwrap();
+    fs::write(of("state.json"), "{\"step\": 3}").unwrap();
+    assert!(load(&state(true), "this").is_err() && of("step-3").exists());
+    fs::write(of("state.json"), pointer).unwrap();
     // Nor by one that went on from nothing and is complete.
     state(false).remove();
     assert_eq!(load(&state(false), "this").unwrap(), Some(3));

@@ -22,6 +22,21 @@ fn output_is_replaced_only_when_forced() {
     assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
 }
 
+/// Even where it is the current folder, which has another name once it is set aside.
+#[test]
+fn the_current_folder_can_be_replaced() {
+    let place = Place::new();
+    place.prune(&place.model, "out", &["--method", "magnitude-sp"]);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flap-gpu"));
+    command.current_dir(place.path("out")).args(["prune", &place.model, "--output", "../out", "--force"]);
+    command.args(["--method", "magnitude-sp", "--ratio", "0.5", "--device", "cpu", "--json"]);
+    let finished = command.output().unwrap();
+    assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+    let report: Value = serde_json::from_slice(&finished.stdout).unwrap();
+    assert_eq!(run_json(&["inspect", &place.path("out")])["parameters"], report["parameters_after"]);
+}
+
 /// A folder with nothing but a GGUF file is an earlier output as well; what is no file is not written over.
 #[test]
 fn only_earlier_output_is_replaced() {
