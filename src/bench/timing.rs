@@ -33,7 +33,7 @@ impl Peak {
 
     /// Of the CPU: the same on every thread.
     pub fn of_cpu(engine: &CpuEngine) -> Result<Self> {
-        Ok(Self { gflops: on_every_thread(|rounds| Arithmetic::F32.in_registers(rounds)), gigabytes: stream_rate(engine)? })
+        Ok(Self { gflops: on_every_thread(|rounds| Arithmetic::Library.in_registers(rounds)), gigabytes: stream_rate(engine)? })
     }
 
     /// With another arithmetic of the CPU, as many products for one of f16 weights as it takes.

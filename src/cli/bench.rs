@@ -81,19 +81,18 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
 }
 
 fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
-    let engine = CpuEngine::new(Arithmetic::F32);
+    let engine = CpuEngine::new(Arithmetic::Library);
     collect(engine.info().label(), terminal, |report| {
         let peak = Peak::of_cpu(&engine)?;
         whole(&engine, peak, "f32", report)?;
-        // Again with bf16 products, where the processor has them.
-        let unit = Unit::fastest();
-        if unit == Unit::None {
-            return Ok(());
-        }
-        for (arithmetic, tier) in [(Arithmetic::fastest_f32(), "f32 in parts"), (Arithmetic::Bf16(unit), "bf16")] {
-            if arithmetic != Arithmetic::F32 {
-                Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
-            }
+        // Again with what the engine does by itself, and with bf16 products, where the processor has them.
+        let fastest = Arithmetic::fastest_f32();
+        let tiers = [
+            (fastest, if fastest == Arithmetic::F32(Unit::Amx) { "f32 in parts" } else { "f32 packed" }, fastest != Arithmetic::Library),
+            (Arithmetic::Bf16(Unit::fastest_of_bf16()), "bf16", Unit::fastest_of_bf16() != Unit::Portable),
+        ];
+        for (arithmetic, tier, _) in tiers.into_iter().filter(|&(.., is_there)| is_there) {
+            Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
         }
         Ok(())
     })

@@ -109,8 +109,8 @@ fn open_cpu(precision: Precision) -> Result<AnyEngine> {
         }
         Precision::Auto | Precision::F32 => CpuEngine::default(),
         Precision::Bf16 => {
-            let unit = Unit::fastest();
-            if unit == Unit::None {
+            let unit = Unit::fastest_of_bf16();
+            if unit == Unit::Portable {
                 tracing::warn!("this processor has no bf16 products (AMX, AVX-512 BF16): --precision bf16 is slower than f32 here");
             }
             CpuEngine::new(Arithmetic::Bf16(unit))

@@ -1,20 +1,20 @@
 //! The arithmetic of matrix products, as `--precision` and the processor have it.
 
-use super::bf16::{self, PackedMatrix, Parts, Unit};
 use super::linear;
+use super::packed::{self, PackedMatrix, Parts, Unit};
 use super::peak::multiply_adds;
 use crate::tensor::Dtype;
 
-/// Fewer tokens than this go to the matrix library: packing the weights in parts would take longer than the product (seen with one token).
+/// Fewer tokens than this go to the matrix library: packing the weights would take longer than the product (seen with one token).
 const FEW_TOKENS: usize = 8;
 
 /// How activations are multiplied with weights. All sum in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
     /// f32, by the matrix library.
-    F32,
-    /// f32, each number as the sum of bf16 numbers.
-    F32InParts(Unit),
+    Library,
+    /// f32, on a unit that multiplies it, or each number as the sum of bf16 numbers.
+    F32(Unit),
     /// Rounded to bf16.
     Bf16(Unit),
 }
@@ -23,18 +23,16 @@ impl Arithmetic {
     /// The fastest of f32 on this processor: parts pay on matrix units only.
     #[must_use]
     pub fn fastest_f32() -> Self {
-        match Unit::fastest() {
-            Unit::Matrix => Self::F32InParts(Unit::Matrix),
-            Unit::Vector | Unit::None => Self::F32,
-        }
+        let pays = |unit: &Unit| *unit == Unit::Amx || unit.multiplies() == Dtype::F32;
+        Unit::available().find(pays).map_or(Self::Library, Self::F32)
     }
 
     /// Products of the processor's that stand for one of an activation and a weight.
     #[must_use]
     pub fn products_of_one(self, weight: Dtype) -> usize {
         match self {
-            Self::F32 => 1,
-            Self::F32InParts(_) => Parts::of(weight).products(),
+            Self::Library => 1,
+            Self::F32(unit) => Parts::of(unit, weight).products(),
             Self::Bf16(_) => Parts::ROUNDED.products(),
         }
     }
@@ -43,8 +41,9 @@ impl Arithmetic {
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
-            Self::F32 => true,
-            Self::F32InParts(unit) | Self::Bf16(unit) => unit.is_available(),
+            Self::Library => true,
+            Self::F32(unit) => unit.is_available(),
+            Self::Bf16(unit) => unit.is_available() && unit.multiplies() == Dtype::Bf16,
         }
     }
 
@@ -56,18 +55,18 @@ impl Arithmetic {
     pub fn in_registers(self, rounds: u64) -> u64 {
         assert!(self.is_available(), "this processor has no such unit");
         match self {
-            Self::F32 => multiply_adds(rounds),
-            Self::F32InParts(unit) | Self::Bf16(unit) => unit.in_registers(rounds),
+            Self::Library => multiply_adds(rounds),
+            Self::F32(unit) | Self::Bf16(unit) => unit.in_registers(rounds),
         }
     }
 
     /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
     pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
-            Self::F32InParts(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
-            Self::F32 => linear::linear(x, &weight.tensor, bias),
-            Self::F32InParts(unit) => bf16::linear(unit, Parts::of(weight.tensor.dtype), x, weight, bias),
-            Self::Bf16(unit) => bf16::linear(unit, Parts::ROUNDED, x, weight, bias),
+            Self::F32(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
+            Self::Library => linear::linear(x, &weight.tensor, bias),
+            Self::F32(unit) => packed::linear(unit, Parts::of(unit, weight.tensor.dtype), x, weight, bias),
+            Self::Bf16(unit) => packed::linear(unit, Parts::ROUNDED, x, weight, bias),
         }
     }
 }

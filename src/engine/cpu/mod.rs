@@ -1,20 +1,20 @@
-//! The native engine: multi-threaded, matrix products on faer. It needs no driver, and it is the oracle of the GPU kernels.
+//! The native engine: multi-threaded, matrix products of its own, or on faer. It needs no driver, and it is the oracle of the GPU kernels.
 
 mod arithmetic;
 mod attention;
-mod bf16;
 mod cross;
 mod elementwise;
 mod linear;
 mod moments;
+mod packed;
 mod peak;
 mod product;
 mod room;
 mod vectors;
 
 pub use arithmetic::Arithmetic;
-pub use bf16::{PackedMatrix, Unit};
 pub use moments::Moments;
+pub use packed::{PackedMatrix, Unit};
 
 use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
@@ -61,7 +61,7 @@ impl CpuEngine {
         assert!(arithmetic.is_available(), "this processor has no such unit");
         let threads = rayon::current_num_threads();
         let (operands, note) = match arithmetic {
-            Arithmetic::F32 | Arithmetic::F32InParts(_) => (Dtype::F32, ""),
+            Arithmetic::Library | Arithmetic::F32(_) => (Dtype::F32, ""),
             Arithmetic::Bf16(_) => (Dtype::Bf16, ", bf16 products"),
         };
         Self {

@@ -45,22 +45,28 @@ fn all_numbers_of_16_bits_widen_right() {
     }
 }
 
-/// What this processor multiplies bf16 numbers with.
+/// What this processor multiplies with.
 fn units() -> Vec<Unit> {
     let units: Vec<Unit> = Unit::available().collect();
-    for (unit, instructions) in [(Unit::Matrix, "AMX"), (Unit::Vector, "AVX-512 BF16")] {
+    for (unit, instructions) in
+        [(Unit::Amx, "AMX"), (Unit::Avx512Bf16, "AVX-512 BF16"), (Unit::Avx512, "AVX-512"), (Unit::Avx2, "AVX2 with FMA")]
+    {
         if !units.contains(&unit) {
-            say_loudly(&format!("this processor or system has no {instructions}: that form of the kernel of bf16 products is not tested"));
+            say_loudly(&format!("this processor or system has no {instructions}: that form of the CPU engine's products is not tested"));
         }
     }
     units
+}
+
+fn units_of_bf16() -> impl Iterator<Item = Unit> {
+    units().into_iter().filter(|unit| unit.multiplies() == Bf16)
 }
 
 /// On the CPU: operands rounded to bf16, to nearest even, and nothing else lost but what f32 sums lose.
 #[test]
 fn products_of_bf16_are_of_rounded_operands() {
     let rounded = |numbers: &[f32]| numbers.iter().map(|&v| f64::from(Bf16.round(v))).collect::<Vec<_>>();
-    for engine in units().into_iter().map(|unit| CpuEngine::new(Arithmetic::Bf16(unit))) {
+    for engine in units_of_bf16().map(|unit| CpuEngine::new(Arithmetic::Bf16(unit))) {
         for case in products() {
             let Linear { tokens, inputs, outputs, dtype, bias } = case else { unreachable!("only products") };
             let (x, weight) = (rounded(&noise(1, tokens * inputs)), rounded(&matrix(2, outputs, inputs, dtype).to_f32()));
@@ -72,10 +78,10 @@ fn products_of_bf16_are_of_rounded_operands() {
     }
 }
 
-/// On the CPU: f32 numbers as sums of bf16 numbers, within the bounds of f32.
+/// On the CPU: f32 numbers as they are or as sums of bf16 numbers, within the bounds of f32.
 #[test]
-fn products_in_parts_are_those_of_f32() {
-    for engine in units().into_iter().map(|unit| CpuEngine::new(Arithmetic::F32InParts(unit))) {
+fn products_of_f32_agree_on_every_unit() {
+    for engine in units().into_iter().map(|unit| CpuEngine::new(Arithmetic::F32(unit))) {
         for case in products() {
             check(&engine, case, case.tolerance());
         }
@@ -88,7 +94,7 @@ fn products_in_parts_are_those_of_f32() {
 fn packed_weights_that_stay_change_no_product() {
     let (tokens, inputs, outputs) = (70, 600, 300);
     let x = noise(1, tokens * inputs);
-    for arithmetic in units().into_iter().flat_map(|unit| [Arithmetic::Bf16(unit), Arithmetic::F32InParts(unit)]) {
+    for arithmetic in units_of_bf16().map(Arithmetic::Bf16).chain(units().into_iter().map(Arithmetic::F32)) {
         for weight in [F32, F16, Bf16].map(|dtype| matrix(2, outputs, inputs, dtype)) {
             let engine = CpuEngine::new(arithmetic);
             let x = engine.upload(&x, inputs).unwrap();

@@ -1,7 +1,7 @@
 //! AMX: eight registers of 16 rows of 64 bytes. Four hold the sums of 32 tokens by 32 outputs; two tiles of activations and two of weights
 //! serve four instructions of 16 x 16 x 32 multiply-adds each.
 
-use super::{Ahead, LINE, Pair, Parts, SIDE, Sums};
+use super::{Ahead, LINE, Parts, SIDE, Step, Sums};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -32,7 +32,7 @@ pub fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| {
         // Leaf 7, register D: bit 22 are products of bf16, bit 24 the registers. Numbers are packed with AVX-512.
         const BITS: u32 = 1 << 22 | 1 << 24;
-        super::avx512::is_available() && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
+        super::avx512::has_bf16() && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
     })
 }
 
@@ -55,7 +55,7 @@ fn is_permitted() -> bool {
 ///
 /// # Safety
 /// The instructions must be available.
-pub unsafe fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Ahead<'_>) {
+pub unsafe fn add_products(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], next: Ahead<'_>) {
     let kernel = match (parts.activation, parts.weight) {
         (1, 1) => rounded,
         (3, 1) => bf16_weights,
@@ -123,8 +123,8 @@ macro_rules! next_activations {
 macro_rules! kernel {
     ($name:ident, $x_parts:literal, $w_parts:literal, $($step:expr),+) => {
         // SAFETY: the instructions must be available.
-        unsafe fn $name(sums: &mut [Sums], x: &[Pair], w: &[Pair], next: Ahead<'_>) {
-            const { assert!(size_of::<Pair>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
+        unsafe fn $name(sums: &mut [Sums], x: &[Step], w: &[Step], next: Ahead<'_>) {
+            const { assert!(size_of::<Step>() == 2048 && size_of::<Sums>() == 4096, "the offsets below") }
             let steps = w.len() / $w_parts;
             assert_eq!(x.len(), sums.len() * steps * $x_parts, "activations do not fit the weights");
             if sums.is_empty() || steps == 0 {

@@ -1,6 +1,6 @@
-//! The same without special instructions: in f32, of which every bf16 number is one.
+//! Without special instructions: bf16 numbers in f32, of which each is one, and packing for any kernel.
 
-use super::{Ahead, Pair, Parts, SIDE, STEP, Sums, Tile};
+use super::{Parts, Row, SIDE, Step, Sums, Tile};
 use crate::engine::cpu::vectors::vectorised;
 use crate::tensor::Dtype;
 use crate::tensor::{widen_bf16, widen_f16};
@@ -9,7 +9,7 @@ use crate::tensor::{widen_bf16, widen_f16};
 const TOKENS: usize = 4;
 
 /// See [`super::Unit::add_products`].
-pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: Ahead<'_>) {
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step]) {
     // A multiply-add that is no instruction is a slow call.
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
@@ -18,7 +18,7 @@ pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], _: 
     add(parts, sums, x, w, |sum, a, b| a.mul_add(b, sum));
 }
 
-fn add(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
+fn add(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
     for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / parts.weight * parts.activation)) {
         for (tile_row, sums) in sums.0.iter_mut().enumerate() {
             for (tile_column, sums) in sums.iter_mut().enumerate() {
@@ -30,8 +30,8 @@ fn add(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: imp
                             for (x, w) in x.chunks_exact(parts.activation).zip(w.chunks_exact(parts.weight)) {
                                 for (place, w) in w.iter().enumerate() {
                                     for x in &x[..parts.activation - place] {
-                                        let x = &x.0[tile_row].as_chunks::<TOKENS>().0[index];
-                                        add_tile(&mut part, x, &w.0[tile_column], add_product);
+                                        let x = &x.0.as_chunks::<TOKENS>().0[tile_row * SIDE / TOKENS + index];
+                                        add_tile(&mut part, x, &w.0.as_chunks().0[tile_column], add_product);
                                     }
                                 }
                             }
@@ -45,7 +45,7 @@ fn add(parts: Parts, sums: &mut [Sums], x: &[Pair], w: &[Pair], add_product: imp
 }
 
 #[inline(always)]
-fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[[u32; SIDE]; TOKENS], w: &Tile, add_product: impl Fn(f32, f32, f32) -> f32) {
+fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[Row; TOKENS], w: &Tile, add_product: impl Fn(f32, f32, f32) -> f32) {
     let first = |pair: u32| f32::from_bits(pair << 16);
     let second = |pair: u32| f32::from_bits(pair & 0xffff_0000);
     for (k, w) in w.iter().enumerate() {
@@ -67,46 +67,62 @@ pub fn transpose(tile: &mut Tile) {
 }
 
 /// See [`super::Unit::split`].
-pub fn split(dtype: Dtype, bytes: &[u8], parts: usize, row: usize, packed: &mut [Pair]) {
-    match dtype {
-        Dtype::F32 => split_numbers(bytes.as_chunks().0, f32::from_le_bytes, parts, row, packed),
-        Dtype::F16 => split_numbers(bytes.as_chunks().0, widen_f16, parts, row, packed),
-        Dtype::Bf16 => split_numbers(bytes.as_chunks().0, widen_bf16, parts, row, packed),
-    }
-}
-
-fn split_numbers<T: Copy>(numbers: &[T], widen: impl Fn(T) -> f32 + Copy, parts: usize, row: usize, packed: &mut [Pair]) {
-    let mut steps = packed.chunks_exact_mut(parts);
-    let (whole, last) = numbers.as_chunks::<STEP>();
-    vectorised(
+pub fn split<'a>(dtype: Dtype, bytes: &[u8], parts: usize, mut rows: impl Iterator<Item = &'a mut Row>) {
+    for_each_piece(
+        dtype,
+        bytes,
         #[inline(always)]
-        || {
-            for (numbers, parts) in whole.iter().zip(&mut steps) {
-                let mut values = [0.0; STEP];
-                for place in 0..STEP {
-                    values[place] = widen(numbers[place]);
+        |mut left: [f32; 2 * SIDE]| {
+            for row in rows.by_ref().take(parts) {
+                let line: &mut [u16; 2 * SIDE] = bytemuck::cast_mut(row);
+                for (line, left) in line.iter_mut().zip(&mut left) {
+                    let rounded = round(*left);
+                    *line = (rounded >> 16) as u16;
+                    *left -= f32::from_bits(rounded & 0xffff_0000);
                 }
-                split_step(values, row, parts);
-            }
-            if !last.is_empty() {
-                let mut values = [0.0; STEP];
-                values.iter_mut().zip(last).for_each(|(value, &number)| *value = widen(number));
-                split_step(values, row, steps.next().expect("a step for every 32 inputs"));
             }
         },
     );
 }
 
-#[inline(always)]
-fn split_step(mut left: [f32; STEP], row: usize, parts: &mut [Pair]) {
-    for part in parts {
-        let line: &mut [u16; STEP] = bytemuck::cast_mut(&mut part.0[row / SIDE][row % SIDE]);
-        for (line, left) in line.iter_mut().zip(&mut left) {
-            let rounded = round(*left);
-            *line = (rounded >> 16) as u16;
-            *left -= f32::from_bits(rounded & 0xffff_0000);
+/// See [`super::Unit::split`].
+pub fn whole<'a>(dtype: Dtype, bytes: &[u8], mut rows: impl Iterator<Item = &'a mut Row>) {
+    for_each_piece(
+        dtype,
+        bytes,
+        #[inline(always)]
+        |numbers: [f32; SIDE]| {
+            *rows.next().expect("a row for every 16 inputs") = numbers.map(f32::to_bits);
+        },
+    );
+}
+
+/// Calls `take` with so many numbers at a time, the last filled up with zeros.
+fn for_each_piece<const COUNT: usize>(dtype: Dtype, bytes: &[u8], take: impl FnMut([f32; COUNT])) {
+    #[inline(always)]
+    fn each<T: Copy, const COUNT: usize>(numbers: &[T], widen: impl Fn(T) -> f32, mut take: impl FnMut([f32; COUNT])) {
+        let (whole, last) = numbers.as_chunks::<COUNT>();
+        for numbers in whole {
+            let mut values = [0.0; COUNT];
+            for place in 0..COUNT {
+                values[place] = widen(numbers[place]);
+            }
+            take(values);
+        }
+        if !last.is_empty() {
+            let mut values = [0.0; COUNT];
+            values.iter_mut().zip(last).for_each(|(value, &number)| *value = widen(number));
+            take(values);
         }
     }
+    vectorised(
+        #[inline(always)]
+        || match dtype {
+            Dtype::F32 => each(bytes.as_chunks().0, f32::from_le_bytes, take),
+            Dtype::F16 => each(bytes.as_chunks().0, widen_f16, take),
+            Dtype::Bf16 => each(bytes.as_chunks().0, widen_bf16, take),
+        },
+    );
 }
 
 /// The bits of a number rounded to nearest even at 16 bits, in the upper half; the lower half is left over. NaN stays NaN.

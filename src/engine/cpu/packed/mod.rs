@@ -1,35 +1,34 @@
-//! Matrix products of bf16 numbers with f32 sums, on what processors have for them: matrix units (AMX), or dot products in vectors (AVX-512
-//! BF16). A processor without either computes the same up to the rounding of sums, more slowly than in f32.
+//! Matrix products of our own with f32 sums, on what processors have for them: multiply-adds of f32 (AVX-512, AVX2), matrix units (AMX) or
+//! dot products in vectors (AVX-512 BF16) for bf16 numbers. A processor without either of the latter computes the same up to the rounding
+//! of sums, more slowly than in f32.
 //!
-//! A product of f32 numbers is made of such products too: a number is the sum of three bf16 numbers, of which each rounds what the one
-//! before has left over, so nothing is lost; f16 numbers are the sum of two. Matrix units are so much faster that this pays.
+//! A product of f32 numbers can be made of bf16 numbers: it is the sum of three, of which each rounds what the one before has left over, so
+//! nothing is lost; f16 numbers are the sum of two. Matrix units are so much faster that this pays.
 //!
-//! Tokens and outputs stand in blocks of 32 by 32, inputs in steps of 32, all filled up with zeros, so kernels know no edges. A thread takes
-//! a group of strips of 32 outputs through all tokens, a block of inputs at a time: the activations of these inputs stay in the L2 cache
-//! while the strips pass by, the weights of a strip in the L1 cache while the tokens do.
+//! Tokens and outputs stand in blocks of 32 by 32, inputs in steps of 32, or of 16 f32 numbers, all filled up with zeros, so kernels know no
+//! edges. A thread takes a group of strips of 32 outputs through all tokens, a block of inputs at a time: the activations of these inputs
+//! stay in the L2 cache while the strips pass by, the weights of a strip in the L1 cache while the tokens do.
 
 mod kernels;
-mod packed;
+mod matrix;
 mod packing;
 
 pub use kernels::Unit;
-pub use packed::PackedMatrix;
+pub use matrix::PackedMatrix;
 
 use super::linear::SharedOutput;
 use crate::tensor::Dtype;
-use kernels::{Ahead, Pair, SIDE, STEP, Sums};
+use kernels::{Ahead, BLOCK, Step, Sums};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// Tokens, and outputs, of a block.
-const BLOCK: usize = 2 * SIDE;
 /// Tokens multiplied at a time, whatever a batch has.
 const TOKENS: usize = 512;
 /// Strips of a group at most: their sums take 512 KiB. With the activations that they share, and the next, they fill half of an L2 cache of
 /// 2 MiB.
 const GROUP: usize = 8;
 
-/// bf16 numbers that stand for one number, of the activations and of the weight.
+/// Numbers that stand for one, of the activations and of the weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts {
     activation: usize,
@@ -37,21 +36,21 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Both rounded to bf16, to nearest even.
+    /// Each rounded to the numbers that the unit multiplies, to nearest even.
     pub const ROUNDED: Self = Self { activation: 1, weight: 1 };
 
     /// Without loss, for a weight in this format: f32 has three times the digits of bf16, f16 less than twice.
-    pub fn of(weight: Dtype) -> Self {
-        let weight = match weight {
-            Dtype::Bf16 => 1,
-            Dtype::F16 => 2,
-            Dtype::F32 => 3,
-        };
-        Self { activation: 3, weight }
+    pub fn of(unit: Unit, weight: Dtype) -> Self {
+        match (unit.multiplies(), weight) {
+            (Dtype::Bf16, Dtype::Bf16) => Self { activation: 3, weight: 1 },
+            (Dtype::Bf16, Dtype::F16) => Self { activation: 3, weight: 2 },
+            (Dtype::Bf16, Dtype::F32) => Self { activation: 3, weight: 3 },
+            _ => Self::ROUNDED,
+        }
     }
 
     /// Steps taken at a time. All activations of these inputs take 256 KiB, in three parts 384; the weights of a strip at most half of an L1
-    /// cache of 48 KiB.
+    /// cache of 48 KiB (16 of 32 KiB where there are no parts).
     fn steps(self) -> usize {
         if self.activation == 1 { 8 } else { 4 }
     }
@@ -66,7 +65,7 @@ impl Parts {
 #[derive(Default)]
 struct Scratch {
     /// Packed weights `[steps, parts]` of a strip.
-    panel: Vec<Pair>,
+    panel: Vec<Step>,
     /// Sums `[strips, blocks of tokens]` of a group.
     sums: Vec<Sums>,
 }
@@ -91,7 +90,7 @@ pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: 
 fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, out: SharedOutput) {
     let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
     let tokens = x.len() / inputs;
-    let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(STEP), outputs.div_ceil(BLOCK));
+    let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(unit.step()), outputs.div_ceil(BLOCK));
     let packed = packing::activations(unit, x, inputs, parts);
     // Several groups for every thread.
     let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
@@ -105,7 +104,7 @@ fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Op
             let steps = index * parts.steps()..((index + 1) * parts.steps()).min(steps);
             for (place, (strip, sums)) in group.clone().zip(sums.chunks_exact_mut(blocks)).enumerate() {
                 let next = if strip + 1 < group.end { (strip + 1, steps.start) } else { (group.start, steps.end) };
-                let (weights, row_bytes) = weight.source(parts, next);
+                let (weights, row_bytes) = weight.source(unit, parts, next);
                 // Each strip of the group has a part of the next slab fetched.
                 let soon = &packed[(index * slab + slab + place * slab / GROUP).min(packed.len())..];
                 let panel = weight.panel(unit, parts, strip, steps.clone(), panel);

@@ -1,7 +1,7 @@
 //! Weights packed once for all products of a layer.
 
-use super::kernels::{LINE, Pair, STEP, Unit};
-use super::{BLOCK, Parts, packing};
+use super::kernels::{BLOCK, LINE, Step, Unit};
+use super::{Parts, packing};
 use crate::engine::cpu::room::{Reserved, Room};
 use crate::tensor::HostTensor;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub struct PackedMatrix {
 
 /// `[steps, parts]` of every 32 outputs.
 struct Strips {
-    packed: Box<[OnceLock<Vec<Pair>>]>,
+    packed: Box<[OnceLock<Vec<Step>>]>,
     _reserved: Reserved,
 }
 
@@ -35,12 +35,12 @@ impl PackedMatrix {
         parts: Parts,
         strip: usize,
         steps: Range<usize>,
-        scratch: &'a mut Vec<Pair>,
-    ) -> &'a [Pair] {
-        let pack = |inputs, packed: &mut Vec<Pair>| packing::weights(unit, &self.tensor, strip * BLOCK, inputs, parts.weight, packed);
+        scratch: &'a mut Vec<Step>,
+    ) -> &'a [Step] {
+        let pack = |inputs, packed: &mut Vec<Step>| packing::weights(unit, &self.tensor, strip * BLOCK, inputs, parts.weight, packed);
         let inputs = self.tensor.columns;
-        let Some(strips) = self.strips.get_or_init(|| self.make_room(parts)) else {
-            pack(steps.start * STEP..(steps.end * STEP).min(inputs), scratch);
+        let Some(strips) = self.strips.get_or_init(|| self.make_room(unit, parts)) else {
+            pack(steps.start * unit.step()..(steps.end * unit.step()).min(inputs), scratch);
             return scratch;
         };
         let packed = strips.packed[strip].get_or_init(|| {
@@ -51,24 +51,24 @@ impl PackedMatrix {
         &packed[steps.start * parts.weight..steps.end * parts.weight]
     }
 
-    fn make_room(&self, parts: Parts) -> Option<Strips> {
+    fn make_room(&self, unit: Unit, parts: Parts) -> Option<Strips> {
         let strips = self.tensor.rows.div_ceil(BLOCK);
-        let pairs = strips * self.tensor.columns.div_ceil(STEP) * parts.weight;
+        let steps = strips * self.tensor.columns.div_ceil(unit.step()) * parts.weight;
         Some(Strips {
-            _reserved: self.room.take((pairs * size_of::<Pair>()) as u64)?,
+            _reserved: self.room.take((steps * size_of::<Step>()) as u64)?,
             packed: (0..strips).map(|_| OnceLock::new()).collect(),
         })
     }
 
     /// The bytes that a panel of a strip will be read from, beginning with some step, and the bytes of a row of them: two rows for every
     /// block of tokens.
-    pub(super) fn source(&self, parts: Parts, (strip, step): (usize, usize)) -> (&[u8], usize) {
+    pub(super) fn source(&self, unit: Unit, parts: Parts, (strip, step): (usize, usize)) -> (&[u8], usize) {
         let packed = self.strips.get().and_then(Option::as_ref).and_then(|strips| strips.packed[strip].get());
         if let Some(packed) = packed {
             return (bytemuck::cast_slice(&packed[step * parts.weight..]), LINE * parts.steps() * parts.weight);
         }
         let tensor = &self.tensor;
-        let input = (step * STEP).min(tensor.columns);
+        let input = (step * unit.step()).min(tensor.columns);
         (&tensor.bytes.as_ref()[strip * BLOCK * tensor.row_bytes() + input * tensor.dtype.size()..], tensor.row_bytes())
     }
 }
