@@ -146,7 +146,7 @@ impl Unit {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::add_products(parts, sums, x, w) },
-            _ => portable::add_products(parts, sums, x, w),
+            _ => portable::add_products(parts, sums, x, w, next),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Without special instructions: bf16 numbers in f32, of which each is one, and packing for any kernel.
 
-use super::{Parts, Row, SIDE, Step, Sums, Tile};
+use super::{Ahead, Parts, Row, SIDE, Step, Sums, Tile};
 use crate::engine::cpu::vectors::vectorised;
 use crate::tensor::Dtype;
 use crate::tensor::{widen_bf16, widen_f16};
@@ -9,7 +9,7 @@ use crate::tensor::{widen_bf16, widen_f16};
 const TOKENS: usize = 4;
 
 /// See [`super::Unit::add_products`].
-pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step]) {
+pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], _: Ahead<'_>) {
     // A multiply-add that is no instruction is a slow call.
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
