@@ -86,12 +86,15 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
         let peak = Peak::of_cpu(&engine)?;
         whole(&engine, peak, "f32", report)?;
         // Again with what the engine does by itself, and with bf16 products, where the processor has them.
-        let fastest = Arithmetic::fastest_f32();
-        let tiers = [
-            (fastest, if fastest == Arithmetic::F32(Unit::Amx) { "f32 in parts" } else { "f32 packed" }, fastest != Arithmetic::Library),
-            (Arithmetic::Bf16(Unit::fastest_of_bf16()), "bf16", Unit::fastest_of_bf16() != Unit::Portable),
-        ];
-        for (arithmetic, tier, _) in tiers.into_iter().filter(|&(.., is_there)| is_there) {
+        let f32_tier = match Arithmetic::fastest_f32() {
+            Arithmetic::F32(Unit::Amx) => Some("f32 in parts"),
+            Arithmetic::F32(_) => Some("f32 packed"),
+            Arithmetic::Library | Arithmetic::Bf16(_) => None,
+        };
+        let bf16 = Unit::fastest_of_bf16();
+        let tiers =
+            [f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)), (bf16 != Unit::Portable).then_some((Arithmetic::Bf16(bf16), "bf16"))];
+        for (arithmetic, tier) in tiers.into_iter().flatten() {
             Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
         }
         Ok(())

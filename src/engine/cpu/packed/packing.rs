@@ -44,6 +44,6 @@ pub fn weights(unit: Unit, weight: &HostTensor, first: usize, inputs: Range<usiz
 /// The rows of one of 32 tokens or outputs, for every step, where so many lie together.
 fn rows_of(packed: &mut [Step], place: usize, together: usize) -> impl Iterator<Item = &mut Row> {
     let first = place / together * packed.len() * together + place % together;
-    let group = bytemuck::cast_slice_mut::<_, Row>(packed);
-    group[first..].iter_mut().step_by(together)
+    let rows: &mut [Row] = bytemuck::cast_slice_mut(packed);
+    rows[first..].iter_mut().step_by(together)
 }

@@ -1,6 +1,6 @@
 //! AVX2 with FMA: multiply-adds of f32. Sums of 4 tokens by 16 outputs take half of the registers.
 
-use super::{Parts, Row, SIDE, Step, Sums, Tile};
+use super::{Row, SIDE, Step, Sums, Tile};
 use std::arch::x86_64::{__m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
 
 /// Tokens whose sums are in registers.
@@ -11,9 +11,9 @@ pub fn is_available() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
 
-/// See [`super::Unit::add_products`].
+/// See [`super::Unit::add_products`]. Numbers of f32 have no parts.
 #[target_feature(enable = "avx2,fma")]
-pub fn add_products(_: Parts, sums: &mut [Sums], x: &[Step], w: &[Step]) {
+pub fn add_products(sums: &mut [Sums], x: &[Step], w: &[Step]) {
     for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len())) {
         let quartets: &[[Row; TOKENS]] = bytemuck::cast_slice(x);
         for (quartet, x) in quartets.chunks_exact(w.len()).enumerate() {

@@ -15,6 +15,8 @@ use std::arch::x86_64::{
 
 /// Tokens whose sums are in registers.
 pub const TOKENS: usize = 8;
+/// Their sums with 32 outputs.
+type Registers = [[__m512; 2]; TOKENS];
 
 /// Whether this processor has what these functions need, those of bf16 numbers excepted.
 pub fn is_available() -> bool {
@@ -33,60 +35,70 @@ fn pairs(words: __m512) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// `sums += x w`, see [`super::Unit::add_products`].
+/// Both formats take the same way through the operands.
 macro_rules! kernel {
-    ($name:ident, $features:literal, $add_product:expr) => {
+    ($name:ident, $add_step:ident, $features:literal, $add_product:expr) => {
+        /// See [`super::Unit::add_products`].
         #[target_feature(enable = $features)]
         pub fn $name(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step]) {
             let length = w.len() / parts.weight * parts.activation;
             for (sums, x) in sums.iter_mut().zip(x.chunks_exact(length)) {
                 let octets: &[[Row; TOKENS]] = bytemuck::cast_slice(x);
                 for (octet, x) in octets.chunks_exact(length).enumerate() {
-                    let [left, right] = &mut sums.0[octet * TOKENS / SIDE];
-                    let tokens = octet * TOKENS % SIDE..octet * TOKENS % SIDE + TOKENS;
-                    let (left, right) = (&mut left[tokens.clone()], &mut right[tokens]);
-                    let mut registers = [[_mm512_setzero_ps(); 2]; TOKENS];
-                    for (registers, sums) in registers.iter_mut().zip(left.iter().zip(&*right)) {
-                        *registers = [load(sums.0), load(sums.1)];
-                    }
+                    let mut registers = load(sums, octet * TOKENS);
                     for (x, w) in x.chunks_exact(parts.activation).zip(w.chunks_exact(parts.weight)) {
                         for (place, w) in w.iter().enumerate() {
                             for x in &x[..parts.activation - place] {
-                                for (k, w) in w.0.as_chunks::<2>().0.iter().enumerate() {
-                                    let w = [_mm512_castsi512_ps(words(w[0])), _mm512_castsi512_ps(words(w[1]))];
-                                    for (sums, x) in registers.iter_mut().zip(x) {
-                                        let x = _mm512_set1_ps(f32::from_bits(x[k]));
-                                        *sums = [$add_product(sums[0], x, w[0]), $add_product(sums[1], x, w[1])];
-                                    }
-                                }
+                                $add_step(&mut registers, x, w);
                             }
                         }
                     }
-                    for (registers, sums) in registers.iter().zip(left.iter_mut().zip(right)) {
-                        store(registers[0], sums.0);
-                        store(registers[1], sums.1);
-                    }
+                    store(&registers, sums, octet * TOKENS);
+                }
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn $add_step(sums: &mut Registers, x: &[Row; TOKENS], w: &Step) {
+            for (k, [left, right]) in w.0.as_chunks().0.iter().enumerate() {
+                let (left, right) = (_mm512_castsi512_ps(words(*left)), _mm512_castsi512_ps(words(*right)));
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let x = _mm512_set1_ps(f32::from_bits(x[k]));
+                    *sums = [$add_product(sums[0], x, left), $add_product(sums[1], x, right)];
                 }
             }
         }
     };
 }
 
-kernel!(add_products, "avx512f", |sum, x, w| _mm512_fmadd_ps(x, w, sum));
-kernel!(add_bf16_products, "avx512f,avx512bf16", |sum, x, w| _mm512_dpbf16_ps(sum, pairs(x), pairs(w)));
+kernel!(add_products, add_step, "avx512f", |sum, x, w| _mm512_fmadd_ps(x, w, sum));
+kernel!(add_bf16_products, add_bf16_step, "avx512f,avx512bf16", |sum, x, w| _mm512_dpbf16_ps(sum, pairs(x), pairs(w)));
 
+/// Sums of so many tokens from `first` on.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(row: &[f32; SIDE]) -> __m512 {
-    // SAFETY: a row has the vector's 16 numbers.
-    unsafe { _mm512_loadu_ps(row.as_ptr()) }
+fn load(sums: &Sums, first: usize) -> Registers {
+    let [left, right] = &sums.0[first / SIDE];
+    let mut registers = [[_mm512_setzero_ps(); 2]; TOKENS];
+    for (registers, (left, right)) in registers.iter_mut().zip(left.iter().zip(right).skip(first % SIDE)) {
+        // SAFETY: a row has the vector's 16 numbers.
+        *registers = unsafe { [_mm512_loadu_ps(left.as_ptr()), _mm512_loadu_ps(right.as_ptr())] };
+    }
+    registers
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(vector: __m512, row: &mut [f32; SIDE]) {
-    // SAFETY: a row has room for the vector's 16 numbers.
-    unsafe { _mm512_storeu_ps(row.as_mut_ptr(), vector) };
+fn store(registers: &Registers, sums: &mut Sums, first: usize) {
+    let [left, right] = &mut sums.0[first / SIDE];
+    for (registers, (left, right)) in registers.iter().zip(left.iter_mut().zip(right).skip(first % SIDE)) {
+        // SAFETY: a row has room for the vector's 16 numbers.
+        unsafe {
+            _mm512_storeu_ps(left.as_mut_ptr(), registers[0]);
+            _mm512_storeu_ps(right.as_mut_ptr(), registers[1]);
+        }
+    }
 }
 
 /// See [`super::Unit::split`].

@@ -145,7 +145,7 @@ impl Unit {
             Self::Avx512 => unsafe { avx512::add_products(parts, sums, x, w) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::add_products(parts, sums, x, w) },
+            Self::Avx2 => unsafe { avx2::add_products(sums, x, w) },
             _ => portable::add_products(parts, sums, x, w, next),
         }
     }
