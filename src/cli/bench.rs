@@ -8,6 +8,7 @@ use crate::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use crate::engine::gpu::{self, Products};
 use crate::engine::{AnyEngine, DeviceChoice, Engine, Precision, select};
 use crate::error::Error;
+use crate::tensor::Dtype;
 use anyhow::Result;
 use serde_json::json;
 
@@ -93,7 +94,7 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
         };
         let bf16 = Unit::fastest_of_bf16();
         let tiers =
-            [f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)), (bf16 != Unit::Portable).then_some((Arithmetic::Bf16(bf16), "bf16"))];
+            [f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)), (bf16.multiplies() == Dtype::Bf16).then_some((Arithmetic::Bf16(bf16), "bf16"))];
         for (arithmetic, tier) in tiers.into_iter().flatten() {
             Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
         }

@@ -4,6 +4,7 @@ use super::cpu::{Arithmetic, CpuEngine, Unit};
 use super::gpu::{self, AdapterChoice, GpuEngine};
 use super::{DeviceInfo, Engine};
 use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 
 /// What `--device` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +111,8 @@ fn open_cpu(precision: Precision) -> Result<AnyEngine> {
         Precision::Auto | Precision::F32 => CpuEngine::default(),
         Precision::Bf16 => {
             let unit = Unit::fastest_of_bf16();
-            if unit == Unit::Portable {
-                tracing::warn!("this processor has no bf16 products (AMX, AVX-512 BF16): --precision bf16 is slower than f32 here");
+            if unit.multiplies() != Dtype::Bf16 {
+                tracing::warn!("this processor has no bf16 products (AMX, AVX-512 BF16): --precision bf16 is no faster than f32 here");
             }
             CpuEngine::new(Arithmetic::Bf16(unit))
         }

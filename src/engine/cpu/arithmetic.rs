@@ -23,7 +23,7 @@ impl Arithmetic {
     /// The fastest of f32 on this processor: parts pay on matrix units only.
     #[must_use]
     pub fn fastest_f32() -> Self {
-        let pays = |unit: &Unit| *unit == Unit::Amx || unit.multiplies() == Dtype::F32;
+        let pays = |unit: &Unit| matches!(unit, Unit::Amx | Unit::Avx512 | Unit::Avx2);
         Unit::available().find(pays).map_or(Self::Library, Self::F32)
     }
 
@@ -32,8 +32,8 @@ impl Arithmetic {
     pub fn products_of_one(self, weight: Dtype) -> usize {
         match self {
             Self::Library => 1,
-            Self::F32(unit) => Parts::of(unit, weight).products(),
-            Self::Bf16(_) => Parts::ROUNDED.products(),
+            Self::F32(unit) => Parts::of_f32(unit, weight).products(),
+            Self::Bf16(_) => Parts::BF16.products(),
         }
     }
 
@@ -42,8 +42,7 @@ impl Arithmetic {
     pub fn is_available(self) -> bool {
         match self {
             Self::Library => true,
-            Self::F32(unit) => unit.is_available(),
-            Self::Bf16(unit) => unit.is_available() && unit.multiplies() == Dtype::Bf16,
+            Self::F32(unit) | Self::Bf16(unit) => unit.is_available(),
         }
     }
 
@@ -65,8 +64,8 @@ impl Arithmetic {
         match self {
             Self::F32(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
             Self::Library => linear::linear(x, &weight.tensor, bias),
-            Self::F32(unit) => packed::linear(unit, Parts::of(unit, weight.tensor.dtype), x, weight, bias),
-            Self::Bf16(unit) => packed::linear(unit, Parts::ROUNDED, x, weight, bias),
+            Self::F32(unit) => packed::linear(unit, Parts::of_f32(unit, weight.tensor.dtype), x, weight, bias),
+            Self::Bf16(unit) => packed::linear(unit, Parts::BF16, x, weight, bias),
         }
     }
 }

@@ -37,7 +37,7 @@ impl PackedMatrix {
         steps: Range<usize>,
         scratch: &'a mut Vec<Step>,
     ) -> &'a [Step] {
-        let pack = |inputs, packed: &mut Vec<Step>| packing::weights(unit, &self.tensor, strip * BLOCK, inputs, parts.weight, packed);
+        let pack = |inputs, packed: &mut Vec<Step>| packing::weights(unit, &self.tensor, strip * BLOCK, inputs, parts, packed);
         let inputs = self.tensor.columns;
         let Some(strips) = self.strips.get_or_init(|| self.make_room(unit, parts)) else {
             pack(steps.start * unit.step()..(steps.end * unit.step()).min(inputs), scratch);

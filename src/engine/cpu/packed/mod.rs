@@ -1,6 +1,6 @@
 //! Matrix products of our own with f32 sums, on what processors have for them: multiply-adds of f32 (AVX-512, AVX2), matrix units (AMX) or
-//! dot products in vectors (AVX-512 BF16) for bf16 numbers. A processor without either of the latter computes the same up to the rounding
-//! of sums, more slowly than in f32.
+//! dot products in vectors (AVX-512 BF16) for bf16 numbers. A processor without either of the latter multiplies the rounded numbers in f32,
+//! which is the same up to the rounding of sums.
 //!
 //! A product of f32 numbers can be made of bf16 numbers: it is the sum of three, of which each rounds what the one before has left over, so
 //! nothing is lost; f16 numbers are the sum of two. Matrix units are so much faster that this pays.
@@ -28,25 +28,27 @@ const TOKENS: usize = 512;
 /// 2 MiB.
 const GROUP: usize = 8;
 
-/// Numbers that stand for one, of the activations and of the weight.
+/// Numbers of a format that stand for one, of the activations and of the weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts {
+    format: Dtype,
     activation: usize,
     weight: usize,
 }
 
 impl Parts {
-    /// Each rounded to the numbers that the unit multiplies, to nearest even.
-    pub const ROUNDED: Self = Self { activation: 1, weight: 1 };
+    /// Each rounded to bf16, to nearest even.
+    pub const BF16: Self = Self { format: Dtype::Bf16, activation: 1, weight: 1 };
 
     /// Without loss, for a weight in this format: f32 has three times the digits of bf16, f16 less than twice.
-    pub fn of(unit: Unit, weight: Dtype) -> Self {
-        match (unit.multiplies(), weight) {
-            (Dtype::Bf16, Dtype::Bf16) => Self { activation: 3, weight: 1 },
-            (Dtype::Bf16, Dtype::F16) => Self { activation: 3, weight: 2 },
-            (Dtype::Bf16, Dtype::F32) => Self { activation: 3, weight: 3 },
-            _ => Self::ROUNDED,
-        }
+    pub fn of_f32(unit: Unit, weight: Dtype) -> Self {
+        let (activation, weight) = match (unit.multiplies(), weight) {
+            (Dtype::Bf16, Dtype::Bf16) => (3, 1),
+            (Dtype::Bf16, Dtype::F16) => (3, 2),
+            (Dtype::Bf16, Dtype::F32) => (3, 3),
+            _ => (1, 1),
+        };
+        Self { format: unit.multiplies(), activation, weight }
     }
 
     /// Steps taken at a time. All activations of these inputs take 256 KiB, in three parts 384; the weights of a strip at most half of an L1

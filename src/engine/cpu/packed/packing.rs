@@ -18,7 +18,7 @@ pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<St
         for (packed, x) in packed.chunks_exact_mut(packed.len() / blocks).zip(x.chunks(BLOCK * inputs)) {
             for (token, x) in x.chunks_exact(inputs).enumerate() {
                 let rows = rows_of(packed, token, unit.tokens_together());
-                unit.split(Dtype::F32, bytemuck::cast_slice(&x[taken.clone()]), parts.activation, rows);
+                unit.split(Dtype::F32, bytemuck::cast_slice(&x[taken.clone()]), parts.format, parts.activation, rows);
             }
         }
     });
@@ -26,8 +26,8 @@ pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<St
 }
 
 /// Some inputs of the 32 rows of the weight from `first` on as `[steps][parts]`, of which each has words of inputs of all outputs.
-pub fn weights(unit: Unit, weight: &HostTensor, first: usize, inputs: Range<usize>, parts: usize, packed: &mut Vec<Step>) {
-    packed.resize(inputs.len().div_ceil(unit.step()) * parts, Step::default());
+pub fn weights(unit: Unit, weight: &HostTensor, first: usize, inputs: Range<usize>, parts: Parts, packed: &mut Vec<Step>) {
+    packed.resize(inputs.len().div_ceil(unit.step()) * parts.weight, Step::default());
     let outputs = BLOCK.min(weight.rows - first);
     if outputs < BLOCK {
         packed.fill(Step::default());
@@ -36,7 +36,7 @@ pub fn weights(unit: Unit, weight: &HostTensor, first: usize, inputs: Range<usiz
     for output in 0..outputs {
         let start = (first + output) * weight.row_bytes();
         let bytes = &weight.bytes.as_ref()[start + inputs.start * size..start + inputs.end * size];
-        unit.split(weight.dtype, bytes, parts, rows_of(packed, output, BLOCK));
+        unit.split(weight.dtype, bytes, parts.format, parts.weight, rows_of(packed, output, BLOCK));
     }
     packed.iter_mut().for_each(|step| unit.transpose(step));
 }

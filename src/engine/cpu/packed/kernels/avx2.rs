@@ -38,11 +38,14 @@ pub fn add_products(sums: &mut [Sums], x: &[Step], w: &[Step]) {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn add_tile(sums: &mut [[__m256; 2]; TOKENS], x: &[Row; TOKENS], w: &Tile) {
-    for (k, w) in w.iter().enumerate() {
-        let w = load(bytemuck::cast_ref(w));
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x = _mm256_broadcast_ss(bytemuck::cast_ref(&x[k]));
-            *sums = [_mm256_fmadd_ps(x, w[0], sums[0]), _mm256_fmadd_ps(x, w[1], sums[1])];
+    // Four inputs a round: a loop's own instructions were seen to cost 3 %.
+    for (k, w) in w.as_chunks::<4>().0.iter().enumerate() {
+        for (place, w) in w.iter().enumerate() {
+            let w = load(bytemuck::cast_ref(w));
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x = _mm256_broadcast_ss(bytemuck::cast_ref(&x[k * 4 + place]));
+                *sums = [_mm256_fmadd_ps(x, w[0], sums[0]), _mm256_fmadd_ps(x, w[1], sums[1])];
+            }
         }
     }
 }

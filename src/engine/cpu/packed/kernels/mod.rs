@@ -70,7 +70,7 @@ pub enum Unit {
     Avx512,
     /// 8 products of f32 numbers.
     Avx2,
-    /// bf16 numbers, by what any processor has: each is one of f32.
+    /// Products of f32 numbers, by what any processor has.
     Portable,
 }
 
@@ -102,15 +102,15 @@ impl Unit {
     #[must_use]
     pub fn multiplies(self) -> Dtype {
         match self {
-            Self::Amx | Self::Avx512Bf16 | Self::Portable => Dtype::Bf16,
-            Self::Avx512 | Self::Avx2 => Dtype::F32,
+            Self::Amx | Self::Avx512Bf16 => Dtype::Bf16,
+            Self::Avx512 | Self::Avx2 | Self::Portable => Dtype::F32,
         }
     }
 
     /// The fastest of this processor for bf16 numbers.
     #[must_use]
     pub fn fastest_of_bf16() -> Self {
-        Self::available().find(|unit| unit.multiplies() == Dtype::Bf16).expect("the last is always there")
+        Self::available().next().expect("the last is always there")
     }
 
     /// Inputs of a step.
@@ -125,6 +125,7 @@ impl Unit {
             Self::Avx512Bf16 | Self::Avx512 => avx512::TOKENS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::TOKENS,
+            Self::Portable => portable::TOKENS,
             _ => BLOCK,
         }
     }
@@ -146,7 +147,7 @@ impl Unit {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::add_products(sums, x, w) },
-            _ => portable::add_products(parts, sums, x, w, next),
+            _ => portable::add_products(sums, x, w),
         }
     }
 
@@ -163,18 +164,18 @@ impl Unit {
         }
     }
 
-    /// Writes numbers, little-endian bytes, of a token or an output to its rows: f32 as they are, or `[steps, parts]` of bf16, each part what
-    /// the ones before have left over, rounded.
-    pub(super) fn split<'a>(self, dtype: Dtype, bytes: &[u8], parts: usize, rows: impl Iterator<Item = &'a mut Row>) {
-        match self {
+    /// Writes numbers, little-endian bytes, of a token or an output to its rows, as this unit multiplies them: `[steps, count]` of the format,
+    /// each what the ones before have left over, rounded to nearest even.
+    pub(super) fn split<'a>(self, dtype: Dtype, bytes: &[u8], format: Dtype, count: usize, rows: impl Iterator<Item = &'a mut Row>) {
+        match (self, format) {
             // SAFETY: an engine is only made with a unit that its processor has.
             #[cfg(target_arch = "x86_64")]
-            Self::Amx | Self::Avx512Bf16 => unsafe { avx512::split(dtype, bytes, parts, rows) },
+            (Self::Amx | Self::Avx512Bf16, _) => unsafe { avx512::split(dtype, bytes, count, rows) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::whole(dtype, bytes, rows) },
-            Self::Avx2 => portable::whole(dtype, bytes, rows),
-            _ => portable::split(dtype, bytes, parts, rows),
+            (Self::Avx512, Dtype::F32) => unsafe { avx512::whole(dtype, bytes, rows) },
+            (_, Dtype::F32) => portable::whole(dtype, bytes, rows, f32::to_bits),
+            _ => portable::whole(dtype, bytes, rows, portable::rounded),
         }
     }
 

@@ -1,44 +1,40 @@
-//! Without special instructions: bf16 numbers in f32, of which each is one, and packing for any kernel.
+//! Without special instructions: multiply-adds of f32, and packing for kernels of f32.
 
-use super::{Ahead, Parts, Row, SIDE, Step, Sums, Tile};
+use super::{Row, SIDE, Step, Sums, Tile};
 use crate::engine::cpu::vectors::vectorised;
 use crate::tensor::Dtype;
 use crate::tensor::{widen_bf16, widen_f16};
 
 /// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
-const TOKENS: usize = 4;
+pub const TOKENS: usize = 4;
 
-/// See [`super::Unit::add_products`].
-pub fn add_products(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], _: Ahead<'_>) {
+/// See [`super::Unit::add_products`]. Numbers of f32 have no parts.
+pub fn add_products(sums: &mut [Sums], x: &[Step], w: &[Step]) {
     // A multiply-add that is no instruction is a slow call.
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
-        return add(parts, sums, x, w, |sum, a, b| sum + a * b);
+        return add(sums, x, w, |sum, a, b| sum + a * b);
     }
-    add(parts, sums, x, w, |sum, a, b| a.mul_add(b, sum));
+    add(sums, x, w, |sum, a, b| a.mul_add(b, sum));
 }
 
-fn add(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
-    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len() / parts.weight * parts.activation)) {
-        for (tile_row, sums) in sums.0.iter_mut().enumerate() {
-            for (tile_column, sums) in sums.iter_mut().enumerate() {
-                for (index, sums) in sums.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            let mut part = [[0.0f32; SIDE]; TOKENS];
-                            for (x, w) in x.chunks_exact(parts.activation).zip(w.chunks_exact(parts.weight)) {
-                                for (place, w) in w.iter().enumerate() {
-                                    for x in &x[..parts.activation - place] {
-                                        let x = &x.0.as_chunks::<TOKENS>().0[tile_row * SIDE / TOKENS + index];
-                                        add_tile(&mut part, x, &w.0.as_chunks().0[tile_column], add_product);
-                                    }
-                                }
-                            }
-                            sums.as_flattened_mut().iter_mut().zip(part.as_flattened()).for_each(|(sum, part)| *sum += part);
-                        },
-                    );
-                }
+fn add(sums: &mut [Sums], x: &[Step], w: &[Step], add_product: impl Fn(f32, f32, f32) -> f32 + Copy) {
+    for (sums, x) in sums.iter_mut().zip(x.chunks_exact(w.len())) {
+        let quartets: &[[Row; TOKENS]] = bytemuck::cast_slice(x);
+        for (quartet, x) in quartets.chunks_exact(w.len()).enumerate() {
+            let [token, row] = [quartet * TOKENS / SIDE, quartet * TOKENS % SIDE];
+            for (column, sums) in sums.0[token].iter_mut().enumerate() {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let sums = sums[row..].first_chunk_mut::<TOKENS>().expect("tokens of a tile");
+                        let mut registers = *sums;
+                        for (x, w) in x.iter().zip(w) {
+                            add_tile(&mut registers, x, &w.0.as_chunks().0[column], add_product);
+                        }
+                        *sums = registers;
+                    },
+                );
             }
         }
     }
@@ -46,13 +42,10 @@ fn add(parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], add_product: imp
 
 #[inline(always)]
 fn add_tile(sums: &mut [[f32; SIDE]; TOKENS], x: &[Row; TOKENS], w: &Tile, add_product: impl Fn(f32, f32, f32) -> f32) {
-    let first = |pair: u32| f32::from_bits(pair << 16);
-    let second = |pair: u32| f32::from_bits(pair & 0xffff_0000);
     for (k, w) in w.iter().enumerate() {
         for i in 0..TOKENS {
             for j in 0..SIDE {
-                sums[i][j] = add_product(sums[i][j], first(x[i][k]), first(w[j]));
-                sums[i][j] = add_product(sums[i][j], second(x[i][k]), second(w[j]));
+                sums[i][j] = add_product(sums[i][j], f32::from_bits(x[i][k]), f32::from_bits(w[j]));
             }
         }
     }
@@ -66,33 +59,17 @@ pub fn transpose(tile: &mut Tile) {
     }
 }
 
-/// See [`super::Unit::split`].
-pub fn split<'a>(dtype: Dtype, bytes: &[u8], parts: usize, mut rows: impl Iterator<Item = &'a mut Row>) {
-    for_each_piece(
-        dtype,
-        bytes,
-        #[inline(always)]
-        |mut left: [f32; 2 * SIDE]| {
-            for row in rows.by_ref().take(parts) {
-                let line: &mut [u16; 2 * SIDE] = bytemuck::cast_mut(row);
-                for (line, left) in line.iter_mut().zip(&mut left) {
-                    let rounded = round(*left);
-                    *line = (rounded >> 16) as u16;
-                    *left -= f32::from_bits(rounded & 0xffff_0000);
-                }
-            }
-        },
-    );
-}
-
-/// See [`super::Unit::split`].
-pub fn whole<'a>(dtype: Dtype, bytes: &[u8], mut rows: impl Iterator<Item = &'a mut Row>) {
+/// See [`super::Unit::split`]: the numbers as `bits` has them.
+pub fn whole<'a>(dtype: Dtype, bytes: &[u8], mut rows: impl Iterator<Item = &'a mut Row>, bits: impl Fn(f32) -> u32) {
     for_each_piece(
         dtype,
         bytes,
         #[inline(always)]
         |numbers: [f32; SIDE]| {
-            *rows.next().expect("a row for every 16 inputs") = numbers.map(f32::to_bits);
+            let row = rows.next().expect("a row for every 16 inputs");
+            for place in 0..SIDE {
+                row[place] = bits(numbers[place]);
+            }
         },
     );
 }
@@ -125,10 +102,10 @@ fn for_each_piece<const COUNT: usize>(dtype: Dtype, bytes: &[u8], take: impl FnM
     );
 }
 
-/// The bits of a number rounded to nearest even at 16 bits, in the upper half; the lower half is left over. NaN stays NaN.
+/// The bits of a number rounded to bf16, to nearest even. NaN stays NaN.
 #[inline(always)]
-fn round(value: f32) -> u32 {
-    let bits = value.to_bits();
+pub fn rounded(number: f32) -> u32 {
+    let bits = number.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if value.is_nan() { bits | 0x0040_0000 } else { rounded }
+    0xffff_0000 & if number.is_nan() { bits | 0x0040_0000 } else { rounded }
 }
