@@ -1,6 +1,6 @@
 //! A layer on the device that is being pruned, site by site.
 
-use super::linear_algebra::times_vector;
+use super::products::times_vector;
 use super::weights::{row, to_bytes, to_matrix};
 use crate::architecture::Part;
 use crate::architecture::Site;

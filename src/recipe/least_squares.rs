@@ -1,8 +1,9 @@
 //! Weights that reproduce the dense site from what stays of its channels, from the dense model's own moments.
 
 use super::layer::Fitted;
-use super::linear_algebra::{System, product, ridge, select_columns, times_vector};
+use super::linear_algebra::{System, ridge};
 use super::placement::eliminate;
+use super::products::{product, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{kept_channels, ridge_share};

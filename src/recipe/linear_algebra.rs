@@ -2,41 +2,15 @@
 //! channels are made.
 
 use super::elimination::Elimination;
+use super::products::{add_product, parallel, select_columns, transposed};
 use super::symmetric::{Symmetric, panels};
 use crate::error::{Error, Result};
-use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::reborrow::{Reborrow, ReborrowMut};
-use faer::{Accum, ColMut, ColRef, Mat, MatRef, Par, Side};
+use faer::{Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// All threads.
-pub fn parallel() -> Par {
-    Par::rayon(0)
-}
-
-/// `a b`.
-pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
-    let mut c = Mat::zeros(a.nrows(), b.ncols());
-    matmul(&mut c, Accum::Replace, a, b, 1.0, parallel());
-    c
-}
-
-/// `matrix vector`, on one thread: several would share its sums out by their number.
-pub fn times_vector(matrix: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
-    let mut result = vec![0.0; matrix.nrows()];
-    matmul(ColMut::from_slice_mut(&mut result), Accum::Replace, matrix, ColRef::from_slice(vector), 1.0, Par::Seq);
-    result
-}
-
-/// Some columns of a matrix.
-pub fn select_columns(matrix: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
-    let mut chosen = Mat::zeros(matrix.nrows(), columns.len());
-    chosen.par_col_iter_mut().zip(columns.par_iter()).for_each(|(mut out, &column)| out.copy_from(matrix.col(column)));
-    chosen
-}
 
 /// Variance, relative to the mean of all, that a channel counts as having at least: the ridge of a constant one is to be more than nothing.
 const LEAST_VARIANCE: f64 = 1e-6;
@@ -80,7 +54,7 @@ pub struct System {
     pub rows: Mat<f64>,
 }
 
-/// What an elimination leaves of its pivots: with `A_pp = L L^T`, `x = A_:p L^-T` and `y = rows_p L^-T`.
+/// What an elimination leaves of its pivots: with `A_pp = L L^T`, `x = L^-1 A_p:` and `y = L^-1 rows_p^T`.
 struct Pivots {
     factor: Mat<f64>,
     x: Mat<f64>,
@@ -100,14 +74,14 @@ impl System {
     /// `matrix -= A_:p A_pp^-1 A_p:` and `rows -= rows_p A_pp^-1 A_p:`. The pivots' own rows and columns are of no meaning afterwards.
     fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots> {
         crate::interrupt::check()?;
-        let mut x = self.matrix.columns(pivots);
-        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(pivots[i], j)]);
+        let mut x = transposed(self.matrix.columns(pivots).as_ref());
+        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(i, pivots[j])]);
         let factor = factor(own.as_ref(), what)?.L().to_owned();
-        solve_lower_triangular_in_place(factor.as_ref(), x.transpose_mut(), parallel());
-        let mut y = select_columns(self.rows.as_ref(), pivots);
-        solve_lower_triangular_in_place(factor.as_ref(), y.transpose_mut(), parallel());
+        solve_lower_triangular_in_place(factor.as_ref(), x.as_mut(), parallel());
+        let mut y = transposed(select_columns(self.rows.as_ref(), pivots).as_ref());
+        solve_lower_triangular_in_place(factor.as_ref(), y.as_mut(), parallel());
         self.matrix.subtract_square(0, x.as_ref());
-        matmul(&mut self.rows, Accum::Add, &y, x.transpose(), -1.0, parallel());
+        add_product(self.rows.as_mut(), y.transpose(), x.as_ref(), -1.0);
         Ok(Pivots { factor, x, y })
     }
 
@@ -129,12 +103,12 @@ impl Elimination for System {
     fn invert(&mut self, what: &str) -> Result<()> {
         for pivots in panels(self.matrix.size()) {
             let Pivots { factor, mut x, mut y } = self.eliminate(&pivots.clone().collect::<Vec<_>>(), what)?;
-            // Swept columns hold A_:p A_pp^-1, and -A_pp^-1 on the pivots themselves.
-            x.subrows_mut(pivots.start, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()).transpose());
-            solve_upper_triangular_in_place(factor.transpose(), x.transpose_mut(), parallel());
-            solve_upper_triangular_in_place(factor.transpose(), y.transpose_mut(), parallel());
+            // Swept rows hold A_pp^-1 A_p:, and -A_pp^-1 on the pivots themselves.
+            x.subcols_mut(pivots.start, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()));
+            solve_upper_triangular_in_place(factor.transpose(), x.as_mut(), parallel());
+            solve_upper_triangular_in_place(factor.transpose(), y.as_mut(), parallel());
             self.matrix.replace(pivots.clone(), x.as_ref());
-            self.rows.subcols_mut(pivots.start, pivots.len()).copy_from(&y);
+            self.rows.subcols_mut(pivots.start, pivots.len()).copy_from(y.transpose());
         }
         self.matrix.negate();
         Ok(())
@@ -145,22 +119,22 @@ impl Elimination for System {
         let size = self.matrix.size();
         for pivots in panels(size) {
             crate::interrupt::check()?;
-            let mut x = self.matrix.columns(&pivots.clone().collect::<Vec<_>>());
-            let factor = factor(x.subrows(pivots.start, pivots.len()), what)?.L().to_owned();
-            x.subrows_mut(pivots.start, pivots.len()).copy_from(factor.transpose());
-            let mut behind = x.subrows_mut(pivots.end, size - pivots.end);
-            solve_lower_triangular_in_place(factor.as_ref(), behind.rb_mut().transpose_mut(), parallel());
+            let mut x = transposed(self.matrix.columns(&pivots.clone().collect::<Vec<_>>()).as_ref());
+            let factor = factor(x.subcols(pivots.start, pivots.len()), what)?.L().to_owned();
+            x.subcols_mut(pivots.start, pivots.len()).copy_from(&factor);
+            let mut behind = x.subcols_mut(pivots.end, size - pivots.end);
+            solve_lower_triangular_in_place(factor.as_ref(), behind.rb_mut(), parallel());
             let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
             solve_lower_triangular_in_place(factor.as_ref(), own.rb_mut().transpose_mut(), parallel());
-            matmul(rest, Accum::Add, own, behind.rb().transpose(), -1.0, parallel());
-            self.matrix.subtract_square(pivots.end, behind.as_ref());
+            add_product(rest, own.rb(), behind.rb(), -1.0);
+            self.matrix.subtract_square(pivots.end, behind.rb());
             self.matrix.replace(pivots, x.as_ref());
         }
         for pivots in panels(size).rev() {
             crate::interrupt::check()?;
             let x = self.matrix.columns(&pivots.clone().collect::<Vec<_>>());
             let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
-            matmul(own.rb_mut(), Accum::Add, rest, x.subrows(pivots.end, size - pivots.end), -1.0, parallel());
+            add_product(own.rb_mut(), rest.rb(), x.subrows(pivots.end, size - pivots.end), -1.0);
             // Of a symmetric block's two halves, the upper one holds the factor.
             solve_upper_triangular_in_place(x.subrows(pivots.start, pivots.len()), own.transpose_mut(), parallel());
         }

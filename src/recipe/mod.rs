@@ -17,6 +17,7 @@ mod least_squares;
 mod linear_algebra;
 mod on_device;
 mod placement;
+mod products;
 mod refit;
 mod removal;
 mod saves;

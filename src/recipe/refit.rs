@@ -1,13 +1,14 @@
 //! The refit of the projections that read the residual stream: what they read is the pruned stream, what they are to see the dense one.
 
 use super::gram::{Cross, Gram};
-use super::linear_algebra::{System, product, ridge};
+use super::linear_algebra::{System, ridge};
 use super::on_device::{transposed, upload_columns};
 use super::placement::{budget, eliminate};
+use super::products::product;
 use super::ridge_share;
 use super::weights::{to_bytes, to_matrix, values_to_bytes};
 use crate::architecture::Site;
-use crate::engine::{DeviceKind, Engine};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::LayerWeights;
 use crate::pass::{Batch, Pass};
@@ -57,7 +58,7 @@ const PANEL_ROWS: usize = 512;
 pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &str) -> Result<HostTensor> {
     let (columns, dtype) = (weight.columns, weight.dtype);
     let map_bytes = 4 * (columns * columns) as u64;
-    if engine.info().kind == DeviceKind::Cpu || map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
+    if map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
         let bytes = to_bytes(product(to_matrix(weight).as_ref(), map.as_ref()).as_ref(), dtype, what)?;
         return Ok(HostTensor::owning(bytes, dtype, weight.rows, columns));
     }

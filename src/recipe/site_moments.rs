@@ -1,13 +1,12 @@
 //! Means and covariances of a site's activations, and their covariances with a target.
 
 use super::gram::{Cross, Gram};
-use super::linear_algebra::parallel;
+use super::products::add_product;
 use super::symmetric::Symmetric;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::statistics::TokenWeights;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat};
+use faer::Mat;
 use rayon::prelude::*;
 
 /// Mean square of a stream's tokens, as they count, from the inverse norms `[tokens, 1]` of all batches.
@@ -117,7 +116,7 @@ impl<E: Engine> SiteSums<E> {
                 let (target_mean, target_away) = side.finish(engine, weight)?;
                 let mut cross = cross.finish(engine)?;
                 cross.par_col_iter_mut().for_each(|column| column.iter_mut().for_each(|value| *value /= weight));
-                matmul(&mut cross, Accum::Add, &target_away, away.transpose(), -1.0, parallel());
+                add_product(cross.as_mut(), target_away.as_ref(), away.transpose(), -1.0);
                 Some((target_mean, cross))
             }
         };

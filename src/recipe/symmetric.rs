@@ -1,9 +1,9 @@
 //! Symmetric matrices of a site's channels, half of which are kept.
 
+use super::products::add_product;
 use crate::error::{Error, Result};
 use crate::statistics::SiteCovariance;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Mat, MatRef};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -136,25 +136,25 @@ impl Symmetric {
         chosen
     }
 
-    /// `self -= x x^T` for `x [size - first, k]`, from row and column `first` on, where a panel begins or all end.
+    /// `self -= x^T x` for `x [k, size - first]`, from row and column `first` on, where a panel begins or all end.
     pub fn subtract_square(&mut self, first: usize, x: MatRef<'_, f64>) {
         let size = self.size;
         // The largest panels first, so that no thread is left with one at the end.
         self.panels.par_iter_mut().enumerate().skip(first.div_ceil(PANEL)).rev().with_max_len(1).for_each(|(index, panel)| {
             let Range { start, end } = columns_of(size, index);
-            let right = x.subrows(start - first, end - start).transpose();
-            matmul(panel.subrows_mut(first, end - first), Accum::Add, x.subrows(0, end - first), right, -1.0, Par::Seq);
+            let right = x.subcols(start - first, end - start);
+            add_product(panel.subrows_mut(first, end - first), x.subcols(0, end - first).transpose(), right, -1.0);
         });
     }
 
-    /// Replaces whole columns, and the same rows, by `values [size, columns]`.
-    pub fn replace(&mut self, columns: Range<usize>, values: MatRef<'_, f64>) {
+    /// Replaces whole rows, and the same columns, by `values [rows, size]`.
+    pub fn replace(&mut self, rows: Range<usize>, values: MatRef<'_, f64>) {
         self.each_column(|j, column| {
-            if columns.contains(&j) {
-                let from = values.col(j - columns.start);
+            if rows.contains(&j) {
+                let from = values.row(j - rows.start);
                 column.iter_mut().enumerate().for_each(|(i, out)| *out = from[i]);
-            } else if j >= columns.end {
-                columns.clone().for_each(|i| column[i] = values[(j, i - columns.start)]);
+            } else if j >= rows.end {
+                rows.clone().for_each(|i| column[i] = values[(i - rows.start, j)]);
             }
         });
     }

@@ -1,14 +1,21 @@
 //! Sums of products of activations over tokens: Gram matrices and cross moments.
 
-use super::linear::{SharedOutput, panels};
+use super::linear::SharedOutput;
 use super::product::product;
 use faer::Accum;
 use faer::mat::{MatMut, MatRef};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Rows of the sum that are added to together, and columns at a time: what the library packs of them stays in a cache. Blocks depend on the
+/// shape alone, as the library may sum edges of its tiles in another order and results must not depend on the number of threads.
+const ROWS: usize = 256;
+const COLUMNS: usize = 960;
+/// Fewer rows for small sums, so that every thread has work.
+const LEAST_ROWS: usize = 32;
+
 /// `sum [columns, width] += a[:, columns]^T b[:, ..width]` for row-major `a [tokens, a_columns]` and `b [tokens, b_columns]`; where
-/// `symmetric`, the columns of a panel behind its diagonal are left out.
+/// `symmetric`, the columns of a block of rows behind its diagonal are left out.
 pub fn add_cross(
     sum: &mut [f32],
     width: usize,
@@ -21,15 +28,22 @@ pub fn add_cross(
     let tokens = a.len() / a_columns;
     let b = MatRef::from_row_major_slice(b, tokens, b_columns);
     let out = SharedOutput(sum.as_mut_ptr());
-    // The largest panels of a triangle first, so that no thread is left with one at the end.
-    panels(columns.len(), usize::MAX).rev().for_each_init(Vec::new, |transposed: &mut Vec<f32>, rows| {
+    let block = (columns.len() / 16).next_multiple_of(LEAST_ROWS).clamp(LEAST_ROWS, ROWS);
+    // The largest blocks of a triangle first, so that no thread is left with one at the end.
+    (0..columns.len().div_ceil(block)).into_par_iter().rev().with_max_len(1).for_each_init(Vec::new, |transposed: &mut Vec<f32>, index| {
+        let rows = index * block..((index + 1) * block).min(columns.len());
         let reach = if symmetric { (columns.start + rows.end).min(width) } else { width };
-        // SAFETY: the rows `rows` of the row-major sum belong to this task alone, and lie within it; `sum` outlives the loop.
-        let sum = unsafe { MatMut::from_raw_parts_mut(out.at(rows.start * width), rows.len(), reach, width as isize, 1) };
         // The library reads columns a quarter slower than rows.
         transpose(a, a_columns, columns.start + rows.start..columns.start + rows.end, transposed);
         let a = MatRef::from_row_major_slice(transposed, rows.len(), tokens);
-        product(sum, Accum::Add, a, b.subcols(0, reach), 1.0);
+        (0..reach.div_ceil(COLUMNS)).into_par_iter().for_each(|index| {
+            let across = index * COLUMNS..((index + 1) * COLUMNS).min(reach);
+            // SAFETY: this block of the row-major sum belongs to this task alone, and lies within it; `sum` outlives the loop.
+            let sum = unsafe {
+                MatMut::from_raw_parts_mut(out.at(rows.start * width + across.start), rows.len(), across.len(), width as isize, 1)
+            };
+            product(sum, Accum::Add, a, b.subcols(across.start, across.len()), 1.0);
+        });
     });
 }
 
