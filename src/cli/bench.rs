@@ -30,9 +30,13 @@ struct Report {
 
 impl Report {
     /// Sets each figure beside that of the same device and case.
-    fn compare(&mut self, earlier: &Self) {
+    fn compare(&mut self, earlier: &Self, terminal: &Terminal) {
         for figures in &mut self.devices {
-            let Some(device) = earlier.devices.iter().find(|device| device.device == figures.device) else { continue };
+            let Some(device) = earlier.devices.iter().find(|device| device.device == figures.device) else {
+                let there: Vec<&str> = earlier.devices.iter().map(|device| device.device.as_str()).collect();
+                terminal.note(&format!("{} is not in the report to compare with, which has: {}", figures.device, there.join("; ")));
+                continue;
+            };
             for m in &mut figures.measurements {
                 let same = |e: &&Measurement| (&e.kind, &e.case, &e.unit) == (&m.kind, &m.case, &m.unit);
                 m.before = device.measurements.iter().find(same).map(|e| e.value);
@@ -73,7 +77,7 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
     };
     let mut report = Report { format: FORMAT.into(), version: env!("CARGO_PKG_VERSION").into(), devices };
     if let Some(earlier) = &earlier {
-        report.compare(earlier);
+        report.compare(earlier, terminal);
     }
     if let Some(output) = output {
         output.commit_json(&report)?;
@@ -93,8 +97,10 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
             Arithmetic::Library | Arithmetic::Bf16(_) => None,
         };
         let bf16 = Unit::fastest_of_bf16();
-        let tiers =
-            [f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)), (bf16.multiplies() == Dtype::Bf16).then_some((Arithmetic::Bf16(bf16), "bf16"))];
+        let tiers = [
+            f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)),
+            (bf16.multiplies() == Dtype::Bf16).then_some((Arithmetic::Bf16(bf16), "bf16")),
+        ];
         for (arithmetic, tier) in tiers.into_iter().flatten() {
             Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
         }

@@ -2,7 +2,7 @@
 
 use super::args::{Common, EvalArguments};
 use super::terminal::{Terminal, grouped};
-use super::{open_engine, open_model, with_engine};
+use super::{open_engine, open_model, shown, with_engine};
 use crate::calibration::{TextSource, sequential_windows};
 use crate::error::{Error, Result};
 use crate::evaluation::perplexity;
@@ -25,6 +25,7 @@ pub fn run(args: &EvalArguments, common: &Common, terminal: &Terminal) -> anyhow
     let seconds = begin.elapsed().as_secs_f64();
     let report = json!({
         "perplexity": result.perplexity,
+        "text": shown(&args.text),
         "tokens": ids.len(),
         "windows": result.windows,
         "sequence_length": length,

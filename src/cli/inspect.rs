@@ -5,12 +5,13 @@ use super::open_model;
 use super::plan::{layers_json, layers_table, removed, share};
 use super::terminal::{Terminal, grouped, size, table};
 use crate::architecture::Site;
+use crate::checkpoint::files;
 use crate::checkpoint::folder::PLAN;
-use crate::checkpoint::{files, gguf};
+use crate::checkpoint::gguf::{self, GgufFile};
 use crate::plan::Plan;
 use crate::statistics;
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -22,6 +23,26 @@ pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
         inspect_plan(path, terminal)
     } else {
         inspect_statistics(path, terminal)
+    }
+}
+
+/// How a model was pruned.
+struct Pruned {
+    report: Value,
+    words: String,
+}
+
+impl Pruned {
+    /// As a GGUF file says it, which holds no plan.
+    fn of_file(file: &GgufFile) -> Option<Self> {
+        let ratio = file.get("flap_gpu.ratio_reached")?.as_number()?;
+        let text = |key: &str| file.get(key).and_then(gguf::Value::as_text);
+        let object = |key: &str| text(key).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let program = format!("flap-gpu {}", text("flap_gpu.version").unwrap_or_default());
+        let words = format!("{} removed; {program}", share(ratio));
+        let (settings, calibration) = (object("flap_gpu.settings"), object("flap_gpu.calibration"));
+        let report = json!({"settings": settings, "ratio_reached": ratio, "program": program, "calibration": calibration});
+        Some(Self { report, words })
     }
 }
 
@@ -44,11 +65,15 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
         }
         describes
     });
-    let pruned = plan.as_ref().map(
-        |plan| json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
-    );
+    let pruned = match &plan {
+        Some(plan) => Some(Pruned {
+            report: json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
+            words: format!("{}; {}", removed(plan), made_by(plan)),
+        }),
+        None => gguf::file_at(path).map(|file| GgufFile::open(&file)).transpose()?.and_then(|file| Pruned::of_file(&file)),
+    };
     let report = json!({
-        "kind": "model", "family": a.family, "formats": formats, "context": context, "pruned": pruned, "parameters": model.parameters(), "prunable_parameters": a.prunable_parameters(),
+        "kind": "model", "family": a.family, "formats": formats, "context": context, "pruned": pruned.as_ref().map(|pruned| &pruned.report), "parameters": model.parameters(), "prunable_parameters": a.prunable_parameters(),
         "weight_bytes": model.tensors.total_bytes(), "hidden_size": a.hidden_size, "head_dim": a.head_dim, "vocabulary_size": a.vocabulary_size,
         "tied_embeddings": a.tied_embeddings, "fingerprint": model.fingerprint(), "layers": a.layers.iter().map(layer).collect::<Vec<_>>(),
     });
@@ -76,7 +101,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
             grouped(a.prunable_parameters()),
             formats.iter().copied().collect::<Vec<_>>().join(", "),
             size(model.tensors.total_bytes()),
-            plan.as_ref().map_or(String::new(), |plan| format!("pruned: {}; {}\n", removed(plan), made_by(plan))),
+            pruned.as_ref().map_or(String::new(), |pruned| format!("pruned: {}\n", pruned.words)),
             table(&["layer", "heads", "KV heads", "neurons", "o_proj", "down_proj"], rows.collect()),
         )
     })

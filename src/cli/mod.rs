@@ -10,6 +10,7 @@ mod devices;
 mod eval;
 mod forward;
 mod inspect;
+mod logging;
 mod plan;
 mod prune;
 mod signals;
@@ -77,7 +78,7 @@ fn print_error(message: &str) {
 fn run(arguments: &Arguments) -> Result<()> {
     let common = &arguments.common;
     let terminal = Terminal::new(common);
-    start_logging(common, &terminal);
+    logging::start(common, &terminal);
     signals::handle()?;
     if let Some(threads) = common.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global().context("cannot start threads")?;
@@ -117,26 +118,6 @@ fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> R
             terminal.note("the same command goes on from the last saved layer");
         }
     })
-}
-
-fn start_logging(common: &Common, terminal: &Terminal) {
-    let lines = terminal.lines();
-    let level = match (common.quiet, common.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn,wgpu_hal=error,wgpu_core=error,naga=error",
-        (false, 1) => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
-        (false, 2) => "debug,wgpu_hal=info,wgpu_core=info,naga=info",
-        (false, _) => "trace",
-    };
-    tracing_subscriber::fmt()
-        .with_writer(move || lines.clone())
-        .with_ansi(
-            std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        )
-        .with_env_filter(level)
-        .without_time()
-        .with_target(common.verbose > 1)
-        .init();
 }
 
 /// A path in a document, which holds Unicode only: what is not stands as a sign that says so.

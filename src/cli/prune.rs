@@ -125,7 +125,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         }
     }
     if let Some(measured) = &measured {
-        report.insert("perplexity".into(), json!({"dense": measured.dense, "pruned": measured.pruned}));
+        let Measured { dense, pruned, .. } = measured;
+        let on = test.as_ref().map(|test| json!({"text": test.text, "windows": test.windows(), "sequence_length": test.length}));
+        report.insert("perplexity".into(), json!({"dense": dense, "pruned": pruned, "on": on}));
     }
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
     terminal.result(&Value::Object(report), || {
@@ -161,18 +163,24 @@ fn words(guard: &Guard, ratio: f64) -> String {
 
 /// What perplexity is measured on.
 struct Test {
+    /// The name of the text.
+    text: String,
     ids: Vec<u32>,
+    /// Tokens of a window.
     length: usize,
-    /// In words.
-    what: String,
+}
+
+impl Test {
+    fn windows(&self) -> usize {
+        self.ids.len() / self.length
+    }
 }
 
 fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Terminal) -> Result<Test> {
     let length = eval::window_length(model, None)?;
     let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
     let ids = eval::windows(model, &source, length, args.windows, terminal)?;
-    let what = format!("{}, {} windows of {length} tokens", name_of(path), ids.len() / length);
-    Ok(Test { ids, length, what })
+    Ok(Test { text: name_of(path), ids, length })
 }
 
 /// Perplexity of the dense model and of what was written into `folder`.
@@ -184,8 +192,9 @@ fn measure<E: Engine>(
     passes: PassOptions,
     terminal: &Terminal,
 ) -> crate::error::Result<Measured> {
+    let on = format!("{}, {} windows of {} tokens", test.text, test.windows(), test.length);
     let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, passes, terminal).map(|p| p.perplexity);
-    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on: test.what.clone() })
+    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on })
 }
 
 fn plan<E: Engine>(

@@ -8,6 +8,7 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, P
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where no bar can be drawn, as in a log file, a line tells of long work this often.
@@ -17,12 +18,25 @@ const LINE_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Terminal {
     json: bool,
     quiet: bool,
-    /// What was noted so far, for the JSON document.
-    notes: RefCell<Vec<String>>,
+    notes: Notes,
     /// The work under way.
     work: RefCell<Option<Work>>,
     /// Where its bar is drawn.
     bars: MultiProgress,
+}
+
+/// What was noted so far, for the JSON document.
+#[derive(Clone, Default)]
+pub struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    pub fn push(&self, note: String) {
+        self.all().push(note);
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Standard error for lines between which a bar may stand: it is taken away for them and drawn again.
@@ -52,7 +66,7 @@ impl Terminal {
         // Hidden unless standard error is a terminal.
         let target = if common.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json: common.json, quiet: common.quiet, notes: RefCell::default(), work: RefCell::default(), bars }
+        Self { json: common.json, quiet: common.quiet, notes: Notes::default(), work: RefCell::default(), bars }
     }
 
     /// Where others may write lines.
@@ -60,12 +74,17 @@ impl Terminal {
         Lines(self.bars.clone())
     }
 
+    /// Where others may add notes to the JSON document.
+    pub fn notes(&self) -> Notes {
+        self.notes.clone()
+    }
+
     /// Prints a result: the JSON document with --json, and the notes in it, else the text.
     pub fn result(&self, json: &Value, text: impl FnOnce() -> String) -> Result<()> {
         let document = || {
             let mut json = json.clone();
             if let Value::Object(fields) = &mut json {
-                fields.insert("notes".into(), json!(*self.notes.borrow()));
+                fields.insert("notes".into(), json!(*self.notes.all()));
             }
             serde_json::to_string_pretty(&json)
         };
@@ -83,7 +102,7 @@ impl Terminal {
 
     /// A note for the user, on standard error.
     pub fn note(&self, text: &str) {
-        self.notes.borrow_mut().push(text.to_string());
+        self.notes.push(text.to_string());
         self.say(text);
     }
 

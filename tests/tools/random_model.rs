@@ -12,6 +12,8 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+const USAGE: &str = "usage: random-model DIR [--layers 4] [--hidden 4096] [--mlp 11008] [--heads 32] [--kv-heads 32]";
+
 const VOCABULARY: usize = 512;
 
 /// Reproducible numbers in [-1, 1).
@@ -34,10 +36,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(argument) = arguments.next() {
         match sizes.get_mut(argument.as_str()) {
             Some(size) => *size = arguments.next().ok_or("a number is missing")?.parse()?,
+            None if argument.starts_with("--") || folder.is_some() => return Err(USAGE.into()),
             None => folder = Some(PathBuf::from(argument)),
         }
     }
-    let folder = folder.ok_or("name the folder to write")?;
+    let folder = folder.ok_or(USAGE)?;
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
     let output = OutputFolder::create(&folder, &demo, false)?;
     let config = json!({

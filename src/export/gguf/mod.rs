@@ -158,6 +158,7 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
             tensors.push(tensor);
         }
     }
+    notes.extend(not_in_blocks(&headers, gguf_type));
     let mut writer = GgufWriter::create(path, &keys, &headers)?;
     progress.start("writing GGUF", "bytes", headers.iter().map(|h| h.bytes() as u64).sum());
     for (_, factors) in factors {
@@ -177,6 +178,19 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     writer.finish()?;
     progress.finish();
     Ok(notes)
+}
+
+/// Says which matrices are in f16 where blocks were asked for.
+fn not_in_blocks(headers: &[GgufHeader], gguf_type: GgufType) -> Option<String> {
+    let left: Vec<&str> =
+        headers.iter().filter(|h| matches!(h.storage, Storage::Plain(Dtype::F16))).map(|header| header.name.as_str()).collect();
+    let first = left.first().filter(|_| gguf_type == GgufType::Q8_0)?;
+    let (count, block) = (left.len(), crate::checkpoint::gguf::q8_0::BLOCK);
+    let pruned = left.iter().any(|name| name.contains("ffn_down"));
+    let remedy = if pruned { format!("; `--round-neurons {block}` leaves MLPs whole blocks") } else { String::new() };
+    Some(format!(
+        "{count} of the GGUF file's matrices are F16, as their rows are no multiple of {block} numbers: {first} is the first{remedy}"
+    ))
 }
 
 /// The tensors that divide rotary frequencies, where something does.

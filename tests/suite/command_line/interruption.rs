@@ -33,6 +33,18 @@ impl Progress for Announced {
     fn finish(&self) {}
 }
 
+/// A warning of the library's, here that of a run beside another, is among the document's notes.
+#[test]
+fn a_run_beside_another_says_so() {
+    let place = Place::new();
+    let folder = place.path("out.resume");
+    fs::create_dir(&folder).unwrap();
+    let lock = fs::File::create(Path::new(&folder).join("lock")).unwrap();
+    lock.lock().unwrap();
+    let report = place.prune(&place.model, "out", &["--quiet"]);
+    assert!(report["notes"].to_string().contains("another run is making the same output"), "{}", report["notes"]);
+}
+
 #[test]
 fn an_interrupted_calibration_goes_on() {
     let engine = CpuEngine::default();

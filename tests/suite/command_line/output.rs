@@ -122,6 +122,8 @@ fn a_pruned_gguf_file_is_a_model_too() {
     assert!((folder / gguf - 1.0).abs() < 1e-6, "{folder} {gguf}");
     let shown = run_json(&["inspect", &file]);
     assert_eq!((&shown["kind"], &shown["parameters"]), (&Value::from("model"), &report["parameters_after"]));
+    assert_eq!(shown["pruned"]["ratio_reached"], report["ratio_reached"]);
+    assert_eq!(shown["pruned"]["calibration"]["samples"], 64);
     // A folder converted later gives the same file as one written with it, but for what it says of its source.
     let later = place.path("later.gguf");
     run_json(&["convert", &place.path("both"), "--output", &later, "--gguf-type", "f32"]);

@@ -132,6 +132,8 @@ fn pruning_can_measure_what_it_costs() {
     };
     assert_eq!(report["perplexity"]["dense"].as_f64().unwrap(), eval(&place.model));
     assert_eq!(report["perplexity"]["pruned"].as_f64().unwrap(), eval(&place.path("measured")));
+    assert_eq!(report["perplexity"]["on"]["text"], "test.txt");
+    assert_eq!(report["perplexity"]["on"]["windows"], 20);
     let card = fs::read_to_string(Path::new(&place.path("measured")).join("README.md")).unwrap();
     assert!(card.contains(&format!("{:.4}", eval(&place.model))), "{card}");
 }

@@ -188,9 +188,12 @@ fn a_closed_pipe_is_no_error() {
 #[test]
 fn bench_reports_rates_and_compares_them() {
     let place = Place::new();
-    let report = place.path("bench.json");
-    let (code, stdout, stderr) = run(&["bench", "--device", "cpu", "--output", &report, "--quiet"]);
+    let (report, others) = (place.path("bench.json"), place.path("others.json"));
+    fs::write(&others, r#"{"format": "flap-gpu-bench", "version": "0.1.0", "devices": [{"device": "another", "measurements": []}]}"#)
+        .unwrap();
+    let (code, stdout, stderr) = run(&["bench", "--device", "cpu", "--output", &report, "--compare", &others]);
     assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("is not in the report to compare with, which has: another"), "{stderr}");
     for part in ["product f32", "7B", "decoder layer", "rms_norm", "moments", "GFLOP/s", "GB/s", "tokens/s"] {
         assert!(stdout.contains(part), "{part} is not in {stdout}");
     }

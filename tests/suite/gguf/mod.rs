@@ -167,7 +167,8 @@ fn a_sliding_window_limits_the_context() {
 fn rows_that_are_no_whole_blocks_stay_f16() {
     let folder = tempfile::tempdir().unwrap();
     // 3 heads of 16 channels: rows of 48 numbers.
-    let (path, _) = converted(&golden("llama-biased-f32"), GgufType::Q8_0, folder.path());
+    let (path, notes) = converted(&golden("llama-biased-f32"), GgufType::Q8_0, folder.path());
+    assert!(notes.iter().any(|note| note.contains("F16") && note.contains("no multiple of 32")), "{notes:?}");
     let bytes = fs::read(path).unwrap();
     let file = GGuf::new(&bytes).unwrap();
     assert_eq!(file.tensors["blk.0.attn_output.weight"].to_info().ty(), GGmlType::F16);
