@@ -28,7 +28,7 @@ pub fn add_cross(
     let tokens = a.len() / a_columns;
     let b = MatRef::from_row_major_slice(b, tokens, b_columns);
     let out = SharedOutput(sum.as_mut_ptr());
-    let block = (columns.len() / 16).next_multiple_of(LEAST_ROWS).clamp(LEAST_ROWS, ROWS);
+    let block = (columns.len() / 8).next_multiple_of(LEAST_ROWS).clamp(LEAST_ROWS, ROWS);
     // The largest blocks of a triangle first, so that no thread is left with one at the end.
     (0..columns.len().div_ceil(block)).into_par_iter().rev().with_max_len(1).for_each_init(Vec::new, |transposed: &mut Vec<f32>, index| {
         let rows = index * block..((index + 1) * block).min(columns.len());

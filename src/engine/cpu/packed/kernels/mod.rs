@@ -133,6 +133,7 @@ impl Unit {
     /// `sums += x w`, for blocks of tokens: `x [blocks, steps, parts]`, `w [steps, parts]`. Pairs of parts whose places add up to as many
     /// as the activations have are left out: their products are below 2^-24 of those of the first. What comes next may be fetched
     /// meanwhile.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "other processors' units have no parts and fetch nothing"))]
     pub(super) fn add_products(self, parts: Parts, sums: &mut [Sums], x: &[Step], w: &[Step], next: Ahead<'_>) {
         match self {
             // SAFETY: an engine is only made with a unit that its processor has.
@@ -166,6 +167,7 @@ impl Unit {
 
     /// Writes numbers, little-endian bytes, of a token or an output to its rows, as this unit multiplies them: `[steps, count]` of the format,
     /// each what the ones before have left over, rounded to nearest even.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "other processors' units have no parts"))]
     pub(super) fn split<'a>(self, dtype: Dtype, bytes: &[u8], format: Dtype, count: usize, rows: impl Iterator<Item = &'a mut Row>) {
         match (self, format) {
             // SAFETY: an engine is only made with a unit that its processor has.
