@@ -124,10 +124,9 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
             terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard, ratio)));
         }
     }
-    if let Some(measured) = &measured {
-        let Measured { dense, pruned, .. } = measured;
-        let on = test.as_ref().map(|test| json!({"text": test.text, "windows": test.windows(), "sequence_length": test.length}));
-        report.insert("perplexity".into(), json!({"dense": dense, "pruned": pruned, "on": on}));
+    if let (Some(measured), Some(test)) = (&measured, &test) {
+        let on = json!({"text": test.text, "windows": test.windows(), "sequence_length": test.length});
+        report.insert("perplexity".into(), json!({"dense": measured.dense, "pruned": measured.pruned, "on": on}));
     }
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
     terminal.result(&Value::Object(report), || {

@@ -9,7 +9,7 @@ use faer::reborrow::ReborrowMut;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Weight rows widened, or columns multiplied, at a time: more do not help.
+/// Weight rows widened at a time: more do not help.
 const PANEL_ROWS: usize = 128;
 /// Numbers widened at a time by each thread: 2 MiB of f32, the size of a core's L2 cache.
 const PANEL_NUMBERS: usize = 1 << 19;
@@ -18,7 +18,7 @@ const MINIMUM_PANEL_ROWS: usize = 16;
 
 /// Rows in panels of which every thread has several. Results must not depend on the number of threads, but the library may sum edges of its
 /// tiles and narrow matrices in another order: panels are whole tiles, and the last takes the rest.
-pub(super) fn panels(rows: usize, most: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
+fn panels(rows: usize, most: usize) -> impl ParallelIterator<Item = Range<usize>> {
     let most = (most / MINIMUM_PANEL_ROWS * MINIMUM_PANEL_ROWS).clamp(MINIMUM_PANEL_ROWS, PANEL_ROWS);
     let panel = (rows / (4 * rayon::current_num_threads())).clamp(MINIMUM_PANEL_ROWS, most).next_multiple_of(MINIMUM_PANEL_ROWS);
     let count = (rows / panel).max(1);
