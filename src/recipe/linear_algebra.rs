@@ -1,8 +1,8 @@
-//! Elimination in symmetric positive definite systems, in f64 on the host: the one operation of which solves, inverses and the removal of
-//! channels are made.
+//! Elimination in symmetric positive definite systems on the host, in f32 or f64: the one operation of which solves, inverses and the removal
+//! of channels are made. The pivots' own square is factored in f64.
 
 use super::elimination::Elimination;
-use super::products::{add_product, parallel, select_columns, transposed};
+use super::products::{Number, add_product, cast, parallel, select_columns, transposed};
 use super::symmetric::{Symmetric, panels};
 use crate::error::{Error, Result};
 use faer::linalg::solvers::Llt;
@@ -47,18 +47,20 @@ pub fn lost_definiteness(what: &str) -> Error {
 }
 
 /// A symmetric positive definite matrix of channels with rows `[outputs, channels]` that take part in what is done to it.
-pub struct System {
+pub struct System<T = f64> {
     /// The matrix, or its inverse.
-    pub matrix: Symmetric,
+    pub matrix: Symmetric<T>,
     /// The rows.
-    pub rows: Mat<f64>,
+    pub rows: Mat<T>,
 }
 
 /// What an elimination leaves of its pivots: with `A_pp = L L^T`, `x = L^-1 A_p:` and `y = L^-1 rows_p^T`.
-struct Pivots {
+struct Pivots<T> {
+    /// `L`, and as it is used.
     factor: Mat<f64>,
-    x: Mat<f64>,
-    y: Mat<f64>,
+    rounded: Mat<T>,
+    x: Mat<T>,
+    y: Mat<T>,
 }
 
 impl System {
@@ -71,42 +73,54 @@ impl System {
         Self { rows: Mat::zeros(0, matrix.size()), matrix }
     }
 
+    /// In f32.
+    #[must_use]
+    pub fn rounded(&self) -> System<f32> {
+        System { matrix: self.matrix.rounded(), rows: cast(self.rows.as_ref()) }
+    }
+}
+
+impl<T: Number> System<T> {
     /// `matrix -= A_:p A_pp^-1 A_p:` and `rows -= rows_p A_pp^-1 A_p:`. The pivots' own rows and columns are of no meaning afterwards.
-    fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots> {
+    fn eliminate(&mut self, pivots: &[usize], what: &str) -> Result<Pivots<T>> {
         crate::interrupt::check()?;
         let mut x = transposed(self.matrix.columns(pivots).as_ref());
-        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(i, pivots[j])]);
+        let own = Mat::from_fn(pivots.len(), pivots.len(), |i, j| x[(i, pivots[j])].into());
         let factor = factor(own.as_ref(), what)?.L().to_owned();
-        solve_lower_triangular_in_place(factor.as_ref(), x.as_mut(), parallel());
+        let rounded = cast(factor.as_ref());
+        solve_lower_triangular_in_place(rounded.as_ref(), x.as_mut(), parallel());
         let mut y = transposed(select_columns(self.rows.as_ref(), pivots).as_ref());
-        solve_lower_triangular_in_place(factor.as_ref(), y.as_mut(), parallel());
+        solve_lower_triangular_in_place(rounded.as_ref(), y.as_mut(), parallel());
         self.matrix.subtract_square(0, x.as_ref());
-        add_product(self.rows.as_mut(), y.transpose(), x.as_ref(), -1.0);
-        Ok(Pivots { factor, x, y })
+        add_product(self.rows.as_mut(), y.transpose(), x.as_ref(), T::of(-1.0));
+        Ok(Pivots { factor, rounded, x, y })
     }
 
     /// What the removal of a run of channels alone costs.
     fn cost(&self, channels: Range<usize>, what: &str) -> Result<f64> {
-        if channels.len() == 1 {
-            return Ok(self.rows.col(channels.start).squared_norm_l2() / self.matrix.get(channels.start, channels.start));
-        }
-        let own = Mat::from_fn(channels.len(), channels.len(), |i, j| self.matrix.get(channels.start + i, channels.start + j));
+        let Range { start, end } = channels;
+        let own = Mat::<f64>::from_fn(end - start, end - start, |i, j| self.matrix.get(start + i, start + j).into());
         let factor = own.llt(Side::Lower).map_err(|_| lost_definiteness(what))?;
-        let mut y = self.rows.subcols(channels.start, channels.len()).to_owned();
-        solve_lower_triangular_in_place(factor.L(), y.transpose_mut(), Par::Seq);
-        Ok(y.squared_norm_l2())
+        let square: f64 = if end - start == 1 {
+            self.rows.col(start).squared_norm_l2().into() / own[(0, 0)]
+        } else {
+            let mut y = self.rows.subcols(start, end - start).to_owned();
+            solve_lower_triangular_in_place(cast::<_, T>(factor.L()).as_ref(), y.transpose_mut(), Par::Seq);
+            y.squared_norm_l2().into()
+        };
+        if square.is_finite() { Ok(square) } else { Err(lost_definiteness(what)) }
     }
 }
 
-impl Elimination for System {
+impl<T: Number> Elimination for System<T> {
     /// A Gauss-Jordan sweep by panels, in place: as stable for positive definite matrices as a Cholesky factorization is.
     fn invert(&mut self, what: &str) -> Result<()> {
         for pivots in panels(self.matrix.size()) {
-            let Pivots { factor, mut x, mut y } = self.eliminate(&pivots.clone().collect::<Vec<_>>(), what)?;
+            let Pivots { factor, rounded, mut x, mut y } = self.eliminate(&pivots.clone().collect::<Vec<_>>(), what)?;
             // Swept rows hold A_pp^-1 A_p:, and -A_pp^-1 on the pivots themselves.
-            x.subcols_mut(pivots.start, pivots.len()).copy_from(-inverse_of_factor(factor.as_ref()));
-            solve_upper_triangular_in_place(factor.transpose(), x.as_mut(), parallel());
-            solve_upper_triangular_in_place(factor.transpose(), y.as_mut(), parallel());
+            x.subcols_mut(pivots.start, pivots.len()).copy_from(-cast::<_, T>(inverse_of_factor(factor.as_ref()).as_ref()));
+            solve_upper_triangular_in_place(rounded.transpose(), x.as_mut(), parallel());
+            solve_upper_triangular_in_place(rounded.transpose(), y.as_mut(), parallel());
             self.matrix.replace(pivots.clone(), x.as_ref());
             self.rows.subcols_mut(pivots.start, pivots.len()).copy_from(y.transpose());
         }
@@ -120,13 +134,14 @@ impl Elimination for System {
         for pivots in panels(size) {
             crate::interrupt::check()?;
             let mut x = transposed(self.matrix.columns(&pivots.clone().collect::<Vec<_>>()).as_ref());
-            let factor = factor(x.subcols(pivots.start, pivots.len()), what)?.L().to_owned();
+            let own = cast(x.subcols(pivots.start, pivots.len()));
+            let factor = cast::<_, T>(factor(own.as_ref(), what)?.L());
             x.subcols_mut(pivots.start, pivots.len()).copy_from(&factor);
             let mut behind = x.subcols_mut(pivots.end, size - pivots.end);
             solve_lower_triangular_in_place(factor.as_ref(), behind.rb_mut(), parallel());
             let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
             solve_lower_triangular_in_place(factor.as_ref(), own.rb_mut().transpose_mut(), parallel());
-            add_product(rest, own.rb(), behind.rb(), -1.0);
+            add_product(rest, own.rb(), behind.rb(), T::of(-1.0));
             self.matrix.subtract_square(pivots.end, behind.rb());
             self.matrix.replace(pivots, x.as_ref());
         }
@@ -134,7 +149,7 @@ impl Elimination for System {
             crate::interrupt::check()?;
             let x = self.matrix.columns(&pivots.clone().collect::<Vec<_>>());
             let (mut own, rest) = self.rows.subcols_mut(pivots.start, size - pivots.start).split_at_col_mut(pivots.len());
-            add_product(own.rb_mut(), rest.rb(), x.subrows(pivots.end, size - pivots.end), -1.0);
+            add_product(own.rb_mut(), rest.rb(), x.subrows(pivots.end, size - pivots.end), T::of(-1.0));
             // Of a symmetric block's two halves, the upper one holds the factor.
             solve_upper_triangular_in_place(x.subrows(pivots.start, pivots.len()), own.transpose_mut(), parallel());
         }
@@ -142,7 +157,7 @@ impl Elimination for System {
     }
 
     fn set_rows(&mut self, rows: Mat<f64>) -> Result<()> {
-        self.rows = rows;
+        self.rows = cast(rows.as_ref());
         Ok(())
     }
 
@@ -156,7 +171,7 @@ impl Elimination for System {
     }
 
     fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
-        let lost = self.eliminate(channels, what)?.y.squared_norm_l2();
+        let lost = self.eliminate(channels, what)?.y.squared_norm_l2().into();
         let mut stays = vec![true; self.matrix.size()];
         channels.iter().for_each(|&channel| stays[channel] = false);
         let stays: Vec<usize> = (0..stays.len()).filter(|&channel| stays[channel]).collect();
@@ -171,6 +186,6 @@ impl Elimination for System {
     }
 
     fn take_rows(&mut self) -> Result<Mat<f64>> {
-        Ok(std::mem::replace(&mut self.rows, Mat::new()))
+        Ok(cast(std::mem::replace(&mut self.rows, Mat::new()).as_ref()))
     }
 }

@@ -7,8 +7,8 @@ use super::removal::BLOCKS;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
 
-/// Works on a matrix with rows that are set now or later, `[outputs, size]`. On the device where it has room for it, and on the host where
-/// it has not, or if f32 does not suffice or the driver has no memory left.
+/// Works on a matrix with rows that are set now or later, `[outputs, size]`, in f32: on the device where it has room for it, and on the host
+/// where it has not, or the driver has no memory left. Where f32 does not suffice, the work is done again in f64 on the host.
 pub fn eliminate<E: Engine, R>(
     engine: &E,
     mut system: System,
@@ -16,15 +16,32 @@ pub fn eliminate<E: Engine, R>(
     channels_per_unit: usize,
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    if device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).is_some_and(|bytes| bytes <= budget(engine)) {
-        let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
-        match on_device.and_then(|mut on_device| work(&mut on_device)) {
-            Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
-            Err(error @ Error::DeviceMemory { .. }) => tracing::warn!("{error}; going on on the host"),
-            done => return done,
+    let in_f32 = match on_device(engine, &system, outputs, channels_per_unit, &work) {
+        Some(Err(error @ Error::DeviceMemory { .. })) => {
+            tracing::warn!("{error}; going on on the host");
+            work(&mut system.rounded())
         }
+        Some(done) => done,
+        None => work(&mut system.rounded()),
+    };
+    match in_f32 {
+        Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
+        done => return done,
     }
     work(&mut system)
+}
+
+/// On the device, if it has room.
+fn on_device<E: Engine, R>(
+    engine: &E,
+    system: &System,
+    outputs: usize,
+    channels_per_unit: usize,
+    work: impl Fn(&mut dyn Elimination) -> Result<R>,
+) -> Option<Result<R>> {
+    device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).filter(|&bytes| bytes <= budget(engine))?;
+    let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
+    Some(on_device.and_then(|mut on_device| work(&mut on_device)))
 }
 
 /// Bytes that an elimination takes on the device, if its budget has them; none if it stays on the host in any case.

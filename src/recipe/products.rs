@@ -1,10 +1,38 @@
-//! Products of matrices in f64 on all threads, in blocks that do not depend on their number.
+//! Products of matrices on all threads, in blocks that do not depend on their number.
 
 use faer::linalg::matmul::matmul;
+use faer::traits::RealField;
 use faer::{Accum, ColMut, ColRef, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Rows and columns of a block: what the library packs of one stays in a cache. Whole tiles of it have 12, 24 or 48 rows.
+/// A number of the host's matrices: f32 or f64.
+pub trait Number: RealField + Copy + Into<f64> {
+    /// The nearest one.
+    fn of(value: f64) -> Self;
+}
+
+impl Number for f32 {
+    fn of(value: f64) -> Self {
+        value as Self
+    }
+}
+
+impl Number for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+}
+
+/// In another number format.
+pub fn cast<From: Number, To: Number>(matrix: MatRef<'_, From>) -> Mat<To> {
+    let mut cast = Mat::zeros(matrix.nrows(), matrix.ncols());
+    cast.par_col_iter_mut().zip(matrix.par_col_iter()).for_each(|(to, from)| {
+        to.iter_mut().zip(from.iter()).for_each(|(to, &from)| *to = To::of(from.into()));
+    });
+    cast
+}
+
+/// Rows and columns of a block: what the library packs of one stays in a cache. Whole tiles of it have 12 to 96 rows.
 const BLOCK: [usize; 2] = [480, 256];
 
 /// All threads.
@@ -14,7 +42,7 @@ pub fn parallel() -> Par {
 
 /// `sum += factor left right`, fastest where what is summed over lies in one piece, above all in the columns of `right`: the library was seen
 /// to take twice as long if their numbers lie a power of two apart.
-pub fn add_product(sum: MatMut<'_, f64>, left: MatRef<'_, f64>, right: MatRef<'_, f64>, factor: f64) {
+pub fn add_product<T: Number>(sum: MatMut<'_, T>, left: MatRef<'_, T>, right: MatRef<'_, T>, factor: T) {
     let [rows, columns] = BLOCK;
     sum.par_col_chunks_mut(columns).zip(right.par_col_chunks(columns)).for_each(|(sum, right)| {
         sum.par_row_chunks_mut(rows)
@@ -38,14 +66,14 @@ pub fn times_vector(matrix: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
 }
 
 /// Some columns of a matrix.
-pub fn select_columns(matrix: MatRef<'_, f64>, columns: &[usize]) -> Mat<f64> {
+pub fn select_columns<T: Number>(matrix: MatRef<'_, T>, columns: &[usize]) -> Mat<T> {
     let mut chosen = Mat::zeros(matrix.nrows(), columns.len());
     chosen.par_col_iter_mut().zip(columns.par_iter()).for_each(|(mut out, &column)| out.copy_from(matrix.col(column)));
     chosen
 }
 
 /// Rows and columns change places.
-pub fn transposed(matrix: MatRef<'_, f64>) -> Mat<f64> {
+pub fn transposed<T: Number>(matrix: MatRef<'_, T>) -> Mat<T> {
     /// Rows read side by side: more than a cache line holds of a column.
     const ROWS: usize = 32;
     let mut transposed = Mat::zeros(matrix.ncols(), matrix.nrows());

@@ -1,6 +1,6 @@
 //! Symmetric matrices of a site's channels, half of which are kept.
 
-use super::products::add_product;
+use super::products::{Number, add_product, cast};
 use crate::error::{Error, Result};
 use crate::statistics::SiteCovariance;
 use faer::{Mat, MatRef};
@@ -10,12 +10,12 @@ use std::ops::Range;
 /// Columns of a panel.
 pub const PANEL: usize = 256;
 
-/// A symmetric matrix in f64, as panels of columns down to the diagonal: `size^2 / 2` numbers and a little more.
+/// A symmetric matrix as panels of columns down to the diagonal: `size^2 / 2` numbers and a little more.
 #[derive(Clone)]
-pub struct Symmetric {
+pub struct Symmetric<T = f64> {
     size: usize,
     /// Panel `i` holds the columns from `i * PANEL` on, and the rows up to its last column.
-    panels: Vec<Mat<f64>>,
+    panels: Vec<Mat<T>>,
 }
 
 /// The panels' columns.
@@ -27,17 +27,8 @@ fn columns_of(size: usize, panel: usize) -> Range<usize> {
     panel * PANEL..((panel + 1) * PANEL).min(size)
 }
 
+/// As moments are summed.
 impl Symmetric {
-    /// Zeros.
-    #[must_use]
-    pub fn zeros(size: usize) -> Self {
-        let panel = |index| {
-            let columns = columns_of(size, index);
-            Mat::zeros(columns.end, columns.len())
-        };
-        Self { size, panels: (0..size.div_ceil(PANEL)).map(panel).collect() }
-    }
-
     /// Of the upper triangle that `entry(row, column)` gives.
     pub fn from_fn(size: usize, entry: impl Fn(usize, usize) -> f64 + Sync) -> Self {
         let mut matrix = Self::zeros(size);
@@ -53,35 +44,6 @@ impl Symmetric {
         matrix
     }
 
-    /// Rows, and columns.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// Column `column` down to the diagonal.
-    #[must_use]
-    pub fn column(&self, column: usize) -> &[f64] {
-        &self.panels[column / PANEL].col_as_slice(column % PANEL)[..=column]
-    }
-
-    /// Visits every column, down to its diagonal, on all threads.
-    pub fn each_column(&mut self, visit: impl Fn(usize, &mut [f64]) + Sync) {
-        self.panels.iter_mut().enumerate().for_each(|(index, panel)| {
-            panel.par_col_iter_mut().enumerate().for_each(|(within, column)| {
-                let column_index = index * PANEL + within;
-                let values = column.try_as_col_major_mut().expect("a column lies in one piece").as_slice_mut();
-                visit(column_index, &mut values[..=column_index]);
-            });
-        });
-    }
-
-    /// An entry.
-    #[must_use]
-    pub fn get(&self, i: usize, j: usize) -> f64 {
-        self.column(i.max(j))[i.min(j)]
-    }
-
     /// The mean of the diagonal.
     #[must_use]
     pub fn mean_of_diagonal(&self) -> f64 {
@@ -93,29 +55,6 @@ impl Symmetric {
         for (index, panel) in self.panels.iter_mut().enumerate() {
             (0..panel.ncols()).for_each(|j| panel[(index * PANEL + j, j)] += values[index * PANEL + j]);
         }
-    }
-
-    /// Whole columns: `[size, columns]`.
-    #[must_use]
-    pub fn columns(&self, columns: &[usize]) -> Mat<f64> {
-        let mut chosen = Mat::zeros(self.size, columns.len());
-        // Above the diagonal a column lies in one piece, below it is a row: one number of every later column.
-        chosen.par_row_chunks_mut(PANEL).enumerate().for_each(|(index, mut out)| {
-            let rows = columns_of(self.size, index);
-            for (place, &column) in columns.iter().enumerate() {
-                let upper = self.column(column);
-                for row in rows.clone().take_while(|&row| row <= column) {
-                    out[(row - rows.start, place)] = upper[row];
-                }
-            }
-            for row in rows.clone() {
-                let own = self.column(row);
-                for (place, &column) in columns.iter().enumerate().filter(|&(_, &column)| column < row) {
-                    out[(row - rows.start, place)] = own[column];
-                }
-            }
-        });
-        chosen
     }
 
     /// Some rows of some columns.
@@ -136,19 +75,97 @@ impl Symmetric {
         chosen
     }
 
+    /// In f32.
+    #[must_use]
+    pub fn rounded(&self) -> Symmetric<f32> {
+        Symmetric { size: self.size, panels: self.panels.iter().map(|panel| cast(panel.as_ref())).collect() }
+    }
+
+    /// Fails, naming `what` and the channel, unless the diagonal is finite.
+    pub fn check_finite(&self, what: &str) -> Result<()> {
+        match (0..self.size).find(|&i| !self.get(i, i).is_finite()) {
+            None => Ok(()),
+            Some(channel) => Err(Error::activations_not_finite(format_args!("at {what}, channel {channel}"))),
+        }
+    }
+}
+
+impl<T: Number> Symmetric<T> {
+    /// Zeros.
+    #[must_use]
+    pub fn zeros(size: usize) -> Self {
+        let panel = |index| {
+            let columns = columns_of(size, index);
+            Mat::zeros(columns.end, columns.len())
+        };
+        Self { size, panels: (0..size.div_ceil(PANEL)).map(panel).collect() }
+    }
+
+    /// Rows, and columns.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Column `column` down to the diagonal.
+    #[must_use]
+    pub fn column(&self, column: usize) -> &[T] {
+        &self.panels[column / PANEL].col_as_slice(column % PANEL)[..=column]
+    }
+
+    /// Visits every column, down to its diagonal, on all threads.
+    pub fn each_column(&mut self, visit: impl Fn(usize, &mut [T]) + Sync) {
+        self.panels.iter_mut().enumerate().for_each(|(index, panel)| {
+            panel.par_col_iter_mut().enumerate().for_each(|(within, column)| {
+                let column_index = index * PANEL + within;
+                let values = column.try_as_col_major_mut().expect("a column lies in one piece").as_slice_mut();
+                visit(column_index, &mut values[..=column_index]);
+            });
+        });
+    }
+
+    /// An entry.
+    #[must_use]
+    pub fn get(&self, i: usize, j: usize) -> T {
+        self.column(i.max(j))[i.min(j)]
+    }
+
+    /// Whole columns: `[size, columns]`.
+    #[must_use]
+    pub fn columns(&self, columns: &[usize]) -> Mat<T> {
+        let mut chosen = Mat::zeros(self.size, columns.len());
+        // Above the diagonal a column lies in one piece, below it is a row: one number of every later column.
+        chosen.par_row_chunks_mut(PANEL).enumerate().for_each(|(index, mut out)| {
+            let rows = columns_of(self.size, index);
+            for (place, &column) in columns.iter().enumerate() {
+                let upper = self.column(column);
+                for row in rows.clone().take_while(|&row| row <= column) {
+                    out[(row - rows.start, place)] = upper[row];
+                }
+            }
+            for row in rows.clone() {
+                let own = self.column(row);
+                for (place, &column) in columns.iter().enumerate().filter(|&(_, &column)| column < row) {
+                    out[(row - rows.start, place)] = own[column];
+                }
+            }
+        });
+        chosen
+    }
+
     /// `self -= x^T x` for `x [k, size - first]`, from row and column `first` on, where a panel begins or all end.
-    pub fn subtract_square(&mut self, first: usize, x: MatRef<'_, f64>) {
+    pub fn subtract_square(&mut self, first: usize, x: MatRef<'_, T>) {
         let size = self.size;
         // The largest panels first, so that no thread is left with one at the end.
         self.panels.par_iter_mut().enumerate().skip(first.div_ceil(PANEL)).rev().with_max_len(1).for_each(|(index, panel)| {
             let Range { start, end } = columns_of(size, index);
             let right = x.subcols(start - first, end - start);
-            add_product(panel.subrows_mut(first, end - first), x.subcols(0, end - first).transpose(), right, -1.0);
+            add_product(panel.subrows_mut(first, end - first), x.subcols(0, end - first).transpose(), right, T::of(-1.0));
         });
     }
 
     /// Replaces whole rows, and the same columns, by `values [rows, size]`.
-    pub fn replace(&mut self, rows: Range<usize>, values: MatRef<'_, f64>) {
+    pub fn replace(&mut self, rows: Range<usize>, values: MatRef<'_, T>) {
         self.each_column(|j, column| {
             if rows.contains(&j) {
                 let from = values.row(j - rows.start);
@@ -181,13 +198,5 @@ impl Symmetric {
             kept.panels.push(panel);
         }
         *self = kept;
-    }
-
-    /// Fails, naming `what` and the channel, unless the diagonal is finite.
-    pub fn check_finite(&self, what: &str) -> Result<()> {
-        match (0..self.size).find(|&i| !self.get(i, i).is_finite()) {
-            None => Ok(()),
-            Some(channel) => Err(Error::activations_not_finite(format_args!("at {what}, channel {channel}"))),
-        }
     }
 }
