@@ -20,6 +20,11 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
     let plan = Plan::read(&args.plan)?;
     let place = || args.plan.display().to_string();
     plan.check(&model.architecture, &model.fingerprint()).with_context(place)?;
+    if matches!(plan.settings.recipe, Recipe::Sequential | Recipe::Search) {
+        let name = plan.settings.recipe.name();
+        return Err(Error::input(format!("the weights of --recipe {name} are made along with its plan: use `flap-gpu prune`")))
+            .with_context(place);
+    }
     let statistics = args.statistics.as_deref().map(statistics::read).transpose()?;
     if let Some(statistics) = &statistics {
         pruning::check_statistics(&model, statistics)?;
@@ -32,13 +37,10 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
         }
     }
     let engine = open_engine(common)?;
-    let changes = with_engine!(engine, e => match plan.settings.recipe {
-        Recipe::Flap => compensation::biases(e, &model, statistics.as_ref(), &plan, terminal)?.into(),
-        Recipe::LeastSquares => recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?,
-        other => {
-            let message = format!("the weights of --recipe {} are made along with its plan: use `flap-gpu prune`", other.name());
-            return Err(Error::input(message).into());
-        }
+    let changes = with_engine!(engine, e => if plan.settings.recipe == Recipe::Flap {
+        compensation::biases(e, &model, statistics.as_ref(), &plan, terminal)?.into()
+    } else {
+        recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?
     });
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;

@@ -67,7 +67,8 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     });
     let pruned = match &plan {
         Some(plan) => Some(Pruned {
-            report: json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program, "calibration": plan.calibration}),
+            report: json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program,
+                           "calibration": plan.calibration, "edited": plan.is_edited()}),
             words: format!("{}; {}", removed(plan), made_by(plan)),
         }),
         None => gguf::file_at(path).map(|file| GgufFile::open(&file)).transpose()?.and_then(|file| Pruned::of_file(&file)),
@@ -110,7 +111,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
 fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
     let plan = Plan::read(path)?;
     let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint,
-                        "program": plan.program, "calibration": plan.calibration, "layers": layers_json(&plan)});
+                        "program": plan.program, "calibration": plan.calibration, "edited": plan.is_edited(), "layers": layers_json(&plan)});
     terminal.result(&report, || {
         format!("plan for a {}: removes {}\n{}\n{}", plan.model.family, share(plan.ratio_reached), made_by(&plan), layers_table(&plan))
     })
@@ -120,7 +121,8 @@ fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
 fn made_by(plan: &Plan) -> String {
     let text = plan.calibration.as_ref().and_then(|header| header.text_file.as_deref());
     let text = text.map_or(String::new(), |text| format!(", from {text}"));
-    format!("{} {}{text}", plan.program, plan.options().join(" "))
+    let edited = if plan.is_edited() { "; edited since" } else { "" };
+    format!("{} {}{text}{edited}", plan.program, plan.options().join(" "))
 }
 
 fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {

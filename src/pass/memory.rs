@@ -18,10 +18,11 @@ pub struct PassOptions {
     pub batch_tokens: Option<usize>,
     /// Bytes of the device's memory budget that are taken by what is no part of the pass.
     pub reserved: u64,
-    /// Bytes of it that are needed besides, of which the pass leaves what half of the budget holds.
-    pub needed: u64,
-    /// Bytes that are taken instead where that half holds them.
-    pub optional: [u64; 2],
+    /// Bytes of it that sums beside the pass take, for which it leaves at most half of the budget.
+    pub sums: u64,
+    /// Bytes that eliminations take in the place of the sums. They run on the device where that half holds them and a window still fits beside
+    /// them, and on the host otherwise.
+    pub eliminations: [u64; 2],
     /// Residual streams that are kept beside the pass's own.
     pub other_streams: usize,
 }
@@ -33,11 +34,14 @@ impl PassOptions {
         Self { batch_tokens: tokens.map(NonZeroUsize::get), ..Self::default() }
     }
 
-    /// What the pass leaves of a memory budget.
-    fn kept_beside(&self, budget: u64) -> u64 {
+    /// What the pass may leave of a memory budget for what is beside it, the least first: sums alone, or an elimination in their place.
+    fn rooms(&self, budget: u64) -> Vec<u64> {
         let half = budget / 2;
-        let optional = self.optional.into_iter().filter(|&bytes| bytes <= half).max().unwrap_or(0);
-        self.reserved + self.needed.min(half).max(optional)
+        let sums = self.sums.min(half);
+        let mut rooms = vec![sums];
+        rooms.extend(self.eliminations.into_iter().filter(|bytes| (sums..=half).contains(bytes)));
+        rooms.sort_unstable();
+        rooms
     }
 }
 
@@ -61,6 +65,8 @@ pub struct Layout {
     pub place: Place,
     /// Bytes of the budget that the pass leaves over.
     pub spare: u64,
+    /// Bytes of it that are for what is kept beside the pass.
+    pub room: u64,
 }
 
 /// The largest bytes of a layer's weights, and of one token's activations inside a layer, and of its widest single activation.
@@ -83,10 +89,10 @@ fn usable(info: &DeviceInfo, budget: u64) -> u64 {
     if info.staging_bytes.is_none() { budget } else { budget / 9 * 8 }
 }
 
-/// The least budget, in megabytes, that holds `fixed` bytes beside what the options keep, which leaps where half of it holds something more.
+/// The least budget, in megabytes, that holds `fixed` bytes beside what is reserved and the sums.
 fn enough(info: &DeviceInfo, fixed: u64, options: PassOptions) -> u64 {
-    let holds = |budget: u64| usable(info, budget).saturating_sub(options.kept_beside(budget)) >= fixed;
-    // Three times as much does: beside what is reserved, at most half of a budget is kept.
+    let holds = |budget: u64| usable(info, budget) >= fixed + options.reserved + options.sums.min(budget / 2);
+    // Three times as much does: of a budget at most half is for sums.
     let most = 3 * ((fixed + options.reserved) >> 20) + 3;
     (0..most).find(|megabytes| holds(megabytes << 20)).unwrap_or(most)
 }
@@ -104,10 +110,28 @@ pub fn plan(
     window_tokens: usize,
     options: PassOptions,
 ) -> Result<Layout> {
+    let demands = demands(info.kind, architecture, weight_bytes);
+    let mut rooms = options.rooms(info.memory_budget);
+    let least = rooms.remove(0);
+    let beside = |room| lay_out(info, architecture, demands, [windows, window_tokens], options, room);
+    match rooms.into_iter().rev().find_map(|room| beside(room).ok()) {
+        Some(layout) => Ok(layout),
+        None => beside(least),
+    }
+}
+
+/// The layout beside so many bytes for other things.
+fn lay_out(
+    info: &DeviceInfo,
+    architecture: &Architecture,
+    [layer, token, widest]: [u64; 3],
+    [windows, window_tokens]: [usize; 2],
+    options: PassOptions,
+    room: u64,
+) -> Result<Layout> {
     let whole = usable(info, info.memory_budget);
-    let beside = options.kept_beside(info.memory_budget);
+    let beside = options.reserved + room;
     let budget = whole.saturating_sub(beside);
-    let [layer, token, widest] = demands(info.kind, architecture, weight_bytes);
     // The layer that computes and the next, of which a part is on its way. The CPU engine multiplies by the mapped file itself.
     let weights = info.staging_bytes.map_or(0, |staging| 2 * layer + staging.min(layer));
     let fitting = |bytes: u64, per_token: u64| (bytes / per_token) as usize / window_tokens * window_tokens;
@@ -150,6 +174,6 @@ pub fn plan(
         _ => Place::File,
     };
     let spare = budget - fixed - if place == Place::Device { states } else { 0 };
-    tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes");
-    Ok(Layout { batch_tokens, place, spare })
+    tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes, {room} beside it");
+    Ok(Layout { batch_tokens, place, spare, room })
 }

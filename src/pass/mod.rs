@@ -99,6 +99,11 @@ impl<'a, E: Engine> Pass<'a, E> {
         &self.rope
     }
 
+    /// Bytes of the device that are for what is kept beside the pass.
+    pub fn room(&self) -> u64 {
+        self.layout.room
+    }
+
     /// Sends one batch through a layer.
     pub fn layer(&self, weights: &LayerWeights<E>, batch: &mut Batch<E>, observer: &mut impl Observer<E>) -> Result<()> {
         batch.update(self.engine, |hidden_states| self.decode(weights, hidden_states, observer))?;

@@ -6,8 +6,10 @@ mod settings;
 use crate::architecture::Architecture;
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
+use crate::model::hex;
 use crate::search::Kept;
 use crate::statistics::Header;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 pub use options::{DEFAULT_REMOVE_HEADS, PlanOptions, Uniform};
@@ -83,6 +85,13 @@ pub struct Plan {
     pub errors: Option<Vec<[f64; 2]>>,
     /// What stays.
     pub layers: Vec<PlannedLayer>,
+    /// Digest of what stays, as it was planned: another one tells that the lists were edited.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    planned: Option<String>,
+}
+
+fn digest(layers: &[PlannedLayer]) -> String {
+    hex(&Sha256::digest(serde_json::to_vec(layers).expect("numbers have a form in JSON")))
 }
 
 /// The error of a plan that would remove nothing.
@@ -128,6 +137,7 @@ impl Plan {
             calibration: None,
             ratio_reached: share_removed(&layers, architecture),
             errors: None,
+            planned: Some(digest(&layers)),
             layers,
         }
     }
@@ -184,6 +194,12 @@ impl Plan {
             )));
         }
         Ok(())
+    }
+
+    /// Whether its lists are others than those that were planned: no command makes them again.
+    #[must_use]
+    pub fn is_edited(&self) -> bool {
+        self.planned.as_ref().is_some_and(|planned| *planned != digest(&self.layers))
     }
 
     /// Whether a model has the sizes that this plan leaves.

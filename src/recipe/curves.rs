@@ -3,7 +3,7 @@
 use super::curve::Curve;
 use super::dense::{DenseSite, Sites, measure};
 use super::linear_algebra::System;
-use super::placement::eliminate;
+use super::placement::{eliminate, room_without_pass};
 use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves};
 use super::symmetric::Symmetric;
@@ -31,7 +31,14 @@ pub struct Curves {
 }
 
 /// Removes all units of a site from its covariance over so many tokens.
-fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, covariance: Symmetric, tokens: u64) -> Result<Removal> {
+fn remove_all<E: Engine>(
+    engine: &E,
+    room: u64,
+    model: &Model,
+    (layer, site): (usize, Site),
+    covariance: Symmetric,
+    tokens: u64,
+) -> Result<Removal> {
     let begin = Instant::now();
     let what = format!("layer {layer}, {}", site.name());
     let per_unit = model.architecture.channels_per_unit(layer, site);
@@ -42,7 +49,7 @@ fn remove_all<E: Engine>(engine: &E, model: &Model, layer: usize, site: Site, co
     }
     let share = ridge_share(covariance.size(), tokens);
     let system = System::ridged(covariance, share);
-    let removal = eliminate(engine, system, model.architecture.hidden_size, per_unit, |system| {
+    let removal = eliminate(engine, room, system, [model.architecture.hidden_size, per_unit], |system| {
         system.invert(&what)?;
         system.set_rows(to_matrix(&model.part(layer, site.writer().0)?))?;
         remove_greedily(system, per_unit, units, &what)
@@ -71,9 +78,9 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
 
     fn site(&mut self, found: DenseSite) -> Result<()> {
         let covariance = self.scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
-        let DenseSite { layer, site, moments, stream_square } = found;
+        let DenseSite { layer, site, moments, stream_square, room } = found;
         let start = Instant::now();
-        let removal = remove_all(self.engine, self.model, layer, site, moments.covariance, moments.tokens)?;
+        let removal = remove_all(self.engine, room, self.model, (layer, site), moments.covariance, moments.tokens)?;
         self.algebra += start.elapsed().as_secs_f64();
         self.sites.push(Curve { layer, site, removal, stream_square, covariance });
         Ok(())
@@ -133,7 +140,7 @@ impl Curves {
                 let Some(covariance) = measured.site(site).covariance.clone() else { continue };
                 let matrix = Symmetric::unpacked(&covariance);
                 matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
-                let removal = remove_all(engine, model, layer, site, matrix, covariance.tokens)?;
+                let removal = remove_all(engine, room_without_pass(engine), model, (layer, site), matrix, covariance.tokens)?;
                 sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
                 progress.advance(1);
             }

@@ -26,6 +26,8 @@ pub struct DenseSite {
     pub moments: SiteMoments,
     /// Mean square of the residual stream behind the site, summed over its channels: by what an error counts there.
     pub stream_square: f64,
+    /// Bytes of the device that the pass leaves for what is done with them.
+    pub room: u64,
 }
 
 /// Takes what a pass through the dense model finds.
@@ -105,7 +107,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
             let stream_square = mean_square(engine, self.token_weights, &norms)?;
             tracing::info!("{what}: activations and Gram matrix {:.1} s", begin.elapsed().as_secs_f64());
             pass.stage(&format!("{what}: error curve"));
-            self.sites.site(DenseSite { layer, site, moments, stream_square })?;
+            self.sites.site(DenseSite { layer, site, moments, stream_square, room: pass.room() })?;
             pass.advance_by(self.set.ids.len(), half);
         }
         self.statistics.push(of_channels.read(engine, weights, self.set.header.mode)?);

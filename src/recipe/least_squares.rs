@@ -2,7 +2,7 @@
 
 use super::layer::Fitted;
 use super::linear_algebra::{System, ridge};
-use super::placement::eliminate;
+use super::placement::{eliminate, room_without_pass};
 use super::products::{product, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
@@ -20,9 +20,9 @@ use faer::{Mat, MatRef};
 /// New weights, with a bias that keeps the mean, for what stays of a site.
 pub fn fit<E: Engine>(
     engine: &E,
+    room: u64,
     model: &Model,
-    layer: usize,
-    site: Site,
+    (layer, site): (usize, Site),
     covariance: &SiteCovariance,
     kept: &[bool],
     scratch: &mut Scratch,
@@ -34,7 +34,7 @@ pub fn fit<E: Engine>(
     let gone: Vec<bool> = kept.iter().map(|kept| !kept).collect();
     let [channels, gone] = [kept, &gone].map(|flags| kept_channels(flags, model.architecture.channels_per_unit(layer, site)));
     let share = ridge_share(covariance.mean.len(), covariance.tokens);
-    let fitted = solve(engine, &Symmetric::unpacked(covariance), share, weight.as_ref(), [&channels, &gone], &what)?;
+    let fitted = solve(engine, room, &Symmetric::unpacked(covariance), share, weight.as_ref(), [&channels, &gone], &what)?;
     let kept_mean: Vec<f64> = channels.iter().map(|&channel| covariance.mean[channel]).collect();
     let mut target = times_vector(weight.as_ref(), &covariance.mean);
     if let Some(bias) = model.bias(layer, bias_part)? {
@@ -57,7 +57,7 @@ pub fn run<'a, E: Engine>(
     for ((layer, site, covariance), kept) in sites.zip(kept) {
         crate::interrupt::check()?;
         if let Some(covariance) = covariance.filter(|_| kept.contains(&false)) {
-            let fitted = fit(engine, model, layer, site, covariance, kept, &mut scratch)?;
+            let fitted = fit(engine, room_without_pass(engine), model, (layer, site), covariance, kept, &mut scratch)?;
             let (part, bias_part) = site.writer();
             replaced.insert((layer, part), fitted.weight);
             replaced.insert((layer, bias_part), fitted.bias);
@@ -72,6 +72,7 @@ pub fn run<'a, E: Engine>(
 /// and what the kept channels can take over of the removed ones, `W_K + W_R C_RK (C_KK + R)^-1`.
 fn solve<E: Engine>(
     engine: &E,
+    room: u64,
     covariance: &Symmetric,
     ridge_share: f64,
     weight: MatRef<'_, f64>,
@@ -82,7 +83,7 @@ fn solve<E: Engine>(
     let ridge = ridge(covariance, ridge_share);
     matrix.add_to_diagonal(&kept.iter().map(|&channel| ridge[channel]).collect::<Vec<_>>());
     let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
-    let taken_over = eliminate(engine, System { matrix, rows }, weight.nrows(), 1, |system| {
+    let taken_over = eliminate(engine, room, System { matrix, rows }, [weight.nrows(), 1], |system| {
         system.solve(what)?;
         system.take_rows()
     })?;

@@ -186,13 +186,13 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let layers = 0..architecture.layers.len();
     let channels = |layer: usize, site: Site| (model.architecture.channels(layer, site), model.architecture.channels_per_unit(layer, site));
     // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
-    let sums = |(channels, _): (usize, usize)| 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
+    let sum = |(channels, _): (usize, usize)| 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
     let elimination = |(channels, per_unit)| placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0);
     let widest =
         |site: Site, bytes: &dyn Fn((usize, usize)) -> u64| layers.clone().map(|layer| bytes(channels(layer, site))).max().unwrap_or(0);
-    let needed = Site::BOTH.map(|site| widest(site, &sums)).into_iter().max().unwrap_or(0);
-    let optional = Site::BOTH.map(|site| widest(site, &elimination));
-    PassOptions { needed, optional, other_streams, ..options }
+    let sums = Site::BOTH.map(|site| widest(site, &sum)).into_iter().max().unwrap_or(0);
+    let eliminations = Site::BOTH.map(|site| widest(site, &elimination));
+    PassOptions { sums, eliminations, other_streams, ..options }
 }
 
 /// How much of a layer's work is half of that at a site, for the progress: Gram matrices and linear algebra grow with the square of its

@@ -7,16 +7,16 @@ use super::removal::BLOCKS;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
 
-/// Works on a matrix with rows that are set now or later, `[outputs, size]`, in f32: on the device where it has room for it, and on the host
-/// where it has not, or the driver has no memory left. Where f32 does not suffice, the work is done again in f64 on the host.
+/// Works on a matrix with rows that are set now or later, `[outputs, size]`, in f32: on the device where `room` bytes of it suffice, and on the
+/// host where they do not, or the driver has no memory left. Where f32 does not suffice, the work is done again in f64 on the host.
 pub fn eliminate<E: Engine, R>(
     engine: &E,
+    room: u64,
     mut system: System,
-    outputs: usize,
-    channels_per_unit: usize,
+    [outputs, channels_per_unit]: [usize; 2],
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    let in_f32 = match on_device(engine, &system, outputs, channels_per_unit, &work) {
+    let in_f32 = match on_device(engine, room, &system, [outputs, channels_per_unit], &work) {
         Some(Err(error @ Error::DeviceMemory { .. })) => {
             tracing::warn!("{error}; going on on the host");
             work(&mut system.rounded())
@@ -34,12 +34,12 @@ pub fn eliminate<E: Engine, R>(
 /// On the device, if it has room.
 fn on_device<E: Engine, R>(
     engine: &E,
+    room: u64,
     system: &System,
-    outputs: usize,
-    channels_per_unit: usize,
+    [outputs, channels_per_unit]: [usize; 2],
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Option<Result<R>> {
-    device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).filter(|&bytes| bytes <= budget(engine))?;
+    device_bytes(engine, system.matrix.size(), outputs, channels_per_unit).filter(|&bytes| bytes <= room)?;
     let on_device = OnDevice::new(engine, &system.matrix, system.rows.as_ref(), channels_per_unit);
     Some(on_device.and_then(|mut on_device| work(&mut on_device)))
 }
@@ -53,8 +53,7 @@ pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize, channels
     (info.kind == DeviceKind::Gpu && largest_tensor <= info.max_binding_bytes).then_some(bytes)
 }
 
-/// Bytes of the device that an elimination may take.
-pub fn budget<E: Engine>(engine: &E) -> u64 {
-    // The other half is for the layer and the hidden states.
+/// Bytes of the device for an elimination where no pass is under way.
+pub fn room_without_pass<E: Engine>(engine: &E) -> u64 {
     engine.info().memory_budget / 2
 }

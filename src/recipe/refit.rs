@@ -3,7 +3,7 @@
 use super::gram::{Cross, Gram};
 use super::linear_algebra::{System, ridge};
 use super::on_device::{transposed, upload_columns};
-use super::placement::{budget, eliminate};
+use super::placement::eliminate;
 use super::products::product;
 use super::ridge_share;
 use super::weights::{to_bytes, to_matrix, values_to_bytes};
@@ -45,7 +45,7 @@ pub fn reader_map<E: Engine>(
     let mut system = System::ridged(own, share);
     system.rows = across.finish(engine)?;
     ridge.iter().enumerate().for_each(|(i, ridge)| system.rows[(i, i)] += ridge);
-    eliminate(engine, system, hidden, 1, |system| {
+    eliminate(engine, pass.room(), system, [hidden, 1], |system| {
         system.solve(what)?;
         system.take_rows()
     })
@@ -54,11 +54,11 @@ pub fn reader_map<E: Engine>(
 /// Rows of a weight that are multiplied at once on the device.
 const PANEL_ROWS: usize = 512;
 
-/// `weight map`, in the weight's number format: on the device, in f32, where it has room for the map.
-pub fn refit<E: Engine>(engine: &E, weight: &HostTensor, map: &Mat<f64>, what: &str) -> Result<HostTensor> {
+/// `weight map`, in the weight's number format: on the device, in f32, where `room` bytes of it hold the map twice.
+pub fn refit<E: Engine>(engine: &E, room: u64, weight: &HostTensor, map: &Mat<f64>, what: &str) -> Result<HostTensor> {
     let (columns, dtype) = (weight.columns, weight.dtype);
     let map_bytes = 4 * (columns * columns) as u64;
-    if map_bytes > (budget(engine) / 2).min(engine.info().max_binding_bytes) {
+    if map_bytes > (room / 2).min(engine.info().max_binding_bytes) {
         let bytes = to_bytes(product(to_matrix(weight).as_ref(), map.as_ref()).as_ref(), dtype, what)?;
         return Ok(HostTensor::owning(bytes, dtype, weight.rows, columns));
     }

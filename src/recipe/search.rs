@@ -182,7 +182,7 @@ impl<E: Engine> Round<'_, E> {
                 Entry::Vacant(place) => {
                     let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
                     // A file of its own, which goes when the fit is let go.
-                    place.insert(least_squares::fit(engine, model, layer, site, covariance, &kept, &mut Scratch::new()?)?)
+                    place.insert(least_squares::fit(engine, pass.room(), model, (layer, site), covariance, &kept, &mut Scratch::new()?)?)
                 }
             };
             let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;

@@ -117,7 +117,7 @@ impl<E: Engine> Fit<'_, E> {
             pass.stage(&format!("{what}: readers"));
             let map = reader_map(pass, site, weights, [&*dense, &self.pruned], &what)?;
             for host in &mut read {
-                *host = refit(engine, host, &map, &what)?;
+                *host = refit(engine, pass.room(), host, &map, &what)?;
             }
             place_readers(engine, own, site, &read)?;
         }
@@ -130,7 +130,7 @@ impl<E: Engine> Fit<'_, E> {
         let (part, bias_part) = site.writer();
         let host = model.part(layer, part)?;
         pass.stage(&format!("{what}: units and weights"));
-        let (kept, fitted) = self.choose(engine, found, &host, per_unit, &what)?;
+        let (kept, fitted) = self.choose(pass, found, &host, per_unit, &what)?;
         let chosen = begin.elapsed().as_secs_f64();
         let (activations, fitting) = (measured - refitted, chosen - measured);
         tracing::info!(
@@ -185,7 +185,14 @@ impl<E: Engine> Fit<'_, E> {
     }
 
     /// Units, weights and bias of the next site from its moments: `host` is what the weights are drawn to by the ridge.
-    fn choose(&mut self, engine: &E, found: SiteMoments, host: &HostTensor, per_unit: usize, what: &str) -> Result<(Vec<bool>, Fitted)> {
+    fn choose(
+        &mut self,
+        pass: &Pass<'_, E>,
+        found: SiteMoments,
+        host: &HostTensor,
+        per_unit: usize,
+        what: &str,
+    ) -> Result<(Vec<bool>, Fitted)> {
         let (target_mean, mut rows) = found.target.expect("a target was given");
         let units = found.mean.len() / per_unit;
         // What the site would do for the target with all its channels is what the removal starts from; what it ends with are the weights
@@ -199,7 +206,7 @@ impl<E: Engine> Fit<'_, E> {
         let mut system = System::ridged(found.covariance, share);
         system.rows = rows;
         let count = self.units.removed[self.units.kept.len()];
-        let (removal, weights) = eliminate(engine, system, host.rows, per_unit, |system| {
+        let (removal, weights) = eliminate(pass.engine, pass.room(), system, [host.rows, per_unit], |system| {
             system.invert(what)?;
             Ok((remove_greedily(system, per_unit, count, what)?, system.take_rows()?))
         })?;

@@ -3,6 +3,7 @@
 use crate::support::{data, gpu_with};
 use flap_gpu::calibration::{CalibrationOptions, calibrate};
 use flap_gpu::engine::Precision;
+use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::engine::gpu::GpuEngine;
 use flap_gpu::evaluation::{Predictions, perplexity};
 use flap_gpu::model::Model;
@@ -40,6 +41,34 @@ fn batches_beyond_a_binding_are_refused() {
     assert!(pass(2 * window_tokens).is_ok());
     let refused = pass(3 * window_tokens).unwrap_err().to_string();
     assert!(refused.contains("of 144 tokens") && refused.contains("give --batch-tokens 96 or less"), "{refused}");
+}
+
+/// Whatever is kept beside a pass: a larger budget holds all that a smaller one does, and what a refusal says suffices.
+#[test]
+fn more_memory_never_holds_less() {
+    let model = Model::open(&data("golden/llama3-gqa-rope-scaled-tied-bf16")).unwrap();
+    let options = PassOptions { reserved: 1 << 20, sums: 10 << 20, eliminations: [40 << 20, 20 << 20], ..PassOptions::default() };
+    let begin = |budget: u64| {
+        let engine = CpuEngine::default().with_memory_budget(budget);
+        Pass::new(&engine, &model, 2, 4096, options, &Silent).map(|pass| pass.room()).map_err(|error| error.to_string())
+    };
+    let (mut rooms, mut refused) = (Vec::new(), 0);
+    for megabytes in 1..160 {
+        match begin(megabytes << 20) {
+            Ok(room) => rooms.push(room),
+            Err(message) => {
+                assert!(rooms.is_empty(), "{megabytes} MiB are refused, but less was not: {message}");
+                let (_, advice) = message.split_once("--memory-budget ").unwrap();
+                let advised: u64 = advice.split_once('M').unwrap().0.parse().unwrap();
+                assert!(advised > megabytes && begin(advised << 20).is_ok(), "{megabytes} MiB: {message}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && rooms.is_sorted(), "{rooms:?}");
+    rooms.dedup();
+    // The sums alone, where those of the smallest budgets are cut to half of them; then one elimination, then both.
+    assert!(rooms.ends_with(&[10 << 20, 20 << 20, 40 << 20]), "{rooms:?}");
 }
 
 /// `with_fitting`: through a recipe as well, which takes longest.

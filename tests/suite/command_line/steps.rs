@@ -4,6 +4,7 @@ use super::Place;
 use crate::support::{run, run_json};
 use flap_gpu::plan::Plan;
 use flap_gpu::statistics;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
@@ -21,6 +22,27 @@ fn three_steps_give_what_prune_gives() {
     for file in ["config.json", "model.safetensors", "plan.json"] {
         assert_eq!(fs::read(Path::new(&path("at-once")).join(file)).unwrap(), fs::read(Path::new(&stepwise).join(file)).unwrap(), "{file}");
     }
+    // No options of `prune` make what an edited plan makes: the card names the plan.
+    let card = || fs::read_to_string(Path::new(&stepwise).join("README.md")).unwrap();
+    assert!(card().contains("flap-gpu prune") && !card().contains("edited"), "{}", card());
+    assert_eq!(run_json(&["inspect", &stepwise])["pruned"]["edited"], false);
+    let mut edited: Value = serde_json::from_str(&fs::read_to_string(&plan).unwrap()).unwrap();
+    let neurons = edited["layers"][0]["neurons"].as_array_mut().unwrap();
+    let last = neurons.pop().unwrap().as_u64().unwrap();
+    // Another one instead, so that the share is the same.
+    let other = (0..last).rev().find(|&place| !neurons.contains(&json!(place))).unwrap();
+    neurons.push(json!(other));
+    neurons.sort_by_key(|place| place.as_u64());
+    fs::write(&plan, edited.to_string()).unwrap();
+    run_json(&["compact", &place.model, "--statistics", &stats, "--plan", &plan, "--output", &stepwise, "--force", "--device", "cpu"]);
+    assert!(card().contains("flap-gpu compact") && card().contains("edited") && !card().contains("flap-gpu prune"), "{}", card());
+    assert_eq!(run_json(&["inspect", &stepwise])["pruned"]["edited"], true);
+    // The weights of `sequential` come with its plan, whatever the statistics.
+    place.prune(&place.model, "sequential", &["--ratio", "0.3"]);
+    let plan = Path::new(&path("sequential")).join("plan.json");
+    let plan = plan.to_str().unwrap();
+    let (code, _, stderr) = run(&["compact", &place.model, "--statistics", &stats, "--plan", plan, "--output", &path("none")]);
+    assert!(code == 1 && stderr.contains("use `flap-gpu prune`"), "{stderr}");
 }
 
 #[test]

@@ -4,6 +4,9 @@ use crate::support::on_both_engines;
 use faer::Mat;
 use flap_gpu::recipe::{Elimination, OnDevice, Symmetric, System, eliminate, remove_greedily};
 
+/// Bytes of a device that hold each of these systems.
+const ROOM: u64 = 64 << 20;
+
 /// A covariance of fewer tokens than channels, dead channels and copies of others: nothing breaks, and the errors are those of the ridged problem.
 #[test]
 fn removal_copes_with_rank_deficiency() {
@@ -61,7 +64,7 @@ fn the_scale_of_a_channel_changes_nothing() {
             let run = |scale: &(dyn Fn(usize) -> f64 + Sync)| {
                 let matrix = Symmetric::from_fn(channels, |i, j| covariance[(i, j)] * scale(i) * scale(j));
                 let rows = Mat::from_fn(outputs, channels, |i, j| f64::from(weights[i * channels + j]) / scale(j));
-                eliminate(engine, System::ridged(matrix, 0.01), outputs, per_unit, |system| {
+                eliminate(engine, ROOM, System::ridged(matrix, 0.01), [outputs, per_unit], |system| {
                     system.invert("a test")?;
                     system.set_rows(rows.clone())?;
                     let removal = remove_greedily(system, per_unit, channels / per_unit / 2, "a test")?;
@@ -171,7 +174,7 @@ fn what_f32_cannot_solve_is_solved_in_f64() {
     on_both_engines!(engine => {
         let system = System { matrix: Symmetric::from_fn(channels, |i, j| matrix[(i, j)]), rows: rows.clone() };
         let tried = std::cell::Cell::new(0);
-        let solved = eliminate(engine, system, outputs, 1, |system| {
+        let solved = eliminate(engine, ROOM, system, [outputs, 1], |system| {
             tried.set(tried.get() + 1);
             system.solve("a test")?;
             system.take_rows()
