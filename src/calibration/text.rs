@@ -9,8 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a text that are enough for any calibration: some 8 million tokens. Tokenising the whole of a web corpus' file would take minutes
-/// and tens of gigabytes of memory.
+/// Bytes of a text that are enough for any calibration: some 8 million tokens. Tokenising the whole of a web corpus' file would take minutes.
 pub const ENOUGH_BYTES: usize = 32 << 20;
 
 /// How files begin that hold text in a form that is not read here.
@@ -42,6 +41,8 @@ impl TextSource {
         let is_cut = found.len() > most;
         if is_cut {
             let line_end = found[..most].iter().rposition(|&byte| byte == b'\n').map(|place| place + 1);
+            // Not for the sake of a heading before a line that goes on and on.
+            let line_end = line_end.filter(|&end| self.is_documents() || end > most / 2);
             if self.is_list(&found) || (self.is_documents() && line_end.is_none()) {
                 // No document is whole yet.
                 let mut text = self.read()?;

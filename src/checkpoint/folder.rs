@@ -17,8 +17,6 @@ pub const CARRIED: [&str; 10] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-/// Beginnings of names of files that a licence asks to pass on.
-pub const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 /// What says how a model was pruned.
 pub const PLAN: &str = "plan.json";
 /// What says who made a model, and how it is used.
@@ -59,9 +57,17 @@ pub fn foreign(folder: &Path) -> Result<Option<String>> {
     let own = |name: &String| {
         let named = CARRIED.iter().chain(&OTHERS).chain(&LITTER).any(|known| known == name);
         let gguf = STORAGES.iter().any(|(_, storage)| *name == gguf_file(model, storage.name()));
-        named || gguf || is_weights_file(name) || LICENCES.iter().any(|begin| name.starts_with(begin))
+        named || gguf || is_weights_file(name) || is_licence(name)
     };
     Ok(names(folder)?.into_iter().filter(|name| !own(name) || folder.join(name).is_dir()).min())
+}
+
+/// Whether a file is one that a licence asks to pass on, by its name.
+#[must_use]
+pub fn is_licence(name: &str) -> bool {
+    let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "txt"));
+    let begins = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].iter().any(|begin| stem.starts_with(begin));
+    begins && ["txt", "md", "rst", "html", "pdf"].contains(&extension)
 }
 
 fn is_weights_file(name: &str) -> bool {

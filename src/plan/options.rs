@@ -128,7 +128,11 @@ impl PlanOptions {
     /// Of key-value heads with `group` query heads each, the multiple that makes query heads one of `round_heads`.
     #[must_use]
     pub fn round_units(&self, group: usize) -> usize {
-        (1..=self.round_heads).find(|units| (units * group).is_multiple_of(self.round_heads)).unwrap_or(1)
+        let (mut divisor, mut rest) = (self.round_heads, group);
+        while rest > 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+        self.round_heads / divisor.max(1)
     }
 
     /// Fails if no plan for such a model can meet the ratio, the multiples and the number of heads, or the recipe cannot keep layers alike.

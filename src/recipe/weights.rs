@@ -57,7 +57,10 @@ fn in_range(fits: impl ParallelIterator<Item = bool>, dtype: Dtype, what: &str) 
     if fits.all(|fits| fits) {
         return Ok(());
     }
-    Err(Error::NotFinite(format!("{what}: a new weight is beyond the range of {}", dtype.name())))
+    Err(Error::NotFinite(format!(
+        "{what}: a new weight is beyond the range of {}; prune a copy of the model in bf16 or f32, or give --recipe flap",
+        dtype.name()
+    )))
 }
 
 /// A vector as a matrix of one row.

@@ -1,10 +1,11 @@
 //! Texts in the forms in which corpora are distributed.
 
-use crate::support::demo_model;
+use crate::support::{demo_model, shared};
 use flap_gpu::calibration::TextSource;
 use flap_gpu::checkpoint::Tokenizer;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -108,4 +109,67 @@ fn a_text_is_tokenised_whole_and_as_it_is() {
     let ids = |json: &str| Tokenizer::parse(&path, json).unwrap().encode(text).unwrap();
     assert!(ids(&plain).len() > 4);
     assert_eq!(ids(&json.to_string()), ids(&plain));
+}
+
+/// A long text is tokenised part by part, to what the library makes of the whole, by tokenizers of all the kinds that the models have.
+#[test]
+fn parts_of_a_text_have_the_tokens_of_the_whole() {
+    let path = demo_model().join("tokenizer.json");
+    let bytes: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let with = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut changed = bytes.clone();
+        change(&mut changed);
+        changed.to_string()
+    };
+    // As LLaMA 3 and Qwen cut words, the latter with composed characters; and white space that no offset says anything of.
+    let split = |numbers: &str| {
+        let pattern = format!(
+            "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|{numbers}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+        );
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}
+        ]})
+    };
+    let trims = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let mut tokenizers = vec![
+        ("GPT-2's words", bytes.to_string()),
+        ("LLaMA 3's words", with(&|t| (t["pre_tokenizer"], t["post_processor"]) = (split("\\p{N}{1,3}"), trims.clone()))),
+        ("Qwen's words", with(&|t| (t["pre_tokenizer"], t["normalizer"]) = (split("\\p{N}"), json!({"type": "NFC"})))),
+        ("stripped", with(&|t| t["normalizer"] = json!({"type": "Strip", "strip_left": true, "strip_right": true}))),
+        ("a space before", with(&|t| t["pre_tokenizer"]["add_prefix_space"] = json!(true))),
+    ];
+    // SentencePiece's, where a whole text is one word.
+    if let Some(model) = shared("models/stories260k") {
+        let pieces = fs::read_to_string(model.join("tokenizer.json")).unwrap();
+        let mut metaspace: serde_json::Value = serde_json::from_str(&pieces).unwrap();
+        metaspace["normalizer"] = serde_json::Value::Null;
+        metaspace["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+        tokenizers.extend([("pieces", pieces), ("pieces after a first space", metaspace.to_string())]);
+    }
+    let page = "The weather wasn't bad: 3.5 \u{b0}C, 1234567 people.\n\n  Two spaces,\ttabs\tand\r\nnew lines; cafe\u{301}, \u{6f22}\u{5b57}, \u{1f600}!\n\
+                def f(x):\n    return x**2 # comment\n\n\n\n\u{301}odd \n \n<s>They'll</s>\n<unk>end.   \n";
+    let story = include_str!("../../demo/calibration.txt");
+    let mixed: String = (0..400).map(|i| format!("{}{}", &page[page.len() / 2 * (i % 2)..], &story[2000 * (i % 60)..][..1500])).collect();
+    for text in [
+        mixed.clone(),
+        format!("  \n{mixed}\n\n "),
+        mixed.replace('\n', "\n "),
+        page.replace('\n', " ").repeat(2000),
+        format!("{}\n", "x".repeat(300_000)),
+    ] {
+        for (name, json) in &tokenizers {
+            let whole: tokenizers::Tokenizer = json.parse().unwrap();
+            let expected = whole.encode_fast(text.as_str(), true).unwrap();
+            let found = Tokenizer::parse(&path, json).unwrap().encode(text.as_str()).unwrap();
+            let first = found.iter().zip(expected.get_ids()).position(|(a, b)| a != b);
+            assert!(
+                found == expected.get_ids(),
+                "{name}, {} bytes: {} ids, {} expected, apart from {first:?}",
+                text.len(),
+                found.len(),
+                expected.len()
+            );
+        }
+    }
 }

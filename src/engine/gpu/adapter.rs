@@ -156,6 +156,12 @@ fn card_memory(adapter: &wgpu::Adapter) -> Option<u64> {
     }
 }
 
+/// Bytes of the machine's memory, which an integrated GPU shares.
+fn machine_memory() -> u64 {
+    let memory = sysinfo::MemoryRefreshKind::nothing().with_ram();
+    sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(memory)).total_memory()
+}
+
 fn matrix_features() -> wgpu::Features {
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
 }
@@ -203,8 +209,7 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     let memory_budget = match info.device_type {
         // The rest is for a desktop, and for the driver.
         DeviceType::DiscreteGpu => card_memory(adapter).map(|bytes| bytes / 4 * 3),
-        // A laptop whose GPU shares its memory.
-        DeviceType::IntegratedGpu => Some(2 << 30),
+        DeviceType::IntegratedGpu => Some((machine_memory() / 4).max(2 << 30)),
         _ => None,
     };
     let memory_budget = memory_budget.unwrap_or(4 << 30);

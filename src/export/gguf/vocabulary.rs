@@ -232,7 +232,10 @@ fn chat_template(folder: &Path, settings: &Json) -> Result<Option<String>> {
     if own.is_file() {
         return files::read_text(&own).map(Some);
     }
-    let template = &settings["chat_template"];
+    let apart = folder.join("chat_template.json");
+    let apart = if apart.is_file() { files::read_json(&apart)? } else { Json::Null };
+    let template = [&apart, settings].map(|settings| &settings["chat_template"]);
+    let template = template.into_iter().find(|template| !template.is_null()).unwrap_or(&Json::Null);
     // Several named templates: the one for conversations without tools.
     let default = template.as_array().and_then(|list| list.iter().find(|t| t["name"] == "default")).map(|t| &t["template"]);
     Ok(default.unwrap_or(template).as_str().map(str::to_owned))

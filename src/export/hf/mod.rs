@@ -6,7 +6,7 @@ mod form;
 
 pub use card::{Origin, write_card};
 
-use crate::checkpoint::folder::{CARRIED, CODE, LICENCES, weights_file};
+use crate::checkpoint::folder::{CARRIED, CODE, is_licence, weights_file};
 use crate::checkpoint::{Config, SafetensorsWriter, TensorHeader, files};
 use crate::compaction::{CompactModel, CompactTensor};
 use crate::error::{Error, Result};
@@ -65,12 +65,14 @@ fn keep_tokenizer(source: &Config, form: &Form, folder: &Path) -> Result<()> {
         return Ok(());
     }
     fields.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+    // Before version 5 that class gave `token_type_ids` as well, which these models do not take.
+    fields.entry("model_input_names").or_insert(json!(["input_ids", "attention_mask"]));
     files::write_json(&path, &settings)
 }
 
 /// Copies the licence files of a model folder.
 pub fn carry_licences(from: &Path, to: &Path) -> Result<()> {
-    carry(from, to, &|name| LICENCES.iter().any(|l| name.starts_with(l)))
+    carry(from, to, &is_licence)
 }
 
 /// Writes the weights; returns the bytes of the files.

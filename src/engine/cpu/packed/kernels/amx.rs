@@ -32,7 +32,10 @@ pub fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| {
         // Leaf 7, register D: bit 22 are products of bf16, bit 24 the registers. Numbers are packed with AVX-512.
         const BITS: u32 = 1 << 22 | 1 << 24;
-        super::avx512::has_bf16() && __cpuid_count(7, 0).edx & BITS == BITS && is_permitted()
+        // SAFETY: every processor with AVX-512 has the instruction and this leaf. Newer toolchains do not ask for the block.
+        #[allow(unused_unsafe)]
+        let features = || unsafe { __cpuid_count(7, 0).edx };
+        super::avx512::has_bf16() && features() & BITS == BITS && is_permitted()
     })
 }
 
