@@ -70,6 +70,12 @@ impl Tensors {
         Self::new(&self.source, entries, self.file_bytes)
     }
 
+    /// All but one.
+    pub fn without(self, name: &str) -> Result<Self> {
+        let entries = self.entries.into_iter().filter(|entry| entry.name != name).collect();
+        Self::new(&self.source, entries, self.file_bytes)
+    }
+
     /// All tensors, in the order of their data.
     #[must_use]
     pub fn entries(&self) -> &[StoredTensor] {

@@ -78,7 +78,7 @@ impl Model {
     }
 
     fn checked(self) -> Result<Self> {
-        let model = self;
+        let mut model = self;
         for layer in 0..model.architecture.layers.len() {
             for tensor in model.architecture.layer_tensors(layer) {
                 model.stored(layer, tensor)?;
@@ -89,6 +89,10 @@ impl Model {
         model.head_matrix()?;
         model.final_norm()?;
         model.refuse_another_head()?;
+        if model.architecture.tied_embeddings {
+            // It is the embedding once more.
+            model.tensors = model.tensors.without(HEAD)?;
+        }
         Ok(model)
     }
 

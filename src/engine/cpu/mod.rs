@@ -81,7 +81,8 @@ impl CpuEngine {
         }
     }
 
-    /// Stays within so many bytes of memory, mapped weights not counted.
+    /// Activations, hidden states and packed weights stay within so many bytes of memory; neither mapped weights nor the recipes' linear
+    /// algebra count.
     #[must_use]
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.info.memory_budget = bytes;

@@ -10,6 +10,9 @@ use std::cell::RefCell;
 /// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
 const WIDE_BYTES: u32 = 16_896;
 
+/// Channels of a head in most models.
+const HEAD_SIZES: [usize; 4] = [64, 80, 96, 128];
+
 /// Small whole numbers without pattern: their products and sums are exact in every number format.
 fn whole_number(place: usize, seed: usize) -> f32 {
     ((place + seed).wrapping_mul(2_654_435_761) >> 13) as u32 as f32 % 7.0 - 3.0
@@ -40,8 +43,9 @@ impl GpuEngine {
             engine => engine?,
         };
         if on_matrix_units {
-            // The sizes of heads that most models have: should one be wrong or fail, no other is trusted.
-            match engine.attends_rightly(64).and_then(|right| Ok(right && engine.attends_rightly(128)?)) {
+            // Should one be wrong or fail, no other is trusted. A failure later on would end a run.
+            let right = |right: bool, head_dim| -> Result<bool> { Ok(right && engine.attends_rightly(head_dim)?) };
+            match HEAD_SIZES.into_iter().try_fold(true, right) {
                 Ok(right) => engine.attends_on_units = right,
                 Err(error) => {
                     tracing::warn!("{error}; going on without attention on matrix units");

@@ -123,17 +123,16 @@ impl Runner {
 pub fn check(architecture: &Architecture, dense: &Model) -> Result<()> {
     Runner::of(architecture)?;
     for tensor in &CompactModel::whole(dense).tensors {
-        if !follows(tensor, architecture) {
+        if !follows(tensor) {
             header(tensor, GgufType::default())?;
         }
     }
     vocabulary::keys(dense, "").map(|_| ())
 }
 
-/// Whether a tensor has no place in a file because others say the same: rotary frequencies follow from the metadata, and a tied head is the
-/// embedding.
-fn follows(tensor: &CompactTensor, architecture: &Architecture) -> bool {
-    tensor.name.ends_with(".rotary_emb.inv_freq") || (tensor.name == HEAD && architecture.tied_embeddings)
+/// Whether a tensor has no place in a file because the metadata say the same: rotary frequencies.
+fn follows(tensor: &CompactTensor) -> bool {
+    tensor.name.ends_with(".rotary_emb.inv_freq")
 }
 
 /// Writes the file `path`. Returns what the user should know.
@@ -153,7 +152,7 @@ pub fn write(source: &Source, compact: &CompactModel, gguf_type: GgufType, path:
     let mut headers: Vec<GgufHeader> = factors.iter().map(of_pairs).collect();
     let mut tensors = Vec::new();
     for tensor in &compact.tensors {
-        if !follows(tensor, architecture) {
+        if !follows(tensor) {
             headers.push(header(tensor, gguf_type)?);
             tensors.push(tensor);
         }

@@ -1,7 +1,7 @@
 //! Damaged model folders.
 
 use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
-use crate::support::{data, noise, run};
+use crate::support::{data, noise, run, run_json};
 use flap_gpu::tensor::Dtype;
 use serde_json::{Value, json};
 use std::fs;
@@ -34,12 +34,23 @@ fn a_tied_model_with_another_head() {
         fs::copy(data("golden/llama-mha-f16").join(file), folder.path().join(file)).unwrap();
     }
     let inspect = || run(&["inspect", text_of(folder.path())]);
-    assert_eq!(inspect().0, 0);
+    let untied = run_json(&["inspect", text_of(folder.path())])["parameters"].as_u64().unwrap();
     let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["tie_word_embeddings"] = json!(true);
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     fails(inspect(), &["lm_head.weight", "tie_word_embeddings"]);
+    // The same numbers once more are no parameters.
+    let weights = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let place = |name: &str| [0, 1].map(|i| data + header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+    let ([from, to], [head, _]) = (place("model.embed_tokens.weight"), place("lm_head.weight"));
+    bytes.copy_within(from..to, head);
+    fs::write(&weights, bytes).unwrap();
+    let counted = run_json(&["inspect", text_of(folder.path())])["parameters"].as_u64().unwrap();
+    assert_eq!(counted + (to - from) as u64 / 2, untied);
 }
 
 #[test]
