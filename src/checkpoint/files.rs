@@ -26,6 +26,14 @@ pub fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len())
 }
 
+/// What to say if the disk of a folder has less room than the `bytes` that `what` takes; nothing if it has, or does not say.
+#[must_use]
+pub fn shortage(folder: &Path, bytes: u64, what: &str, remedy: &str) -> Option<String> {
+    let free = fs4::available_space(folder).ok().filter(|&free| free < bytes)?;
+    let [free, bytes] = [free, bytes].map(|bytes| format!("{} MB", bytes.div_ceil(1_000_000)));
+    Some(format!("the disk of {} has {free} left, and {what} will take about {bytes}; {remedy}", folder.display()))
+}
+
 /// Reads and parses a JSON file.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let size = size(path)?;

@@ -6,7 +6,7 @@ use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, open_folder, resumable, with_engine};
 use crate::calibration::{self, TextSource};
-use crate::checkpoint::OutputFolder;
+use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -79,6 +79,12 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = OutputFolder::create(&args.output, &args.model, common.force)?;
+    let result = result_bytes(&model, &options, export.formats.len());
+    if let Some(note) =
+        files::shortage(output.path().parent().unwrap_or(output.path()), result, "the result", "make room, or choose another --output")
+    {
+        terminal.note(&note);
+    }
     let engine = open_engine(common)?;
     let begin = Instant::now();
     let passes = args.calibration.passes();
@@ -144,6 +150,13 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
             engine.info().label()
         )
     })
+}
+
+/// What a result in so many formats takes, about.
+fn result_bytes(model: &Model, options: &PlanOptions, formats: usize) -> u64 {
+    let prunable = model.architecture.prunable_parameters() as f64 / model.parameters() as f64;
+    let stays = if options.mask_only { 1.0 } else { 1.0 - options.ratio * prunable };
+    (stays * (model.tensors.total_bytes() * formats as u64) as f64) as u64
 }
 
 /// What is measured on a complete model, which neither a failure nor an interrupt spoils.

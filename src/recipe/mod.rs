@@ -26,6 +26,7 @@ mod sequential;
 mod site_moments;
 mod steps;
 mod symmetric;
+mod temporary;
 mod weights;
 
 pub use allocation::{AllocationSite, allocate, allocate_uniformly};
@@ -40,7 +41,6 @@ pub use symmetric::Symmetric;
 
 use crate::architecture::Site;
 use crate::calibration::{self, CalibrationSet};
-use crate::checkpoint::temporary_file;
 use crate::compaction::Changes;
 use crate::compensation;
 use crate::engine::Engine;
@@ -121,8 +121,7 @@ pub fn run<E: Engine>(
             "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
         ));
     }
-    // What the first pass leaves goes there: better said now than after it.
-    temporary_file()?;
+    temporary::check(model, options, progress)?;
     let begin = Instant::now();
     let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();

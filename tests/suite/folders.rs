@@ -128,6 +128,13 @@ fn the_tokenizer_is_taken_as_it_is() {
         let written: Value = serde_json::from_str(&std::fs::read_to_string(place.join("tokenizer_config.json")).unwrap()).unwrap();
         assert_eq!(written["tokenizer_class"].as_str(), expected, "{name}, declared {declared:?}");
         assert_eq!(written["eos_token"].as_str(), declared.map(|_| "</s>"));
+        // What that class gives besides is no input of these models.
+        let inputs = serde_json::json!(["input_ids", "attention_mask"]);
+        assert_eq!(
+            written.get("model_input_names"),
+            expected.filter(|&class| class == "PreTrainedTokenizerFast").map(|_| &inputs),
+            "{name}"
+        );
         // What holds no settings is copied as it is.
         std::fs::write(&settings, "[]").unwrap();
         let output = OutputFolder::create(&place, &source, true).unwrap();

@@ -2,7 +2,7 @@
 
 use super::Place;
 use crate::support::{data, run, run_json};
-use flap_gpu::checkpoint::{OutputFile, OutputFolder};
+use flap_gpu::checkpoint::{OutputFile, OutputFolder, files};
 use flap_gpu::model::Model;
 use serde_json::Value;
 use std::fs;
@@ -20,6 +20,21 @@ fn output_is_replaced_only_when_forced() {
     place.prune(&place.model, "out", &["--ratio", "0.5", "--force"]);
     assert!(fs::metadata(Path::new(&output).join("model.safetensors")).unwrap().len() < first.len() as u64);
     assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
+    // Of other files only those go that came along with a model.
+    fs::write(Path::new(&output).join("LICENSE.md"), "a licence").unwrap();
+    place.prune(&place.model, "out", &["--ratio", "0.5", "--force"]);
+    fs::write(Path::new(&output).join("NOTICE_results.csv"), "mine").unwrap();
+    let (code, _, stderr) = run(&["prune", &place.model, "--calibration", &text, "--output", &output, "--device", "cpu", "--force"]);
+    assert!(code == 1 && stderr.contains("NOTICE_results.csv"), "{stderr}");
+}
+
+/// A disk that will be full is named before the work begins.
+#[test]
+fn a_disk_with_too_little_room_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(files::shortage(folder.path(), 0, "the result", "make room"), None);
+    let note = files::shortage(folder.path(), u64::MAX, "the result", "make room").unwrap();
+    assert!(note.contains(folder.path().to_str().unwrap()) && note.contains("the result") && note.ends_with("make room"), "{note}");
 }
 
 /// Even where it is the current folder, which has another name once it is set aside.

@@ -32,7 +32,7 @@ fn three_steps_give_what_prune_gives() {
     // Another one instead, so that the share is the same.
     let other = (0..last).rev().find(|&place| !neurons.contains(&json!(place))).unwrap();
     neurons.push(json!(other));
-    neurons.sort_by_key(|place| place.as_u64());
+    neurons.sort_by_key(Value::as_u64);
     fs::write(&plan, edited.to_string()).unwrap();
     run_json(&["compact", &place.model, "--statistics", &stats, "--plan", &plan, "--output", &stepwise, "--force", "--device", "cpu"]);
     assert!(card().contains("flap-gpu compact") && card().contains("edited") && !card().contains("flap-gpu prune"), "{}", card());
