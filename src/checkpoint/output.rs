@@ -15,11 +15,11 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let parent = fs::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
+    let parent = dunce::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
     for input in inputs {
-        let source = fs::canonicalize(input).map_err(Error::io(input, "cannot open"))?;
+        let source = dunce::canonicalize(input).map_err(Error::io(input, "cannot open"))?;
         let place = parent.join(output.file_name().unwrap_or_default());
-        let place = fs::canonicalize(&place).unwrap_or(place);
+        let place = dunce::canonicalize(&place).unwrap_or(place);
         if place == source && source.is_file() {
             return Err(Error::file(output, "is also an input of this command; choose another --output"));
         }
@@ -41,7 +41,7 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
 #[must_use]
 pub fn settled(output: &Path) -> PathBuf {
     let parent = output.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    match (parent.map(fs::canonicalize), output.file_name()) {
+    match (parent.map(dunce::canonicalize), output.file_name()) {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         // What it is wrong with is said elsewhere.
         _ => output.to_owned(),

@@ -150,13 +150,13 @@ fn parts_of_a_text_have_the_tokens_of_the_whole() {
     let page = "The weather wasn't bad: 3.5 \u{b0}C, 1234567 people.\n\n  Two spaces,\ttabs\tand\r\nnew lines; cafe\u{301}, \u{6f22}\u{5b57}, \u{1f600}!\n\
                 def f(x):\n    return x**2 # comment\n\n\n\n\u{301}odd \n \n<s>They'll</s>\n<unk>end.   \n";
     let story = include_str!("../../demo/calibration.txt");
-    let pieces = (0..400).flat_map(|i| [&page[page.len() / 2 * (i % 2)..], &story[2000 * (i % 60)..][..1500]]);
+    let pieces = (0..200).flat_map(|i| [&page[page.len() / 2 * (i % 2)..], &story[2000 * (i % 60)..][..1500]]);
     let mixed: String = pieces.collect();
     for text in [
         mixed.clone(),
         format!("  \n{mixed}\n\n "),
         mixed.replace('\n', "\n "),
-        page.replace('\n', " ").repeat(2000),
+        page.replace('\n', " ").repeat(1000),
         format!("{}\n", "x".repeat(300_000)),
     ] {
         for (name, json) in &tokenizers {
