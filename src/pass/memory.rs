@@ -113,10 +113,10 @@ pub fn plan(
     let demands = demands(info.kind, architecture, weight_bytes);
     let mut rooms = options.rooms(info.memory_budget);
     let least = rooms.remove(0);
-    let beside = |room| lay_out(info, architecture, demands, [windows, window_tokens], options, room);
-    match rooms.into_iter().rev().find_map(|room| beside(room).ok()) {
+    let with_room = |room| lay_out(info, architecture, demands, [windows, window_tokens], options, room);
+    match rooms.into_iter().rev().find_map(|room| with_room(room).ok()) {
         Some(layout) => Ok(layout),
-        None => beside(least),
+        None => with_room(least),
     }
 }
 
