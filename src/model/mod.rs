@@ -78,7 +78,7 @@ impl Model {
     }
 
     fn checked(self) -> Result<Self> {
-        let mut model = self;
+        let model = self;
         for layer in 0..model.architecture.layers.len() {
             for tensor in model.architecture.layer_tensors(layer) {
                 model.stored(layer, tensor)?;
@@ -88,20 +88,16 @@ impl Model {
         model.embedding()?;
         model.head_matrix()?;
         model.final_norm()?;
-        model.refuse_another_head()?;
-        if model.architecture.tied_embeddings {
-            // It is the embedding once more.
-            model.tensors = model.tensors.without(HEAD)?;
-        }
-        Ok(model)
+        model.without_tied_head()
     }
 
-    /// Programs do not agree on what a tied model with a head of its own computes.
-    fn refuse_another_head(&self) -> Result<()> {
+    /// Without the copy of the embedding that a tied model may have as its head. Programs do not agree on what it computes with another head.
+    fn without_tied_head(mut self) -> Result<Self> {
         let head = self.tensors.entries().iter().find(|entry| entry.name == HEAD && self.architecture.tied_embeddings);
-        let Some(head) = head else { return Ok(()) };
+        let Some(head) = head else { return Ok(self) };
         if head.bytes.as_ref() == self.embedding()?.bytes.as_ref() {
-            return Ok(());
+            self.tensors = self.tensors.without(HEAD)?;
+            return Ok(self);
         }
         Err(head.error(format_args!(
             "is another matrix than {EMBEDDING}, but config.json says `tie_word_embeddings`; say false there if the model has a head of its own, or \

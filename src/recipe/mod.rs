@@ -189,7 +189,9 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let elimination = |(channels, per_unit)| placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0);
     let widest =
         |site: Site, bytes: &dyn Fn((usize, usize)) -> u64| layers.clone().map(|layer| bytes(channels(layer, site))).max().unwrap_or(0);
-    let sums = Site::BOTH.map(|site| widest(site, &sum)).into_iter().max().unwrap_or(0);
+    // The map of the readers takes their place as well, twice its size.
+    let map = 8 * (architecture.hidden_size * architecture.hidden_size) as u64;
+    let sums = Site::BOTH.map(|site| widest(site, &sum)).into_iter().max().unwrap_or(0).max(map);
     let eliminations = Site::BOTH.map(|site| widest(site, &elimination));
     PassOptions { sums, eliminations, other_streams, ..options }
 }

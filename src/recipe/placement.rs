@@ -16,15 +16,14 @@ pub fn eliminate<E: Engine, R>(
     [outputs, channels_per_unit]: [usize; 2],
     work: impl Fn(&mut dyn Elimination) -> Result<R>,
 ) -> Result<R> {
-    let in_f32 = match on_device(engine, room, &system, [outputs, channels_per_unit], &work) {
+    let on_device = match on_device(engine, room, &system, [outputs, channels_per_unit], &work) {
         Some(Err(error @ Error::DeviceMemory { .. })) => {
             tracing::warn!("{error}; going on on the host");
-            work(&mut system.rounded())
+            None
         }
-        Some(done) => done,
-        None => work(&mut system.rounded()),
+        done => done,
     };
-    match in_f32 {
+    match on_device.unwrap_or_else(|| work(&mut system.rounded())) {
         Err(Error::NotFinite(reason)) => tracing::warn!("{reason}; going on in f64 on the host"),
         done => return done,
     }

@@ -55,17 +55,17 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
 fn making(card: &mut String, source: &str, plan: &Plan, format: &[String]) {
     let text = plan.calibration.as_ref().map(|header| header.text_file.as_deref().unwrap_or("TEXT"));
     let options = plan.options();
-    let mut command = if plan.is_edited() {
+    let mut command = vec!["flap-gpu"];
+    if plan.is_edited() {
         let _ = writeln!(card, "Made with {} by a plan that was edited, `plan.json`:\n", plan.program);
-        let statistics = text.iter().flat_map(|_| ["--statistics", "STATS"]);
-        ["flap-gpu", "compact", source, "--plan", "plan.json", "--output", "DIR"].into_iter().chain(statistics).collect()
+        command.extend(["compact", source, "--plan", "plan.json", "--output", "DIR"]);
+        command.extend(text.iter().flat_map(|_| ["--statistics", "STATS"]));
     } else {
         let _ = writeln!(card, "Made with {}:\n", plan.program);
-        let mut command = vec!["flap-gpu", "prune", source, "--output", "DIR"];
+        command.extend(["prune", source, "--output", "DIR"]);
         command.extend(text.iter().flat_map(|text| ["--calibration", text]));
         command.extend(options.iter().map(String::as_str));
-        command
-    };
+    }
     command.extend(format.iter().map(String::as_str));
     let _ = writeln!(card, "```\n{}\n```\n", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
     let _ = write!(card, "The model it was made from has the fingerprint `{}`", plan.model.fingerprint);
