@@ -20,10 +20,30 @@ const COST_SHARE: u32 = 10;
 
 /// Names in the folder, or how they begin.
 const POINTER: &str = "state.json";
-const STEP: &str = "step-";
-const LAYER: &str = "layer-";
+const SAVE: &str = "save-";
 const LAYER_FILE: &str = ".safetensors";
 const LOCK: &str = "lock";
+
+/// Files of single layers that all later saves need.
+#[derive(Debug, Clone, Copy)]
+pub enum LayerFile {
+    /// Covariances of the dense model.
+    Covariances,
+    /// Weights of the pruned model.
+    Weights,
+}
+
+impl LayerFile {
+    const ALL: [Self; 2] = [Self::Covariances, Self::Weights];
+
+    /// How the names of such files begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Covariances => "covariances-",
+            Self::Weights => "weights-",
+        }
+    }
+}
 
 /// See the module's text.
 pub struct ResumeState {
@@ -38,6 +58,8 @@ pub struct ResumeState {
     /// Whether it is of no more use: damaged, or another run's that may be dropped.
     useless: Cell<bool>,
     loaded: Cell<bool>,
+    /// Number of the last save.
+    saves: Cell<usize>,
     lock: RefCell<Lock>,
 }
 
@@ -55,8 +77,8 @@ enum Lock {
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Pointer {
-    /// Finished steps.
-    steps: usize,
+    /// Number of the save.
+    save: usize,
     /// What the work is: model, text, options.
     identity: Value,
     /// Names and sizes of the save's files.
@@ -65,7 +87,7 @@ struct Pointer {
 
 impl ResumeState {
     /// The state that belongs to an output. Saves come at least `interval` apart, and far enough to cost little; without an interval, one
-    /// comes after every step. With `force`, the progress of an interrupted run that was another one is dropped.
+    /// comes every time. With `force`, the progress of an interrupted run that was another one is dropped.
     #[must_use]
     pub fn beside(output: &Path, interval: Duration, force: bool) -> Self {
         let output = settled(output);
@@ -80,6 +102,7 @@ impl ResumeState {
             own: Cell::new(false),
             useless: Cell::new(false),
             loaded: Cell::new(false),
+            saves: Cell::new(0),
             lock: RefCell::new(Lock::Untried),
         }
     }
@@ -118,13 +141,13 @@ impl ResumeState {
 
     /// The file of a layer that all later saves need.
     #[must_use]
-    pub fn of_layer(&self, layer: usize) -> PathBuf {
-        self.folder.join(format!("{LAYER}{layer}{LAYER_FILE}"))
+    pub fn of_layer(&self, file: LayerFile, layer: usize) -> PathBuf {
+        self.folder.join(format!("{}{layer}{LAYER_FILE}", file.prefix()))
     }
 
     /// Writes the file of a layer, unless it is there.
-    pub fn keep_layer(&self, layer: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let path = self.of_layer(layer);
+    pub fn keep_layer(&self, file: LayerFile, layer: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.of_layer(file, layer);
         if path.exists() {
             return Ok(());
         }
@@ -135,10 +158,10 @@ impl ResumeState {
     }
 
     /// Removes layers' files that a save which was never completed may have left: they are made anew.
-    pub fn forget_layers(&self, layers: Range<usize>) {
+    pub fn forget_layers(&self, file: LayerFile, layers: Range<usize>) {
         for layer in layers {
             // It may never have been written.
-            let _ = fs::remove_file(self.of_layer(layer));
+            let _ = fs::remove_file(self.of_layer(file, layer));
         }
     }
 
@@ -146,15 +169,15 @@ impl ResumeState {
         self.folder.join(POINTER)
     }
 
-    fn step(&self, steps: usize) -> PathBuf {
-        self.folder.join(format!("{STEP}{steps}"))
+    fn save_folder(&self, save: usize) -> PathBuf {
+        self.folder.join(format!("{SAVE}{save}"))
     }
 
-    /// What `read` makes of the finished steps and the folder of the last save, if it is complete.
+    /// What `read` makes of the folder of the last save, if it is complete.
     ///
     /// # Errors
     /// If it belongs to other work than `identity`, or cannot be read: without force, hours of work are not dropped.
-    pub fn load<T>(&self, identity: &Value, progress: &dyn Progress, read: impl FnOnce(usize, &Path) -> Result<T>) -> Result<Option<T>> {
+    pub fn load<T>(&self, identity: &Value, progress: &dyn Progress, read: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
         if !self.pointer().exists() || !self.is_ours() {
             return Ok(None);
         }
@@ -169,16 +192,17 @@ impl ResumeState {
             if pointer.identity != complete(identity) {
                 return Err(Error::file(&self.folder, "was left by another run"));
             }
-            let folder = self.step(pointer.steps);
+            let folder = self.save_folder(pointer.save);
             if sizes(&folder)? != pointer.files {
                 return Err(Error::file(&folder, "is incomplete"));
             }
-            read(pointer.steps, &folder)
+            read(&folder)
         };
         match loaded() {
             Ok(state) => {
                 self.own.set(true);
                 self.loaded.set(true);
+                self.saves.set(pointer.save);
                 Ok(Some(state))
             }
             // What cannot be read now may be read another time.
@@ -215,7 +239,7 @@ impl ResumeState {
 
     /// Saves, if the last save is long enough ago for its cost: `write` puts files into the folder it is given. A failure to save is
     /// told, but does not stop the run.
-    pub fn save_if_due(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) {
+    pub fn save_if_due(&self, identity: &Value, write: impl FnOnce(&Path) -> Result<()>) {
         let (last, cost) = self.last.get();
         if !self.interval.is_zero() && last.elapsed() < self.interval.max(cost * COST_SHARE) {
             return;
@@ -224,27 +248,31 @@ impl ResumeState {
             return;
         }
         let begin = Instant::now();
-        if let Err(error) = self.save(identity, steps, write) {
+        if let Err(error) = self.save(identity, write) {
             tracing::warn!("the state for resuming was not saved: {error}");
             // What was saved before stays good.
-            let _ = fs::remove_dir_all(self.step(steps));
+            let _ = fs::remove_dir_all(self.save_folder(self.saves.get() + 1));
         }
         self.last.set((Instant::now(), begin.elapsed()));
     }
 
-    fn save(&self, identity: &Value, steps: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fn save(&self, identity: &Value, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if !self.own.get() {
             self.clear().map_err(Error::io(&self.folder, "cannot remove what another run left in"))?;
             self.own.set(true);
         }
-        let folder = self.step(steps);
+        let save = self.saves.get() + 1;
+        let folder = self.save_folder(save);
+        // A crash may have left a part of it.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         write(&folder)?;
-        let pointer = Pointer { steps, identity: complete(identity), files: sizes(&folder)? };
+        let pointer = Pointer { save, identity: complete(identity), files: sizes(&folder)? };
         OutputFile::create(&self.pointer(), &[], true)?.commit_json(&pointer)?;
-        for earlier in 0..steps {
+        self.saves.set(save);
+        for earlier in 0..save {
             // Usually only the last exists.
-            let _ = fs::remove_dir_all(self.step(earlier));
+            let _ = fs::remove_dir_all(self.save_folder(earlier));
         }
         Ok(())
     }
@@ -287,9 +315,8 @@ fn is_own(name: &str) -> bool {
     // Files in the making are hidden.
     let name = name.strip_prefix('.').and_then(|hidden| Some(hidden.split_once(".partial-")?.0)).unwrap_or(name);
     let numbered = |rest: Option<&str>| rest.is_some_and(|number| number.parse::<usize>().is_ok());
-    name == POINTER
-        || numbered(name.strip_prefix(STEP))
-        || numbered(name.strip_prefix(LAYER).and_then(|rest| rest.strip_suffix(LAYER_FILE)))
+    let of_layers = |file: LayerFile| numbered(name.strip_prefix(file.prefix()).and_then(|rest| rest.strip_suffix(LAYER_FILE)));
+    name == POINTER || numbered(name.strip_prefix(SAVE)) || LayerFile::ALL.into_iter().any(of_layers)
 }
 
 /// The identity of work with the version that does it.

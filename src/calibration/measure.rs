@@ -124,13 +124,18 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
         self.layers.push(statistics);
         let is_last = layer + 1 == pass.model.architecture.layers.len();
         if let Some((resume, identity)) = self.resume.as_ref().filter(|_| !is_last) {
-            resume.save_if_due(identity, self.layers.len(), |folder| save_layers(pass.engine, folder, self.set, &self.layers, batches));
+            resume.save_if_due(identity, |folder| save_layers(pass.engine, folder, self.set, &self.layers, batches));
         }
         Ok(())
     }
 }
 
-/// Writes the statistics of the finished layers into the folder of a save, and the hidden states behind them.
+/// Writes the statistics of the finished layers into the folder of a save.
+pub fn write_statistics<E: Engine>(engine: &E, folder: &Path, set: &CalibrationSet, layers: &[LayerStatistics]) -> Result<()> {
+    statistics::write(&folder.join(STATISTICS), &Statistics { header: set.measured_on(engine), layers: layers.to_vec() })
+}
+
+/// Writes them, and the hidden states behind these layers.
 pub fn save_layers<E: Engine>(
     engine: &E,
     folder: &Path,
@@ -138,18 +143,23 @@ pub fn save_layers<E: Engine>(
     layers: &[LayerStatistics],
     batches: &[Batch<E>],
 ) -> Result<()> {
-    statistics::write(&folder.join(STATISTICS), &Statistics { header: set.measured_on(engine), layers: layers.to_vec() })?;
+    write_statistics(engine, folder, set, layers)?;
     Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
 }
 
-/// The statistics of so many finished layers, and the hidden states behind them.
-pub fn load_layers(model: &Model, set: &CalibrationSet, layers: usize, folder: &Path) -> Result<(Statistics, Mmap)> {
+/// The statistics of the finished layers.
+pub fn read_statistics(model: &Model, folder: &Path) -> Result<Statistics> {
     let path = folder.join(STATISTICS);
     let found = statistics::read(&path)?;
-    if found.layers.len() != layers || !(1..=model.architecture.layers.len()).contains(&layers) {
-        return Err(Error::file(&path, "has not the layers it should have"));
+    if (1..=model.architecture.layers.len()).contains(&found.layers.len()) {
+        return Ok(found);
     }
-    Ok((found, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
+    Err(Error::file(&path, "has not the layers it should have"))
+}
+
+/// Those, and the hidden states behind these layers.
+pub fn load_layers(model: &Model, set: &CalibrationSet, folder: &Path) -> Result<(Statistics, Mmap)> {
+    Ok((read_statistics(model, folder)?, set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?))
 }
 
 /// Fails, naming the layer and site, if a moment is NaN or infinite.

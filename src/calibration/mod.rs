@@ -5,7 +5,7 @@ mod text;
 mod wanda;
 mod windows;
 
-pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, save_layers};
+pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, read_statistics, save_layers, write_statistics};
 pub use text::{ENOUGH_BYTES, TextSource, fingerprint};
 pub use wanda::wanda_sp;
 pub use windows::{Shard, held_out, sequential_windows, window_starts};
@@ -191,8 +191,7 @@ pub fn calibrate<E: Engine>(
     let room = set.leave_room(model, options);
     let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
     let identity = set.identity(engine, model);
-    let finished =
-        resume.map(|state| state.load(&identity, progress, |layers, folder| load_layers(model, set, layers, folder))).transpose()?;
+    let finished = resume.map(|state| state.load(&identity, progress, |folder| load_layers(model, set, folder))).transpose()?;
     let (layers, mut batches) = match finished.flatten() {
         Some((Statistics { header, layers }, hidden_states)) => {
             progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));

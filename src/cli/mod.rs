@@ -115,7 +115,7 @@ fn completions(shell: Shell) -> String {
 fn resumable(resume: &ResumeState, terminal: &Terminal, work: impl FnOnce() -> Result<()>) -> Result<()> {
     work().inspect_err(|_| {
         if resume.goes_on() {
-            terminal.note("the same command goes on from the last saved layer");
+            terminal.note("the same command goes on from the last save");
         }
     })
 }

@@ -5,7 +5,7 @@ use super::dense::{DenseSite, Sites, measure};
 use super::linear_algebra::System;
 use super::placement::{eliminate, room_without_pass};
 use super::removal::{Removal, remove_greedily};
-use super::saves::{Measured, Saves};
+use super::saves::{Measured, Saves, keeps_covariances};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{AllocationSite, RecipeOptions, SiteReport, keep, ridge_share};
@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Model;
 use crate::pass::Batch;
-use crate::plan::{PlanOptions, Recipe};
+use crate::plan::PlanOptions;
 use crate::progress::Progress;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics};
 use memmap2::Mmap;
@@ -26,8 +26,8 @@ use std::time::Instant;
 pub struct Curves {
     /// The sites.
     pub sites: Vec<Curve>,
-    /// What a pass through the dense model took, and the curves of all sites.
-    pub seconds: [f64; 2],
+    /// What a pass through the dense model took, and the curves of all sites; not if an interrupted run has made them.
+    pub seconds: Option<[f64; 2]>,
 }
 
 /// Removes all units of a site from its covariance over so many tokens.
@@ -95,8 +95,7 @@ impl<E: Engine> Sites<E> for Measuring<'_, E> {
 
 impl Curves {
     /// Sends the calibration through the dense model, or the rest of it where a part is finished. Covariances are kept, in a temporary
-    /// file, by the recipes that need them again; the others' finished layers go to `saves`. Returns the statistics that FLAP would have
-    /// taken, too.
+    /// file, by the recipes that need them again; finished layers go to `saves`. Returns the statistics that FLAP would have taken, too.
     pub fn measure<E: Engine>(
         engine: &E,
         model: &Model,
@@ -106,33 +105,32 @@ impl Curves {
         saves: Option<&Saves<'_>>,
         progress: &dyn Progress,
     ) -> Result<(Self, Statistics)> {
-        let keeps_covariances = options.plan.recipe != Recipe::Sequential;
         let begin = Instant::now();
-        let (curves, finished) = finished.map(|found| (found.curves, (found.layers, found.hidden_states))).unzip();
+        let (layers, sites, hidden_states) =
+            finished.map_or_else(Default::default, |found| (found.layers, found.curves, found.hidden_states));
+        if !layers.is_empty() && hidden_states.is_none() {
+            return Ok((Self { sites, seconds: None }, Statistics { header: set.measured_on(engine), layers }));
+        }
+        let all = model.architecture.layers.len();
+        let share = (all - layers.len()) as f64 / all as f64;
         let mut measuring = Measuring {
             engine,
             model,
-            scratch: keeps_covariances.then(Scratch::new).transpose()?,
-            saves: saves.filter(|_| !keeps_covariances),
-            finished,
-            sites: curves.unwrap_or_default(),
+            scratch: keeps_covariances(options.plan.recipe).then(Scratch::new).transpose()?,
+            saves,
+            finished: hidden_states.map(|hidden_states| (layers, hidden_states)),
+            sites,
             algebra: 0.0,
         };
         let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, &mut measuring)?;
         let Measuring { sites, algebra, .. } = measuring;
-        let seconds = [begin.elapsed().as_secs_f64() - algebra, algebra];
+        let seconds = Some([(begin.elapsed().as_secs_f64() - algebra) / share, algebra / share]);
         Ok((Self { sites, seconds }, statistics))
-    }
-
-    /// From an interrupted run that has finished the first pass.
-    pub fn finished<E: Engine>(engine: &E, first: Measured, set: &CalibrationSet) -> (Self, Statistics) {
-        (Self { sites: first.curves, seconds: [0.0; 2] }, Statistics { header: set.measured_on(engine), layers: first.layers })
     }
 
     /// From a calibration that kept its covariances.
     pub fn from_statistics<E: Engine>(engine: &E, model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
         statistics.header.token_weights()?;
-        let begin = Instant::now();
         progress.start("measuring error curves", "sites", 2 * statistics.layers.len() as u64);
         let mut sites = Vec::new();
         for (layer, measured) in statistics.layers.iter().enumerate() {
@@ -146,7 +144,7 @@ impl Curves {
             }
         }
         progress.finish();
-        Ok(Self { sites, seconds: [0.0, begin.elapsed().as_secs_f64()] })
+        Ok(Self { sites, seconds: None })
     }
 
     /// The sites as the allocation sees them.

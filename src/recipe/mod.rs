@@ -20,6 +20,7 @@ mod placement;
 mod products;
 mod refit;
 mod removal;
+mod saved_layers;
 mod saves;
 mod search;
 mod sequential;
@@ -54,7 +55,7 @@ use crate::resume::ResumeState;
 use crate::search::Kept;
 use crate::statistics::Statistics;
 use curves::Curves;
-use saves::{FirstPass, Saves};
+use saves::{Finished, FirstPass, Saves};
 use sequential::Start;
 use std::time::Instant;
 
@@ -125,15 +126,12 @@ pub fn run<E: Engine>(
     let begin = Instant::now();
     let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();
-    let (measured, fitted) = saves.map(|saves| saves.load(progress)).transpose()?.flatten().unzip();
-    let fitted = fitted.flatten();
-    let (curves, statistics) = match measured {
-        Some(first) if first.layers.len() == model.architecture.layers.len() => Curves::finished(engine, first, set),
-        measured => Curves::measure(engine, model, set, options, measured, saves, progress)?,
-    };
-    let removed = match (&fitted, options.plan.recipe) {
+    let Finished { first, search, second } = saves.map(|saves| saves.load(progress)).transpose()?.unwrap_or_default();
+    let (curves, statistics) = Curves::measure(engine, model, set, options, first, saves, progress)?;
+    let first = FirstPass { layers: &statistics.layers, curves: &curves };
+    let removed = match (&second, options.plan.recipe) {
         (Some(fitted), _) => fitted.units.removed.clone(),
-        (None, Recipe::Search) => search::allocate(engine, model, set, options, &curves, progress)?,
+        (None, Recipe::Search) => search::allocate(engine, model, set, options, first, (search, saves), progress)?,
         (None, _) => curves.allocate(model, &options.plan)?,
     };
     if removed.iter().all(|&count| count == 0) {
@@ -145,9 +143,8 @@ pub fn run<E: Engine>(
         let replaced = least_squares::run(engine, model, curves.covariances(), &kept, progress)?;
         (kept, replaced)
     } else {
-        let first_pass = FirstPass { layers: &statistics.layers, curves: &curves.sites };
-        let start = fitted.map_or(Start::First(removed), Start::Behind);
-        sequential::run(engine, model, set, options, start, saves.map(|saves| (saves, first_pass)), progress)?
+        let start = second.map_or(Start::First(removed), Start::Behind);
+        sequential::run(engine, model, set, options, start, saves.map(|saves| (saves, first)), progress)?
     };
     let mut plan = plan_of(model, &options.plan, kept, &sites, &statistics);
     plan.settings.no_refit = !options.refit && options.plan.recipe != Recipe::LeastSquares;

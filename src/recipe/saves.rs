@@ -1,28 +1,28 @@
-//! What is kept of a recipe's finished layers, so that an interrupted run goes on from them.
+//! What is kept of a recipe's finished work, so that an interrupted run goes on from it.
 //!
-//! A save of the first pass has the error curves, the statistics and the hidden states behind the last layer; one of the second pass also
-//! the units that stay and the pruned stream. Weights are written once, a file for each fitted layer, beside the saves.
+//! A save of the first pass has the error curves, the statistics and the hidden states behind the last layer; one of a search, how many units
+//! its rounds have removed; one of the second pass, the units that stay, the dense and the pruned stream. Covariances and weights are
+//! written once, in files of single layers beside the saves.
 
 use super::RecipeOptions;
 use super::curve::Curve;
-use super::layer::readers;
-use crate::architecture::Part;
+use super::curves::Curves;
+use super::saved_layers::{keep_covariances, keep_weights, read_covariances, read_weights};
 use crate::architecture::Site;
-use crate::calibration::{CalibrationSet, HIDDEN_STATES, load_layers, save_layers};
-use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader, files};
+use crate::calibration::{CalibrationSet, HIDDEN_STATES, read_statistics, write_statistics};
+use crate::checkpoint::files;
 use crate::compaction::Replaced;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::Batch;
+use crate::plan::Recipe;
 use crate::progress::Progress;
 use crate::resume::ResumeState;
-use crate::statistics::{LayerStatistics, Statistics};
-use crate::tensor::HostTensor;
+use crate::statistics::{Header, LayerStatistics, Statistics};
 use memmap2::Mmap;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Files of a save.
@@ -35,13 +35,31 @@ pub struct Saves<'a> {
     model: &'a Model,
     set: &'a CalibrationSet,
     identity: Value,
+    /// Of the files with covariances.
+    header: Header,
+    keeps_covariances: bool,
+}
+
+/// Whether a recipe needs the covariances of the first pass again.
+pub fn keeps_covariances(recipe: Recipe) -> bool {
+    matches!(recipe, Recipe::LeastSquares | Recipe::Search)
 }
 
 /// What is finished, as a save has it.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Record<'a> {
     curves: Cow<'a, [Curve]>,
+    search: Option<Cow<'a, Searched>>,
     fit: Option<Cow<'a, Units>>,
+}
+
+/// How far a search has come.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Searched {
+    /// Finished rounds.
+    pub rounds: usize,
+    /// Units that they have removed, per site of the whole model.
+    pub removed: Vec<usize>,
 }
 
 /// The units of the second pass.
@@ -53,14 +71,25 @@ pub struct Units {
     pub kept: Vec<Vec<bool>>,
 }
 
+/// What an interrupted run has finished.
+#[derive(Default)]
+pub struct Finished {
+    /// Layers of the first pass.
+    pub first: Option<Measured>,
+    /// Rounds of the search, which follows the whole first pass.
+    pub search: Option<Searched>,
+    /// Layers of the second pass, which follows both.
+    pub second: Option<FittedLayers>,
+}
+
 /// Finished layers of the first pass.
 pub struct Measured {
     /// Statistics of these layers.
     pub layers: Vec<LayerStatistics>,
     /// Curves of their sites.
     pub curves: Vec<Curve>,
-    /// The hidden states behind them.
-    pub hidden_states: Mmap,
+    /// The hidden states behind them, unless these are all layers.
+    pub hidden_states: Option<Mmap>,
 }
 
 /// Finished layers of the second pass.
@@ -73,37 +102,53 @@ pub struct FittedLayers {
     pub streams: [Mmap; 2],
 }
 
+/// The whole first pass.
+#[derive(Clone, Copy)]
+pub struct FirstPass<'a> {
+    /// Statistics of all layers.
+    pub layers: &'a [LayerStatistics],
+    /// Curves of all sites.
+    pub curves: &'a Curves,
+}
+
 impl<'a> Saves<'a> {
     /// Of the run with these options.
     pub fn new<E: Engine>(engine: &E, model: &'a Model, state: &'a ResumeState, set: &'a CalibrationSet, options: &RecipeOptions) -> Self {
         let identity = json!([set.identity(engine, model), format!("{:?}, refit: {}", options.plan, options.refit)]);
-        Self { state, model, set, identity }
+        let header = Header { covariances: Some(options.plan.token_weights), ..set.header.clone() };
+        Self { state, model, set, identity, header, keeps_covariances: keeps_covariances(options.plan.recipe) }
     }
 
-    /// What an interrupted run has finished: all of the first pass with a part of the second, or a part of the first.
-    pub fn load(&self, progress: &dyn Progress) -> Result<Option<(Measured, Option<FittedLayers>)>> {
-        self.state.load(&self.identity, progress, |steps, folder| {
+    /// What an interrupted run has finished; nothing if there was none.
+    pub fn load(&self, progress: &dyn Progress) -> Result<Finished> {
+        let found = self.state.load(&self.identity, progress, |folder| {
             let path = folder.join(RECORD);
             let record: Record = files::read_json(&path)?;
-            let fitted = record.fit.as_ref().map_or(0, |units| units.kept.len() / 2);
-            let (Statistics { header, layers }, hidden_states) = load_layers(self.model, self.set, steps - steps.min(fitted), folder)?;
+            let Statistics { header, layers } = read_statistics(self.model, folder)?;
             self.check(&record, layers.len()).map_err(|what| Error::file(&path, what))?;
-            self.state.forget_layers(fitted..self.model.architecture.layers.len());
-            let fit = record.fit.map(|fit| -> Result<_> {
-                let mut replaced = Replaced::new();
-                (0..fitted).try_for_each(|layer| read_weights(&self.state.of_layer(layer), layer, &mut replaced))?;
-                let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
-                let streams = [map(HIDDEN_STATES)?, map(PRUNED)?];
-                progress.note(&format!("going on after layer {} of an interrupted run's second pass", fitted - 1));
-                Ok(FittedLayers { units: fit.into_owned(), replaced, streams })
-            });
-            let fit = fit.transpose()?;
-            if fit.is_none() {
-                progress.note(&format!("going on after layer {} of an interrupted run's first pass", layers.len() - 1));
+            let (all, fitted) = (self.model.architecture.layers.len(), record.fit.as_ref().map_or(0, |units| units.kept.len() / 2));
+            let replaced = read_weights(self.state, fitted, all)?;
+            let mut curves = record.curves.into_owned();
+            if self.keeps_covariances && fitted == 0 {
+                let covariances = read_covariances(self.state, layers.len(), all)?;
+                curves.iter_mut().zip(covariances).for_each(|(curve, covariance)| curve.covariance = Some(covariance));
             }
+            let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
+            let hidden_states = (layers.len() < all).then(|| map(HIDDEN_STATES)).transpose()?;
+            let fit = |units: Cow<'_, Units>| -> Result<FittedLayers> {
+                Ok(FittedLayers { units: units.into_owned(), replaced, streams: [map(HIDDEN_STATES)?, map(PRUNED)?] })
+            };
+            let second = record.fit.map(fit).transpose()?;
+            let search = record.search.map(Cow::into_owned);
+            progress.note(&match (&second, &search) {
+                (Some(_), _) => format!("going on after layer {} of an interrupted run's second pass", fitted - 1),
+                (None, Some(search)) => format!("going on after round {} of an interrupted run's search", search.rounds),
+                (None, None) => format!("going on after layer {} of an interrupted run's first pass", layers.len() - 1),
+            });
             self.set.go_on_from(header);
-            Ok((Measured { layers, curves: record.curves.into_owned(), hidden_states }, fit))
-        })
+            Ok(Finished { first: Some(Measured { layers, curves, hidden_states }), search, second })
+        });
+        Ok(found?.unwrap_or_default())
     }
 
     /// Whether the numbers of a record belong together; says what does not.
@@ -115,15 +160,18 @@ impl<'a> Saves<'a> {
         if record.curves.len() != 2 * layers || !record.curves.iter().enumerate().all(curve) {
             return Err("has curves of other sites");
         }
+        let of_all_sites = |removed: &[usize]| {
+            layers == whole && removed.len() == 2 * whole && removed.iter().enumerate().all(|(site, &removed)| removed < units(site))
+        };
+        if record.search.as_ref().is_some_and(|search| !of_all_sites(&search.removed)) {
+            return Err("has a search among other sites");
+        }
         let Some(fit) = &record.fit else { return Ok(()) };
         let kept = |(site, kept): (usize, &Vec<bool>)| {
             kept.len() == units(site) && kept.iter().filter(|&&kept| !kept).count() == fit.removed[site]
         };
-        let complete = layers == whole
-            && fit.removed.len() == 2 * whole
-            && fit.kept.len().is_multiple_of(2)
-            && (2..=2 * whole).contains(&fit.kept.len());
-        if complete && (0..2 * whole).all(|site| fit.removed[site] < units(site)) && fit.kept.iter().enumerate().all(kept) {
+        let whole_layers = fit.kept.len().is_multiple_of(2) && (2..=2 * whole).contains(&fit.kept.len());
+        if of_all_sites(&fit.removed) && whole_layers && fit.kept.iter().enumerate().all(kept) {
             return Ok(());
         }
         Err("has units of other sites")
@@ -131,72 +179,47 @@ impl<'a> Saves<'a> {
 
     /// Saves a part of the first pass, if it is time for it.
     pub fn save_measured<E: Engine>(&self, engine: &E, layers: &[LayerStatistics], curves: &[Curve], batches: &[Batch<E>]) {
-        self.state.save_if_due(&self.identity, layers.len(), |folder| {
-            save_layers(engine, folder, self.set, layers, batches)?;
-            write_record(folder, &Record { curves: curves.into(), fit: None })
+        self.state.save_if_due(&self.identity, |folder| {
+            self.write(engine, folder, layers, &Record { curves: curves.into(), search: None, fit: None })?;
+            if layers.len() == self.model.architecture.layers.len() {
+                return Ok(());
+            }
+            Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
         });
+    }
+
+    /// Saves the first pass and how far the search has come, if it is time for it.
+    pub fn save_searched<E: Engine>(&self, engine: &E, first: FirstPass<'_>, search: &Searched) {
+        let record = Record { curves: (&first.curves.sites).into(), search: Some(Cow::Borrowed(search)), fit: None };
+        self.state.save_if_due(&self.identity, |folder| self.write(engine, folder, first.layers, &record));
     }
 
     /// Saves the first pass and a part of the second, if it is time for it: its units, weights, and the dense and the pruned stream.
     pub fn save_fitted<E: Engine>(
         &self,
         engine: &E,
-        first: &FirstPass<'_>,
+        first: FirstPass<'_>,
         units: &Units,
         replaced: &Replaced,
         [dense, pruned]: [&[Batch<E>]; 2],
     ) {
-        let fitted = units.kept.len() / 2;
-        self.state.save_if_due(&self.identity, first.layers.len() + fitted, |folder| {
-            for layer in 0..fitted {
-                self.state.keep_layer(layer, |path| write_weights(path, layer, replaced))?;
-            }
-            save_layers(engine, folder, self.set, first.layers, dense)?;
-            Batch::save(engine, pruned, &folder.join(PRUNED))?;
-            write_record(folder, &Record { curves: first.curves.into(), fit: Some(Cow::Borrowed(units)) })
+        let record = Record { curves: (&first.curves.sites).into(), search: None, fit: Some(Cow::Borrowed(units)) };
+        self.state.save_if_due(&self.identity, |folder| {
+            keep_weights(self.state, 0..units.kept.len() / 2, replaced)?;
+            self.write(engine, folder, first.layers, &record)?;
+            Batch::save(engine, dense, &folder.join(HIDDEN_STATES))?;
+            Batch::save(engine, pruned, &folder.join(PRUNED))
         });
     }
-}
 
-/// The whole first pass.
-pub struct FirstPass<'a> {
-    /// Statistics of all layers.
-    pub layers: &'a [LayerStatistics],
-    /// Curves of all sites.
-    pub curves: &'a [Curve],
-}
-
-/// Without the white space of other files: it has a line for every channel.
-fn write_record(folder: &Path, record: &Record) -> Result<()> {
-    let path = folder.join(RECORD);
-    let text = serde_json::to_vec(record).map_err(|e| Error::file(&path, format!("cannot be written as JSON: {e}")))?;
-    files::write(&path, text)
-}
-
-/// Writes a layer's new tensors.
-fn write_weights(path: &Path, layer: usize, replaced: &Replaced) -> Result<()> {
-    let tensors: Vec<(Part, &HostTensor)> = Part::ALL.iter().filter_map(|&part| Some((part, replaced.get(&(layer, part))?))).collect();
-    let header = |&(part, tensor): &(Part, &HostTensor)| TensorHeader {
-        name: part.name(layer),
-        dtype: tensor.dtype.name().into(),
-        shape: vec![tensor.rows, tensor.columns],
-        bytes: tensor.bytes.as_ref().len(),
-    };
-    let mut writer = SafetensorsWriter::create(path, &tensors.iter().map(header).collect::<Vec<_>>(), &BTreeMap::new())?;
-    tensors.iter().try_for_each(|(_, tensor)| writer.write(tensor.bytes.as_ref()))?;
-    writer.finish()
-}
-
-/// Reads them back; the numbers stay in the mapped file.
-fn read_weights(path: &Path, layer: usize, replaced: &mut Replaced) -> Result<()> {
-    for stored in TensorFile::open(path)?.stored_tensors()? {
-        let part = Part::ALL.into_iter().find(|part| part.name(layer) == stored.name);
-        let part = part.ok_or_else(|| stored.error("is not a layer's"))?;
-        replaced.insert((layer, part), stored.read()?);
-    }
-    let parts = Site::BOTH.into_iter().flat_map(|site| [readers(site), &<[Part; 2]>::from(site.writer())].concat());
-    match parts.into_iter().find(|&part| !replaced.contains_key(&(layer, part))) {
-        Some(part) => Err(Error::file(path, format!("has no tensor `{}`", part.name(layer)))),
-        None => Ok(()),
+    /// Writes what every save has; without the white space of other JSON, as a record has a number for every channel.
+    fn write<E: Engine>(&self, engine: &E, folder: &Path, layers: &[LayerStatistics], record: &Record<'_>) -> Result<()> {
+        if record.fit.is_none() {
+            keep_covariances(self.state, &self.header, layers, record.curves.iter().filter_map(|curve| curve.covariance.as_ref()))?;
+        }
+        write_statistics(engine, folder, self.set, layers)?;
+        let path = folder.join(RECORD);
+        let text = serde_json::to_vec(record).map_err(|e| Error::file(&path, format!("cannot be written as JSON: {e}")))?;
+        files::write(&path, text)
     }
 }

@@ -7,6 +7,7 @@
 use super::allocation::give_back;
 use super::curves::Curves;
 use super::layer::{Fitted, cut_readers, readers};
+use super::saves::{FirstPass, Saves, Searched};
 use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares, leave_room};
 use crate::architecture::Site;
 use crate::calibration::CalibrationSet;
@@ -27,16 +28,19 @@ const SLICE: usize = 16;
 /// Share of the prunable parameters that a round removes.
 const ROUND: f64 = 0.05;
 
-/// Removed units of every site. Says beforehand what it will cost.
+/// Removed units of every site. Says beforehand what it will cost. Goes on behind the rounds of an interrupted run; finished ones go to the
+/// saves.
 pub fn allocate<E: Engine>(
     engine: &E,
     model: &Model,
     set: &CalibrationSet,
     options: &RecipeOptions,
-    curves: &Curves,
+    first: FirstPass<'_>,
+    (finished, saves): (Option<Searched>, Option<&Saves<'_>>),
     progress: &dyn Progress,
 ) -> Result<Vec<usize>> {
     let plan = &options.plan;
+    let curves = first.curves;
     let sites = curves.allocation_sites(model, plan);
     // Fails where no allocation reaches the ratio.
     allocate_by_curves(&sites, plan.ratio)?;
@@ -45,21 +49,24 @@ pub fn allocate<E: Engine>(
     let ids = set.one_in(SLICE);
     let windows = ids.len() / length;
     let rounds = rounds(plan.ratio);
-    announce(curves, sites.len(), plan.ratio, progress);
+    let least = || Searched { rounds: 0, removed: sites.iter().map(AllocationSite::least_removed).collect() };
+    let mut search = finished.unwrap_or_else(least);
+    let left = rounds.saturating_sub(search.rounds);
+    announce(curves.seconds, sites.len(), left, plan.ratio, progress);
 
     // A variant's layer is on the device while the next is not.
     let memory = leave_room(engine, model, options.pass, sites.len());
     let pass = Pass::new(engine, model, windows, length, memory, progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
-    progress.start("searching", "tokens x sites", (rounds * steps * ids.len()) as u64);
+    progress.start("searching", "tokens x sites", (left * steps * ids.len()) as u64);
     let teacher = Teacher::of(&pass, ids)?;
-    let mut removed: Vec<usize> = sites.iter().map(AllocationSite::least_removed).collect();
     let mut fits = HashMap::new();
     let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
-    for round in 1..=rounds {
+    for round in search.rounds + 1..=rounds {
+        let removed = &mut search.removed;
         let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
-        let mut visitor = Round { curves, removed: &removed, next: &next, fits, variants: Vec::new() };
+        let mut visitor = Round { curves, removed, next: &next, fits, variants: Vec::new() };
         let mut base = pass.embed(ids)?;
         pass.layers(0, &mut base, &mut visitor)?;
         let Round { variants, fits: made, .. } = visitor;
@@ -72,11 +79,16 @@ pub fn allocate<E: Engine>(
             costs[site] = Some((divergence - divergences[0]).max(0.0) / parameters);
         }
         tracing::info!("round {round} of {rounds}: divergence {:.5} nats a token with {removed:?} removed", divergences[0]);
-        take(&sites, &chunks, &costs, total * plan.ratio * round as f64 / rounds as f64, &mut removed);
+        take(&sites, &chunks, &costs, total * plan.ratio * round as f64 / rounds as f64, removed);
         fits = made;
         fits.retain(|&(site, count), _| removed[site] == count);
+        search.rounds = round;
+        if let Some(saves) = saves {
+            saves.save_searched(engine, first, &search);
+        }
     }
     progress.finish();
+    let mut removed = search.removed;
     give_back(&sites, &mut removed, plan.ratio * total);
     Ok(removed)
 }
@@ -88,18 +100,28 @@ fn rounds(ratio: f64) -> usize {
 /// Forward passes over the whole calibration that the search alone amounts to, for a model of so many sites.
 #[must_use]
 pub fn search_passes(sites: usize, ratio: f64) -> f64 {
-    // A pass takes every token through every site once; a round takes them through the sites behind every variant's own.
-    (1.0 + rounds(ratio) as f64 * (sites + 3) as f64 / 2.0) / SLICE as f64
+    passes_of(sites, rounds(ratio))
 }
 
-fn announce(curves: &Curves, sites: usize, ratio: f64, progress: &dyn Progress) {
-    let (rounds, passes) = (rounds(ratio), search_passes(sites, ratio));
-    // A fit is of what stays of a site; a curve, of all of it.
-    let seconds = passes * curves.seconds[0] + rounds as f64 * curves.seconds[1];
-    let time = if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) };
+fn passes_of(sites: usize, rounds: usize) -> f64 {
+    // A pass takes every token through every site once; a round takes them through the sites behind every variant's own.
+    (1.0 + rounds as f64 * (sites + 3) as f64 / 2.0) / SLICE as f64
+}
+
+/// Says what so many rounds will cost, if the first pass has been timed.
+fn announce(seconds: Option<[f64; 2]>, sites: usize, left: usize, ratio: f64, progress: &dyn Progress) {
+    let passes = passes_of(sites, left);
+    let time = seconds.map(|[pass, curves]| {
+        // A fit is of what stays of a site; a curve, of all of it.
+        let seconds = passes * pass + left as f64 * curves;
+        let time = if seconds < 90.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) };
+        format!(", about {time} by what the first pass took")
+    });
+    let of = if left < rounds(ratio) { format!("the last {left} of {}", rounds(ratio)) } else { left.to_string() };
     progress.note(&format!(
-        "the search tries {sites} sites in {rounds} rounds: {passes:.1} passes of the calibration and up to {} fits, about {time} by what the first pass took",
-        rounds * sites
+        "the search tries {sites} sites in {of} rounds: {passes:.1} passes of the calibration and up to {} fits{}",
+        left * sites,
+        time.unwrap_or_default()
     ));
 }
 

@@ -91,7 +91,7 @@ impl<E: Engine> Visitor<E> for Fit<'_, E> {
                 "NaN or infinity appeared in the pruned model's activations of layer {layer}; try a smaller --ratio"
             )));
         }
-        if let Some((saves, first)) = &self.saves {
+        if let Some((saves, first)) = self.saves {
             saves.save_fitted(pass.engine, first, &self.units, &self.replaced, [dense, &self.pruned]);
         }
         Ok(())

@@ -2,10 +2,11 @@
 
 use super::curves::Curves;
 use super::dense::{DenseSite, Sites};
+use super::saved_layers::{keep_covariances, read_covariances, with_covariances};
 use super::{dense, least_squares, plan_of};
 use crate::architecture::LayerShape;
 use crate::architecture::Site;
-use crate::calibration::{CalibrationSet, HIDDEN_STATES};
+use crate::calibration::{CalibrationSet, load_layers, save_layers};
 use crate::checkpoint::Scratch;
 use crate::compaction::Changes;
 use crate::engine::Engine;
@@ -16,7 +17,7 @@ use crate::plan::{Plan, PlanOptions, PlannedLayer};
 use crate::progress::Progress;
 use crate::pruning::check_statistics;
 use crate::resume::ResumeState;
-use crate::statistics::{self, Header, LayerStatistics, SiteCovariance, Statistics, TokenWeights};
+use crate::statistics::{Header, LayerStatistics, SiteCovariance, Statistics, TokenWeights};
 use memmap2::Mmap;
 use serde_json::{Value, json};
 
@@ -32,24 +33,23 @@ pub fn calibrate<E: Engine>(
     progress: &dyn Progress,
 ) -> Result<Statistics> {
     let identity = json!([set.identity(engine, model), token_weights]);
-    let layers = model.architecture.layers.len();
+    let all = model.architecture.layers.len();
     let finished = resume.map(|state| {
-        state.load(&identity, progress, |steps, folder| {
-            let (header, finished) = read_layers(state, steps, layers)?;
-            let hidden_states = set.map_hidden_states(model, &folder.join(HIDDEN_STATES))?;
-            progress.note(&format!("going on after layer {} of an interrupted run", steps - 1));
-            Ok((header, finished, hidden_states))
+        state.load(&identity, progress, |folder| {
+            let (Statistics { header, layers }, hidden_states) = load_layers(model, set, folder)?;
+            let covariances = read_covariances(state, layers.len(), all)?;
+            progress.note(&format!("going on after layer {} of an interrupted run", layers.len() - 1));
+            set.go_on_from(header);
+            Ok((covariances, (layers, hidden_states)))
         })
     });
-    let finished = finished.transpose()?.flatten().map(|(header, finished, hidden_states)| {
-        set.go_on_from(header);
-        (finished, hidden_states)
-    });
+    let (found, finished) = finished.transpose()?.flatten().unzip();
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
-    let found = finished.iter().flat_map(|(layers, _)| layers).flat_map(covariances).collect();
-    let mut sites = Covariances { scratch: Scratch::new()?, found, finished, resume, identity, header, layers };
+    let saves = resume.map(|state| (state, identity, set));
+    let mut sites = Covariances { scratch: Scratch::new()?, found: found.unwrap_or_default(), finished, saves, header, all };
     let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;
-    let layers = statistics.layers.iter().enumerate().map(|(index, layer)| sites.with_covariances(index, layer)).collect();
+    let of_layers = sites.found.as_chunks().0.iter().map(|[attention, mlp]| [attention, mlp]);
+    let layers = statistics.layers.iter().zip(of_layers).map(|(layer, found)| with_covariances(layer, found)).collect();
     Ok(Statistics { layers, header: sites.header })
 }
 
@@ -58,20 +58,11 @@ struct Covariances<'a> {
     /// Of all sites so far.
     found: Vec<SiteCovariance>,
     finished: Option<(Vec<LayerStatistics>, Mmap)>,
-    resume: Option<&'a ResumeState>,
-    identity: Value,
+    /// Where finished layers are kept, as whose, and their windows.
+    saves: Option<(&'a ResumeState, Value, &'a CalibrationSet)>,
     header: Header,
-    /// Of the model.
-    layers: usize,
-}
-
-impl Covariances<'_> {
-    fn with_covariances(&self, index: usize, layer: &LayerStatistics) -> LayerStatistics {
-        let mut layer = layer.clone();
-        let found = &self.found[2 * index..];
-        Site::BOTH.into_iter().zip(found).for_each(|(site, found)| layer.site_mut(site).covariance = Some(found.clone()));
-        layer
-    }
+    /// Layers of the model.
+    all: usize,
 }
 
 impl<E: Engine> Sites<E> for Covariances<'_> {
@@ -85,44 +76,12 @@ impl<E: Engine> Sites<E> for Covariances<'_> {
     }
 
     fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]) {
-        let Some(state) = self.resume.filter(|_| statistics.len() < self.layers) else { return };
-        state.save_if_due(&self.identity, statistics.len(), |folder| {
-            for (index, layer) in statistics.iter().enumerate() {
-                state.keep_layer(index, |path| {
-                    let layers = vec![self.with_covariances(index, layer)];
-                    statistics::write(path, &Statistics { header: self.header.clone(), layers })
-                })?;
-            }
-            Batch::save(engine, batches, &folder.join(HIDDEN_STATES))
+        let Some((state, identity, set)) = self.saves.as_ref().filter(|_| statistics.len() < self.all) else { return };
+        state.save_if_due(identity, |folder| {
+            keep_covariances(state, &self.header, statistics, self.found.iter())?;
+            save_layers(engine, folder, set, statistics, batches)
         });
     }
-}
-
-/// The covariances of a layer that was saved with them.
-fn covariances(layer: &LayerStatistics) -> impl Iterator<Item = SiteCovariance> {
-    Site::BOTH.into_iter().filter_map(|site| layer.site(site).covariance.clone())
-}
-
-/// So many finished layers, of all, and what the runs that measured them say of themselves.
-fn read_layers(state: &ResumeState, layers: usize, all: usize) -> Result<(Header, Vec<LayerStatistics>)> {
-    if !(1..all).contains(&layers) {
-        return Err(Error::file(&state.of_layer(layers), "is not what a save goes on from"));
-    }
-    state.forget_layers(layers..all);
-    let read = |layer: usize| -> Result<(Header, LayerStatistics)> {
-        let path = state.of_layer(layer);
-        let Statistics { header, layers: mut found } = statistics::read(&path)?;
-        match (found.pop(), found.is_empty()) {
-            (Some(layer), true) if covariances(&layer).count() == 2 => Ok((header, layer)),
-            _ => Err(Error::file(&path, "has not one layer with its covariances")),
-        }
-    };
-    let (headers, found): (Vec<Header>, Vec<_>) = (0..layers).map(read).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let earlier = headers.into_iter().reduce(|mut all, header| {
-        all.add_maker(&header);
-        all
-    });
-    Ok((earlier.expect("there is at least one layer"), found))
 }
 
 /// The plan of `least-squares` from statistics with covariances.

@@ -10,7 +10,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::recipe;
-use flap_gpu::resume::ResumeState;
+use flap_gpu::resume::{LayerFile, ResumeState};
 use flap_gpu::statistics::{Mode, TokenWeights};
 use std::cell::Cell;
 use std::fs;
@@ -81,11 +81,11 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(announced.0.get(), 4 * 20 * 64);
     assert!(whole.layers.iter().all(|layer| layer.mlp.covariance.is_some()));
     // As a save that was never completed would leave it.
-    fs::write(state.of_layer(3), "half a file").unwrap();
+    fs::write(state.of_layer(LayerFile::Covariances, 3), "half a file").unwrap();
     let resumed = with_covariances(&announced);
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     assert_eq!(resumed, whole);
-    fs::write(state.of_layer(1), "half a file").unwrap();
+    fs::write(state.of_layer(LayerFile::Covariances, 1), "half a file").unwrap();
     assert_eq!(with_covariances(&announced), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
     drop(resumed);
@@ -106,28 +106,30 @@ fn progress_of_another_run_stays() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("stats");
     let state = |force: bool| ResumeState::beside(&place, Duration::ZERO, force);
-    let load = |state: &ResumeState, work: &str| state.load(&work.into(), &Silent, |steps, _| Ok(steps));
+    let content = |save: &Path| Ok(fs::read_to_string(save.join("content")).unwrap());
+    let load = |state: &ResumeState, work: &str| state.load(&work.into(), &Silent, content);
     let of = |name: &str| folder.path().join("stats.resume").join(name);
-    state(false).save_if_due(&"this".into(), 3, |_| Ok(()));
-    fs::write(of("layer-notes.txt"), "precious").unwrap();
-    assert_eq!(load(&state(false), "this").unwrap(), Some(3));
+    state(false).save_if_due(&"this".into(), |save| Ok(fs::write(save.join("content"), "three layers").unwrap()));
+    let found = Some("three layers".to_string());
+    fs::write(of("weights-notes.txt"), "precious").unwrap();
+    assert_eq!(load(&state(false), "this").unwrap(), found);
     let message = load(&state(false), "that").unwrap_err().to_string();
     assert!(message.contains("stats.resume") && message.contains("--force"), "{message}");
     // What is no progress of a run's is not dropped either way.
     let pointer = fs::read(of("state.json")).unwrap();
     fs::write(of("state.json"), "{\"step\": 3}").unwrap();
-    assert!(load(&state(true), "this").is_err() && of("step-3").exists());
+    assert!(load(&state(true), "this").is_err() && of("save-1/content").exists());
     fs::write(of("state.json"), pointer).unwrap();
     // Nor by one that went on from nothing and is complete.
     state(false).remove();
-    assert_eq!(load(&state(false), "this").unwrap(), Some(3));
+    assert_eq!(load(&state(false), "this").unwrap(), found);
     let other = state(true);
     assert_eq!(load(&other, "that").unwrap(), None);
-    assert!(of("step-3").exists(), "there is nothing else yet");
-    other.save_if_due(&"that".into(), 1, |_| Ok(()));
-    assert!(!of("step-3").exists() && of("step-1").exists());
+    assert!(of("save-1/content").exists(), "there is nothing else yet");
+    other.save_if_due(&"that".into(), |_| Ok(()));
+    assert!(!of("save-1/content").exists() && of("save-1").exists());
     other.remove();
-    assert_eq!(fs::read_to_string(of("layer-notes.txt")).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(of("weights-notes.txt")).unwrap(), "precious");
     assert_eq!(fs::read_dir(of("")).unwrap().count(), 1);
 }
 

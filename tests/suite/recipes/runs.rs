@@ -12,10 +12,10 @@ use flap_gpu::evaluation::{Predictions, Teacher};
 use flap_gpu::forward::{LayerWeights, Unobserved};
 use flap_gpu::model::Model;
 use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
-use flap_gpu::plan::Recipe;
+use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::recipe::{self, RecipeOptions};
-use flap_gpu::resume::ResumeState;
+use flap_gpu::resume::{LayerFile, ResumeState};
 use flap_gpu::statistics::Mode;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -96,9 +96,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Ends a run as a crash would, after so many steps of a kind of work.
+#[derive(Default)]
 struct Crash {
-    work: &'static str,
-    steps: Cell<usize>,
+    steps: Vec<(&'static str, Cell<usize>)>,
     now: RefCell<String>,
     /// Work that was begun, and how much of it was to be done.
     begun: RefCell<Vec<(String, u64)>>,
@@ -111,8 +111,8 @@ impl Progress for Crash {
         self.begun.borrow_mut().push((what.to_string(), total));
     }
     fn advance(&self, _: u64) {
-        if self.now.borrow().starts_with(self.work) {
-            self.steps.set(self.steps.get().checked_sub(1).expect("the crash that this test wants"));
+        if let Some((_, steps)) = self.steps.iter().find(|(work, _)| *work == self.now.borrow().as_str()) {
+            steps.set(steps.get().checked_sub(1).expect("the crash that this test wants"));
         }
     }
     fn finish(&self) {}
@@ -128,7 +128,7 @@ fn repair_sizes(pointer: &Path, damaged: &Path, size: usize) {
     std::fs::write(pointer, value.to_string()).unwrap();
 }
 
-/// Killed in every layer, and begun again: the result is that of one run, bit by bit.
+/// Killed in every layer and every round, and begun again: the result is that of one run, bit by bit.
 #[test]
 fn an_interrupted_recipe_goes_on() {
     let engine = CpuEngine::default();
@@ -136,21 +136,33 @@ fn an_interrupted_recipe_goes_on() {
     let layers = model.architecture.layers.len();
     let set = CalibrationOptions { samples: 10, sequence_length: 48, seed: 1, mode: Mode::Exact, shard: None };
     let set = set.draw(&model, &(0..4000).map(|i| i * 7 % 251).collect::<Vec<u32>>()).unwrap();
-    for (recipe, work) in [(Recipe::Sequential, ""), (Recipe::Search, "fitting")] {
+    let tokens = (10 * 48) as u64;
+    // A layer advances with the two batches of both its sites, and behind each site. A round, once for every site that a variant passes.
+    let measuring = ("measuring the dense model", 9, tokens);
+    let searching = ("searching", 50, (2..10).sum::<u64>() * 48);
+    let fitting = ("fitting layers", 9, tokens);
+    let rounds = 6;
+    for (recipe, work) in [
+        (Recipe::LeastSquares, vec![measuring]),
+        (Recipe::Sequential, vec![measuring, fitting]),
+        (Recipe::Search, vec![measuring, searching, fitting]),
+    ] {
         let options = options(recipe, 0.3);
         let whole = recipe::run(&engine, &model, &set, &options, None, &Silent).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO, true);
+        let resume = folder.path().join("pruned.resume");
         let (mut begun, mut runs) = (Vec::new(), 0);
         let outcome = loop {
             runs += 1;
-            assert!(runs <= 2 * layers + 1, "no run gets further than the one before");
+            assert!(runs <= 2 * layers + rounds + 1, "no run gets further than the one before");
             // As a crash within a save would leave them.
-            std::fs::create_dir_all(folder.path().join("pruned.resume")).unwrap();
-            let missing = (0..layers).map(|layer| state.of_layer(layer)).filter(|path| !path.exists());
+            std::fs::create_dir_all(&resume).unwrap();
+            let files = [LayerFile::Covariances, LayerFile::Weights].into_iter();
+            let files = files.flat_map(|file| (0..layers).map(move |layer| (file, layer)));
+            let missing = files.map(|(file, layer)| state.of_layer(file, layer)).filter(|path| !path.exists());
             missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
-            // A layer advances with the two batches of both its sites, and behind each site.
-            let crash = Crash { work, steps: Cell::new(9), now: RefCell::default(), begun: RefCell::default() };
+            let crash = Crash { steps: work.iter().map(|&(name, steps, _)| (name, Cell::new(steps))).collect(), ..Crash::default() };
             let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             begun.append(&mut crash.begun.borrow_mut());
@@ -158,36 +170,44 @@ fn an_interrupted_recipe_goes_on() {
                 break outcome.unwrap();
             }
         };
-        let tokens = (10 * 48) as u64;
-        for left in 1..layers as u64 {
-            assert!(begun.contains(&("fitting layers".into(), left * tokens)), "{left} layers were left to fit once, {begun:?}");
-            let measured = begun.contains(&("measuring the dense model".into(), left * tokens));
-            assert!(measured == (recipe == Recipe::Sequential), "the first pass of {recipe:?}, {begun:?}");
+        for (name, _, each) in work {
+            let parts = if name == "searching" { rounds } else { layers };
+            for left in 1..=parts as u64 {
+                assert!(begun.contains(&(name.into(), left * each)), "{name}: {left} of {parts} were left once, {begun:?}");
+            }
         }
         assert_eq!(outcome.plan, whole.plan);
         assert!(outcome.changes.replaced == whole.changes.replaced, "the same weights");
         assert_eq!(outcome.statistics, whole.statistics);
+        let pointer = resume.join("state.json");
+        let last_save = || {
+            let pointer: serde_json::Value = serde_json::from_slice(&std::fs::read(&pointer).unwrap()).unwrap();
+            resume.join(format!("save-{}", pointer["save"]))
+        };
+        let of_layer = state.of_layer(if recipe == Recipe::LeastSquares { LayerFile::Covariances } else { LayerFile::Weights }, 1);
         let mut damaged: Vec<(PathBuf, Vec<u8>)> = Vec::new();
-        let step = folder.path().join(format!("pruned.resume/step-{}", 2 * layers));
-        for path in std::fs::read_dir(&step).unwrap().map(|entry| entry.unwrap().path()).chain([state.of_layer(1)]) {
+        for path in std::fs::read_dir(last_save()).unwrap().map(|entry| entry.unwrap().path()).chain([of_layer]) {
             let mut content = std::fs::read(&path).unwrap();
             content.pop();
-            damaged.push((path, content));
+            damaged.push((path.file_name().unwrap().into(), content));
         }
-        let record = std::fs::read_to_string(step.join("recipe.json")).unwrap();
+        let record = std::fs::read_to_string(last_save().join("recipe.json")).unwrap();
         for (found, wrong) in [("\"removed\":[", "\"removed\":[7"), ("\"kept\":[[", "\"kept\":[[],["), ("\"order\":[", "\"order\":[0,")] {
-            damaged.push((step.join("recipe.json"), record.replacen(found, wrong, 1).into_bytes()));
+            if record.contains(found) {
+                damaged.push(("recipe.json".into(), record.replacen(found, wrong, 1).into_bytes()));
+            }
         }
-        for (path, content) in damaged {
+        for (name, content) in damaged {
+            let path = [last_save(), resume.clone()].map(|folder| folder.join(&name)).into_iter().find(|path| path.exists()).unwrap();
             std::fs::write(&path, &content).unwrap();
-            repair_sizes(&folder.path().join("pruned.resume/state.json"), &path, content.len());
+            repair_sizes(&pointer, &path, content.len());
             let again = recipe::run(&engine, &model, &set, &options, Some(&state), &Silent);
             assert!(again.unwrap().changes.replaced == whole.changes.replaced, "begun anew, as {} is damaged", path.display());
         }
-        let other = RecipeOptions { refit: false, ..options };
-        let all = Crash { work: "nothing", steps: Cell::new(0), now: RefCell::default(), begun: RefCell::default() };
+        let other = RecipeOptions { plan: PlanOptions { ratio: 0.25, ..options.plan }, ..options };
+        let all = Crash::default();
         recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();
-        assert_eq!(all.begun.borrow().last().unwrap().1, layers as u64 * tokens, "another run's state is not used");
+        assert_eq!(all.begun.borrow()[0].1, layers as u64 * tokens, "another run's state is not used");
         drop(outcome);
         state.remove();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
