@@ -29,7 +29,7 @@ impl LayerBiases {
     }
 }
 
-/// The biases that a plan's removals call for, computed by the engine. Empty where the plan has no compensation.
+/// The biases that a plan's removals call for, computed by the engine. None in any layer where the plan has no compensation.
 pub fn biases<E: Engine>(
     engine: &E,
     model: &Model,

@@ -238,22 +238,24 @@ impl ResumeState {
     }
 
     /// Saves, if the last save is long enough ago for its cost: `write` puts files into the folder it is given. A failure to save is
-    /// told, but does not stop the run.
-    pub fn save_if_due(&self, identity: &Value, write: impl FnOnce(&Path) -> Result<()>) {
+    /// told, but does not stop the run. Whether it has saved.
+    pub fn save_if_due(&self, identity: &Value, write: impl FnOnce(&Path) -> Result<()>) -> bool {
         let (last, cost) = self.last.get();
         if !self.interval.is_zero() && last.elapsed() < self.interval.max(cost * COST_SHARE) {
-            return;
+            return false;
         }
         if !self.is_ours() {
-            return;
+            return false;
         }
         let begin = Instant::now();
-        if let Err(error) = self.save(identity, write) {
+        let saved = self.save(identity, write);
+        if let Err(error) = &saved {
             tracing::warn!("the state for resuming was not saved: {error}");
             // What was saved before stays good.
             let _ = fs::remove_dir_all(self.save_folder(self.saves.get() + 1));
         }
         self.last.set((Instant::now(), begin.elapsed()));
+        saved.is_ok()
     }
 
     fn save(&self, identity: &Value, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {

@@ -231,6 +231,15 @@ pub fn narrow(dtype: Dtype, values: &[f32], bytes: &mut [u8]) -> bool {
     }
 }
 
+/// The same, in parallel; none if a number is beyond the format's range.
+#[must_use]
+pub fn narrowed(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
+    const PART: usize = 1 << 14;
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    let parts = bytes.par_chunks_mut(PART * dtype.size()).zip(values.par_chunks(PART));
+    parts.map(|(bytes, values)| narrow(dtype, values, bytes)).all(|finite| finite).then_some(bytes)
+}
+
 /// One little-endian bf16 number.
 #[inline(always)]
 pub(crate) fn widen_bf16(bytes: [u8; 2]) -> f32 {

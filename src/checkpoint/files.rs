@@ -49,22 +49,22 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     file.write_all(content.as_ref()).and_then(|()| file.sync_all()).map_err(Error::io(path, "cannot write"))
 }
 
-/// Makes a rename in the folder of `path` last through a power failure.
-pub fn sync_folder_of(path: &Path) -> Result<()> {
-    sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+/// Makes a rename in the folder of `path` last through a power failure, as far as the file system can.
+pub fn sync_folder_of(path: &Path) {
+    sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
 }
 
-/// Makes the names of a folder's files last likewise.
+/// Makes the names of a folder's files last likewise. Not every shared folder can; the files themselves are written to the disk before.
 #[cfg(unix)]
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "cannot write"))
+pub fn sync_folder(folder: &Path) {
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::info!("{} cannot be made to last through a power failure: {error}", folder.display());
+    }
 }
 
 /// The file system does it by itself; folders cannot be opened here.
 #[cfg(not(unix))]
-pub fn sync_folder(_: &Path) -> Result<()> {
-    Ok(())
-}
+pub fn sync_folder(_: &Path) {}
 
 /// Writes `value` as indented JSON.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {

@@ -18,7 +18,7 @@ mod tokenizer;
 pub use config::Config;
 pub use output::{OutputFile, OutputFolder, settled};
 pub use safetensors::{SafetensorsWriter, TensorFile, TensorHeader};
-pub use scratch::{Scratch, temporary_file, temporary_folder};
+pub use scratch::{Scratch, temporary_file, temporary_folder, temporary_shortage};
 pub use stored::{Storage, StoredTensor};
 pub use tensors::Tensors;
 pub use tokenizer::Tokenizer;

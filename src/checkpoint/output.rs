@@ -106,7 +106,7 @@ impl OutputFolder {
 
     /// Moves the finished folder to its name; an earlier one is removed only after that.
     pub fn commit(mut self) -> Result<()> {
-        files::sync_folder(self.partial.path())?;
+        files::sync_folder(self.partial.path());
         self.partial.complete();
         let appears = self.output.symlink_metadata().is_ok() && !is_empty_folder(&self.output);
         if appears && (!self.force || check_replaceable(&self.output).is_err()) {
@@ -116,7 +116,8 @@ impl OutputFolder {
         // Moved, there is nothing left for the guard to remove; else it is not lost.
         let finished = self.partial.keep();
         taken.map_err(|reason| unmoved(&self.output, &finished, &reason))?;
-        files::sync_folder_of(&self.output)
+        files::sync_folder_of(&self.output);
+        Ok(())
     }
 
     fn take_place(&self) -> std::result::Result<(), String> {
@@ -200,7 +201,8 @@ impl OutputFile {
         if let Err(error) = fs::rename(self.path(), &self.output) {
             return Err(unmoved(&self.output, &self.partial.keep().join(FILE), &error.to_string()));
         }
-        files::sync_folder_of(&self.output)
+        files::sync_folder_of(&self.output);
+        Ok(())
     }
 
     /// Writes `value` as JSON and commits.

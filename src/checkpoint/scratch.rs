@@ -1,5 +1,6 @@
 //! Numbers that do not fit into memory and are needed again: a temporary file without a name, mapped part by part.
 
+use super::files;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, HostTensor, SharedBytes};
 use memmap2::{Mmap, MmapOptions};
@@ -18,6 +19,12 @@ pub fn temporary_folder() -> PathBuf {
     const ON_DISK: &str = "/var/tmp";
     let usual = std::env::temp_dir();
     if cfg!(unix) && std::env::var_os("TMPDIR").is_none() && Path::new(ON_DISK).is_dir() { ON_DISK.into() } else { usual }
+}
+
+/// What to say if temporary files of so many bytes find too little room.
+#[must_use]
+pub fn temporary_shortage(bytes: u64, what: &str) -> Option<String> {
+    files::shortage(&temporary_folder(), bytes, what, "point TMPDIR at another disk")
 }
 
 /// A temporary file without a name, which vanishes with the program.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::forward::LayerWeights;
 use crate::model::Model;
 use crate::plan::{Plan, PlannedLayer};
-use crate::tensor::{Dtype, HostTensor, narrow};
+use crate::tensor::{Dtype, HostTensor, narrowed};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -213,6 +213,9 @@ fn kept_part(
         let cut = cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only);
         return Ok(CompactTensor { file: Some(stored.file.clone()), ..cut });
     };
+    if !host.is_finite() {
+        return Err(stored.not_finite());
+    }
     let added = biases.get(layer).and_then(|biases| biases.site(site));
     let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
     bias(tensor.part, layer, host.dtype, &values)
@@ -254,13 +257,10 @@ fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer,
 }
 
 fn bias(part: Part, layer: usize, dtype: Dtype, values: &[f32]) -> Result<CompactTensor> {
-    let mut bytes = vec![0; values.len() * dtype.size()];
-    if !narrow(dtype, values, &mut bytes) {
-        return Err(Error::NotFinite(format!(
-            "tensor `{}`: a compensation bias overflows {}; use --compensation none",
-            part.name(layer),
-            dtype.name()
-        )));
-    }
+    let overflows = || {
+        let name = part.name(layer);
+        Error::NotFinite(format!("tensor `{name}`: a compensation bias overflows {}; use --compensation none", dtype.name()))
+    };
+    let bytes = narrowed(dtype, values).ok_or_else(overflows)?;
     Ok(whole(layer, part, &HostTensor::owning(bytes, dtype, 1, values.len())))
 }

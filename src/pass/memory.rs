@@ -63,6 +63,8 @@ pub struct Layout {
     pub batch_tokens: usize,
     /// Where hidden states stay.
     pub place: Place,
+    /// Their bytes.
+    pub states: u64,
     /// Bytes of the budget that the pass leaves over.
     pub spare: u64,
     /// Bytes of it that are for what is kept beside the pass.
@@ -175,5 +177,5 @@ fn lay_out(
     };
     let spare = budget - fixed - if place == Place::Device { states } else { 0 };
     tracing::info!("{batch_tokens} tokens a batch; hidden states: {states} bytes, {place:?}; budget {budget} bytes, {room} beside it");
-    Ok(Layout { batch_tokens, place, spare, room })
+    Ok(Layout { batch_tokens, place, states, spare, room })
 }

@@ -1,11 +1,12 @@
 //! One pass of token windows through the decoder layers of a model, each layer's weights read once.
 //!
 //! While a layer computes, a thread touches the pages of the next; its upload follows as soon as the layer's work is queued,
-//! before anything waits for the device.
+//! in a calibration before anything waits for the device.
 
 mod batch;
 mod memory;
 
+use crate::checkpoint::temporary_shortage;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, decoder_layer};
@@ -58,6 +59,11 @@ impl<'a, E: Engine> Pass<'a, E> {
     ) -> Result<Self> {
         let architecture = &model.architecture;
         let layout = memory::plan(engine.info(), architecture, &|layer| model.layer_bytes(layer), windows, window_tokens, options)?;
+        if layout.place == memory::Place::File
+            && let Some(note) = temporary_shortage(layout.states, "hidden states")
+        {
+            progress.note(&note);
+        }
         let rope = engine.upload(&architecture.rope.table(window_tokens), architecture.head_dim)?;
         // What is multiplied once needs no packing beforehand.
         engine.set_spare_memory(if windows * window_tokens > layout.batch_tokens { layout.spare } else { 0 });

@@ -170,8 +170,9 @@ impl Plan {
         if settings.round_heads.is_some() || settings.any_heads {
             option("round-heads", Some(settings.round_heads.unwrap_or(1).to_string()));
         }
-        if settings.metric.is_some() && settings.compensation == Compensation::None {
-            option("compensation", Some(argument(&Compensation::None)));
+        // Some clients choose it themselves, too.
+        if settings.metric.is_some() && (settings.compensation == Compensation::None || settings.any_heads) {
+            option("compensation", Some(argument(&settings.compensation)));
         }
         if !settings.token_weights.is_equal() {
             option("token-weights", Some(argument(&settings.token_weights)));

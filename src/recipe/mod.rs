@@ -53,7 +53,7 @@ use crate::progress::Progress;
 use crate::pruning::{plan_from_kept, plan_from_statistics};
 use crate::resume::ResumeState;
 use crate::search::Kept;
-use crate::statistics::Statistics;
+use crate::statistics::{Header, Statistics};
 use curves::Curves;
 use saves::{Finished, FirstPass, Saves};
 use sequential::Start;
@@ -74,7 +74,7 @@ pub struct RecipeOptions {
     pub plan: PlanOptions,
     /// Memory.
     pub pass: PassOptions,
-    /// Whether the projections that read the residual stream are fitted to the pruned stream as well (`sequential` only).
+    /// Whether the projections that read the residual stream are fitted to the pruned stream as well, where layers are fitted in a second pass.
     pub refit: bool,
 }
 
@@ -122,7 +122,7 @@ pub fn run<E: Engine>(
             "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
         ));
     }
-    temporary::check(model, options, progress)?;
+    temporary::check(temporary::of_recipe(model, options), progress)?;
     let begin = Instant::now();
     let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
     let saves = saves.as_ref();
@@ -154,7 +154,9 @@ pub fn run<E: Engine>(
 
 fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[SiteReport], statistics: &Statistics) -> Plan {
     let mut plan = plan_from_kept(model, options, &into_layers(kept), false);
-    plan.calibration = Some(statistics.header.clone());
+    // What another calibration must have to carry out the same plan.
+    let covariances = (options.recipe == Recipe::LeastSquares).then_some(options.token_weights);
+    plan.calibration = Some(Header { covariances, ..statistics.header.clone() });
     plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
     plan
 }

@@ -6,13 +6,13 @@ use super::on_device::{transposed, upload_columns};
 use super::placement::eliminate;
 use super::products::product;
 use super::ridge_share;
-use super::weights::{to_bytes, to_matrix, values_to_bytes};
+use super::weights::{out_of_range, to_bytes, to_matrix};
 use crate::architecture::Site;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::LayerWeights;
 use crate::pass::{Batch, Pass};
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, narrowed};
 use faer::Mat;
 
 /// The map `M` that brings the pruned stream's normalised activations nearest to the dense ones', to be multiplied to the readers'
@@ -70,7 +70,7 @@ pub fn refit<E: Engine>(engine: &E, room: u64, weight: &HostTensor, map: &Mat<f6
         // Sums run over lines.
         let transposed = transposed(engine, &panel, rows, 0..columns)?;
         let values = engine.download(&engine.cross(&transposed, 0..rows, &map)?)?;
-        bytes.extend(values_to_bytes(&values, dtype, what)?);
+        bytes.extend(narrowed(dtype, &values).ok_or_else(|| out_of_range(dtype, what))?);
     }
     Ok(HostTensor::owning(bytes, dtype, weight.rows, columns))
 }

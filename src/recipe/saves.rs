@@ -18,7 +18,7 @@ use crate::model::Model;
 use crate::pass::Batch;
 use crate::plan::Recipe;
 use crate::progress::Progress;
-use crate::resume::ResumeState;
+use crate::resume::{LayerFile, ResumeState};
 use crate::statistics::{Header, LayerStatistics, Statistics};
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -204,12 +204,16 @@ impl<'a> Saves<'a> {
         [dense, pruned]: [&[Batch<E>]; 2],
     ) {
         let record = Record { curves: (&first.curves.sites).into(), search: None, fit: Some(Cow::Borrowed(units)) };
-        self.state.save_if_due(&self.identity, |folder| {
+        let saved = self.state.save_if_due(&self.identity, |folder| {
             keep_weights(self.state, 0..units.kept.len() / 2, replaced)?;
             self.write(engine, folder, first.layers, &record)?;
             Batch::save(engine, dense, &folder.join(HIDDEN_STATES))?;
             Batch::save(engine, pruned, &folder.join(PRUNED))
         });
+        if saved {
+            // The second pass does not go by them.
+            self.state.forget_layers(LayerFile::Covariances, 0..self.model.architecture.layers.len());
+        }
     }
 
     /// Writes what every save has; without the white space of other JSON, as a record has a number for every channel.

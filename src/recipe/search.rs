@@ -49,9 +49,17 @@ pub fn allocate<E: Engine>(
     let ids = set.one_in(SLICE);
     let windows = ids.len() / length;
     let rounds = rounds(plan.ratio);
+    let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     let least = || Searched { rounds: 0, removed: sites.iter().map(AllocationSite::least_removed).collect() };
     let mut search = finished.unwrap_or_else(least);
+    let rounded = |mut removed: Vec<usize>| {
+        give_back(&sites, &mut removed, plan.ratio * total);
+        removed
+    };
     let left = rounds.saturating_sub(search.rounds);
+    if left == 0 {
+        return Ok(rounded(search.removed));
+    }
     announce(curves.seconds, sites.len(), left, plan.ratio, progress);
 
     // A variant's layer is on the device while the next is not.
@@ -59,10 +67,10 @@ pub fn allocate<E: Engine>(
     let pass = Pass::new(engine, model, windows, length, memory, progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();
-    progress.start("searching", "tokens x sites", (left * steps * ids.len()) as u64);
+    // And the dense model, layer by layer.
+    progress.start("searching", "tokens x sites", ((left * steps + sites.len() / 2) * ids.len()) as u64);
     let teacher = Teacher::of(&pass, ids)?;
     let mut fits = HashMap::new();
-    let total = parameters(&sites, &sites.iter().map(AllocationSite::units).collect::<Vec<_>>());
     for round in search.rounds + 1..=rounds {
         let removed = &mut search.removed;
         let next: Vec<Option<usize>> = (0..sites.len()).map(|site| chunks.next(site, removed[site])).collect();
@@ -88,9 +96,7 @@ pub fn allocate<E: Engine>(
         }
     }
     progress.finish();
-    let mut removed = search.removed;
-    give_back(&sites, &mut removed, plan.ratio * total);
-    Ok(removed)
+    Ok(rounded(search.removed))
 }
 
 fn rounds(ratio: f64) -> usize {

@@ -3,7 +3,7 @@
 use super::curves::Curves;
 use super::dense::{DenseSite, Sites};
 use super::saved_layers::{keep_covariances, read_covariances, with_covariances};
-use super::{dense, least_squares, plan_of};
+use super::{dense, least_squares, plan_of, temporary};
 use crate::architecture::LayerShape;
 use crate::architecture::Site;
 use crate::calibration::{CalibrationSet, load_layers, save_layers};
@@ -32,6 +32,7 @@ pub fn calibrate<E: Engine>(
     resume: Option<&ResumeState>,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
+    temporary::check(temporary::covariances(model), progress)?;
     let identity = json!([set.identity(engine, model), token_weights]);
     let all = model.architecture.layers.len();
     let finished = resume.map(|state| {

@@ -39,28 +39,15 @@ pub fn to_bytes(matrix: MatRef<'_, f64>, dtype: Dtype, what: &str) -> Result<Vec
         }
         narrow(dtype, &values, out)
     });
-    in_range(fits, dtype, what).map(|()| bytes)
+    if fits.all(|fits| fits) { Ok(bytes) } else { Err(out_of_range(dtype, what)) }
 }
 
-/// Numbers in a number format.
-///
-/// # Errors
-/// If one is beyond the format's range.
-pub fn values_to_bytes(values: &[f32], dtype: Dtype, what: &str) -> Result<Vec<u8>> {
-    const PART: usize = 1 << 14;
-    let mut bytes = vec![0; values.len() * dtype.size()];
-    let fits = bytes.par_chunks_mut(PART * dtype.size()).zip(values.par_chunks(PART)).map(|(out, values)| narrow(dtype, values, out));
-    in_range(fits, dtype, what).map(|()| bytes)
-}
-
-fn in_range(fits: impl ParallelIterator<Item = bool>, dtype: Dtype, what: &str) -> Result<()> {
-    if fits.all(|fits| fits) {
-        return Ok(());
-    }
-    Err(Error::NotFinite(format!(
+/// A new weight that a number format cannot hold.
+pub fn out_of_range(dtype: Dtype, what: &str) -> Error {
+    Error::NotFinite(format!(
         "{what}: a new weight is beyond the range of {}; prune a copy of the model in bf16 or f32, or give --recipe flap",
         dtype.name()
-    )))
+    ))
 }
 
 /// A vector as a matrix of one row.

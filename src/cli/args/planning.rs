@@ -19,7 +19,7 @@ pub struct PlanningArguments {
     /// How the pruned model is made [default: sequential for prune, unless one of the options of flap is given; flap for plan]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub recipe: Option<Recipe>,
-    /// Leave the projections that read the residual stream as they are (sequential)
+    /// Leave the projections that read the residual stream as they are (sequential, search)
     #[arg(long, help_heading = "Planning")]
     pub no_refit: bool,
     /// How units are chosen (flap) [default: flap]

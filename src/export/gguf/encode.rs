@@ -4,9 +4,8 @@ use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufWriter, q8_0};
 use crate::compaction::CompactTensor;
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, widen};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use crate::tensor::{Dtype, narrowed, widen};
+use half::f16;
 use rayon::prelude::*;
 
 /// Bytes that are gathered before they are converted.
@@ -71,21 +70,12 @@ impl<'a> Encoder<'a> {
         let parts = values.par_chunks_mut(1 << 14).zip(bytes.par_chunks((1 << 14) * self.source.size()));
         parts.for_each(|(values, bytes)| widen(self.source, bytes, values));
         let encoded = match self.target {
-            Storage::Plain(Dtype::F32) => bytemuck::cast_slice(&values).to_vec(),
-            Storage::Plain(Dtype::F16) => {
-                let mut narrow = vec![f16::ZERO; values.len()];
-                narrow.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14)).for_each(|(n, v)| n.convert_from_f32_slice(v));
-                self.refuse_overflow(narrow.par_iter().zip(&values).any(|(n, v)| n.is_infinite() && v.is_finite()))?;
-                bytemuck::cast_slice(&narrow).to_vec()
-            }
-            Storage::Plain(Dtype::Bf16) => {
-                let mut narrow = vec![bf16::ZERO; values.len()];
-                narrow.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14)).for_each(|(n, v)| n.convert_from_f32_slice(v));
-                bytemuck::cast_slice(&narrow).to_vec()
-            }
+            Storage::Plain(dtype) => narrowed(*dtype, &values).ok_or_else(|| self.out_of_range())?,
             Storage::Q8_0 => {
                 // A block's scale is an f16 of its largest magnitude over 127.
-                self.refuse_overflow(values.par_iter().any(|v| v.abs() > 127.0 * f16::MAX.to_f32()))?;
+                if values.par_iter().any(|v| v.abs() > 127.0 * f16::MAX.to_f32()) {
+                    return Err(self.out_of_range());
+                }
                 let mut blocks = Vec::new();
                 q8_0::encode(&values, &mut blocks);
                 blocks
@@ -95,13 +85,13 @@ impl<'a> Encoder<'a> {
         self.writer.write(&encoded)
     }
 
-    fn refuse_overflow(&self, overflows: bool) -> Result<()> {
-        if !overflows {
-            return Ok(());
-        }
-        let message =
-            format!("tensor `{}` holds numbers beyond the range of {}; use --gguf-type bf16 or f32", self.name, self.target.name());
-        Err(Error::NotFinite(message))
+    fn out_of_range(&self) -> Error {
+        let wider = if *self.target == Storage::Plain(Dtype::Bf16) { "f32" } else { "bf16 or f32" };
+        Error::NotFinite(format!(
+            "tensor `{}` holds numbers beyond the range of {}; use --gguf-type {wider}",
+            self.name,
+            self.target.name()
+        ))
     }
 }
 

@@ -125,12 +125,12 @@ fn as_llama(biased: &Map<String, Value>) -> Map<String, Value> {
 
 /// Whether transformers builds, for a configuration that describes `candidate`, the pruned model, perhaps with more biases.
 fn loads(candidate: &Architecture, pruned: &Architecture) -> bool {
-    // Its LLaMA refuses a width that is not a multiple of the heads, although `head_dim` is given.
     let heads = candidate.layers[0].heads;
     // Earlier versions know no `head_dim` in its Qwen2.
     if candidate.family == MODEL_TYPES[2].0 && candidate.hidden_size != heads * candidate.head_dim {
         return false;
     }
+    // Its LLaMA refuses a width that is not a multiple of the heads, although `head_dim` is given.
     if candidate.family == MODEL_TYPES[0].0 && !candidate.hidden_size.is_multiple_of(heads) {
         return false;
     }

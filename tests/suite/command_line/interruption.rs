@@ -1,7 +1,9 @@
 //! What an interrupt leaves, and going on from it.
 
 use super::Place;
-use crate::support::{demo_model, gpu_with, run};
+#[cfg(unix)]
+use crate::support::run;
+use crate::support::{demo_model, gpu_with};
 use flap_gpu::calibration::{CalibrationOptions, calibrate};
 use flap_gpu::checkpoint::Tokenizer;
 use flap_gpu::engine::Precision;

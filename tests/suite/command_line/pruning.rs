@@ -145,7 +145,7 @@ fn a_card_says_how_to_make_it_again() {
     for (index, more) in [
         &["--ratio", "0.3", "--no-refit", "--token-weights", "inverse-square", "--seed", "7", "--sequence-length", "96"][..],
         &["--recipe", "least-squares", "--uniform", "--round-neurons", "8"],
-        &["--recipe", "flap", "--for", "llama.cpp", "--uniform", "--format", "hf"],
+        &["--recipe", "flap", "--for", "llama.cpp", "--compensation", "bias", "--uniform", "--format", "hf"],
         &["--metric", "wifn", "--structure", "ul-mm", "--remove-heads", "2", "--compensation", "none", "--compat"],
         &["--method", "wanda-sp", "--ratio", "0.5", "--mask-only"],
         &["--method", "magnitude-sp", "--for", "vllm", "--compat"],
@@ -160,6 +160,9 @@ fn a_card_says_how_to_make_it_again() {
         let folder = place.path(&first);
         let card = fs::read_to_string(Path::new(&folder).join("README.md")).unwrap();
         let command = card.lines().find_map(|line| line.strip_prefix("flap-gpu ")).expect(&card);
+        if let Some(place) = more.iter().position(|&word| word == "--compensation") {
+            assert!(command.contains(&more[place..place + 2].join(" ")), "{command}");
+        }
         assert_eq!(command.contains("--text-field body"), more.contains(&"--text-field"), "{command}");
         let word = |word: &str| match word {
             "model" => place.model.clone(),

@@ -110,6 +110,12 @@ fn least_squares_can_be_sharded() {
         // Sums in another order, covariances rounded to f32 once more.
         let (a, b) = (place.perplexity(&at_once), place.perplexity(&stepwise));
         assert!((a / b - 1.0).abs() < 1e-4, "{a} and {b}");
+        // Such statistics carry out that plan as well.
+        let again = path("again");
+        let plan = format!("{at_once}/plan.json");
+        run_json(&["compact", &place.model, "--statistics", &merged, "--plan", &plan, "--output", &again, "--device", "cpu"]);
+        let read = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+        assert!(read(&again) == read(&stepwise), "{weights}");
         let (code, _, message) =
             run(&["plan", &place.model, "--statistics", &merged, "--output", &plan, "--force", "--recipe", "sequential"]);
         assert!(code == 1 && message.contains("flap-gpu prune --recipe sequential"), "{message}");

@@ -1,7 +1,9 @@
 //! Arguments, exit codes, what is printed where, and the commands beside pruning.
 
 use super::Place;
-use crate::support::{data, demo_model, normalised_squared_error, run, run_json};
+#[cfg(unix)]
+use crate::support::demo_model;
+use crate::support::{data, normalised_squared_error, run, run_json};
 use flap_gpu::checkpoint::TensorFile;
 use serde_json::Value;
 use std::fs;

@@ -216,28 +216,40 @@ proptest! {
     }
 }
 
+/// Not infinity in the file: an error that names the tensor and the types that hold its numbers.
 #[test]
-fn an_overflow_of_f16_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("model");
-    fs::create_dir(&source).unwrap();
-    fs::copy(data("golden/qwen2-bf16/config.json"), source.join("config.json")).unwrap();
-    let mut bytes = fs::read(data("golden/qwen2-bf16/model.safetensors")).unwrap();
-    let dense = golden("qwen2-bf16");
-    let entries = dense.tensors.entries();
-    let place = entries.iter().rposition(|entry| entry.shape.len() == 2).unwrap();
-    // The largest finite bf16 as the last weight of a matrix.
-    let end = bytes.len() - entries[place + 1..].iter().map(|entry| entry.bytes.as_ref().len()).sum::<usize>();
-    bytes[end - 2..end].copy_from_slice(&half::bf16::MAX.to_le_bytes());
-    fs::write(source.join("model.safetensors"), bytes).unwrap();
-    let model = Model::open(&source).unwrap();
-    let attempt = |kind| {
-        let path = folder.path().join("model.gguf");
-        write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), kind, &path, &Silent)
-    };
-    for kind in [GgufType::F16, GgufType::Q8_0] {
-        let message = attempt(kind).unwrap_err().to_string();
-        assert!(message.contains(&entries[place].name) && message.contains("--gguf-type bf16"), "{message}");
+fn numbers_beyond_a_type_are_an_error() {
+    // The largest finite number of its format, which f32's exceeds in bf16 as well.
+    for (name, largest, too_narrow) in [
+        ("qwen2-bf16", half::bf16::MAX.to_le_bytes().to_vec(), &[GgufType::F16, GgufType::Q8_0][..]),
+        ("llama-biased-f32", f32::MAX.to_le_bytes().to_vec(), &[GgufType::F16, GgufType::Q8_0, GgufType::Bf16]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("model");
+        fs::create_dir(&source).unwrap();
+        let of_golden = |file: &str| data(&format!("golden/{name}/{file}"));
+        fs::copy(of_golden("config.json"), source.join("config.json")).unwrap();
+        let mut bytes = fs::read(of_golden("model.safetensors")).unwrap();
+        let dense = golden(name);
+        let entries = dense.tensors.entries();
+        // As the last weight of a matrix.
+        let place = entries.iter().rposition(|entry| entry.shape.len() == 2).unwrap();
+        let end = bytes.len() - entries[place + 1..].iter().map(|entry| entry.bytes.as_ref().len()).sum::<usize>();
+        bytes[end - largest.len()..end].copy_from_slice(&largest);
+        fs::write(source.join("model.safetensors"), bytes).unwrap();
+        let model = Model::open(&source).unwrap();
+        for kind in [GgufType::F16, GgufType::Q8_0, GgufType::Bf16, GgufType::F32] {
+            let path = folder.path().join("model.gguf");
+            let written = write(&Source { model: &model, name: "m", plan: None }, &CompactModel::whole(&model), kind, &path, &Silent);
+            match written {
+                Ok(_) => assert!(!too_narrow.contains(&kind)),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(too_narrow.contains(&kind), "{message}");
+                    let wider = if kind == GgufType::Bf16 { "f32" } else { "bf16 or f32" };
+                    assert!(message.contains(&entries[place].name) && message.ends_with(&format!("--gguf-type {wider}")), "{message}");
+                }
+            }
+        }
     }
-    attempt(GgufType::Bf16).unwrap();
 }

@@ -137,10 +137,11 @@ fn an_interrupted_recipe_goes_on() {
     let set = CalibrationOptions { samples: 10, sequence_length: 48, seed: 1, mode: Mode::Exact, shard: None };
     let set = set.draw(&model, &(0..4000).map(|i| i * 7 % 251).collect::<Vec<u32>>()).unwrap();
     let tokens = (10 * 48) as u64;
-    // A layer advances with the two batches of both its sites, and behind each site. A round, once for every site that a variant passes.
-    let measuring = ("measuring the dense model", 9, tokens);
-    let searching = ("searching", 50, (2..10).sum::<u64>() * 48);
-    let fitting = ("fitting layers", 9, tokens);
+    // A layer advances with the two batches of both its sites, and behind each site; a round, once for every site that a variant passes, with
+    // one window. The dense model goes before a search's rounds.
+    let measuring = ("measuring the dense model", 9, tokens, 0);
+    let searching = ("searching", 50, (2..10).sum::<u64>() * 48, layers as u64 * 48);
+    let fitting = ("fitting layers", 9, tokens, 0);
     let rounds = 6;
     for (recipe, work) in [
         (Recipe::LeastSquares, vec![measuring]),
@@ -162,7 +163,7 @@ fn an_interrupted_recipe_goes_on() {
             let files = files.flat_map(|file| (0..layers).map(move |layer| (file, layer)));
             let missing = files.map(|(file, layer)| state.of_layer(file, layer)).filter(|path| !path.exists());
             missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
-            let crash = Crash { steps: work.iter().map(|&(name, steps, _)| (name, Cell::new(steps))).collect(), ..Crash::default() };
+            let crash = Crash { steps: work.iter().map(|&(name, steps, ..)| (name, Cell::new(steps))).collect(), ..Crash::default() };
             let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             begun.append(&mut crash.begun.borrow_mut());
@@ -170,10 +171,10 @@ fn an_interrupted_recipe_goes_on() {
                 break outcome.unwrap();
             }
         };
-        for (name, _, each) in work {
+        for (name, _, each, once) in work {
             let parts = if name == "searching" { rounds } else { layers };
             for left in 1..=parts as u64 {
-                assert!(begun.contains(&(name.into(), left * each)), "{name}: {left} of {parts} were left once, {begun:?}");
+                assert!(begun.contains(&(name.into(), left * each + once)), "{name}: {left} of {parts} were left once, {begun:?}");
             }
         }
         assert_eq!(outcome.plan, whole.plan);
