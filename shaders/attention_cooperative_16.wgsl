@@ -19,3 +19,11 @@ fn score_pair(place: u32) -> vec2<f32> {
 fn set_score_pair(place: u32, pair: vec2<f32>) {
     scores[place / UNIT] = vec4<f32>(pair, 0.0, 0.0);
 }
+
+// Writes SIDE channels of the sums, multiplied by `undo`.
+fn store(sum: Sum, undo: f32, task: Task, channel: u32, part: Part) {
+    let stride = params.heads * HEAD_DIM;
+    if (part.writes) {
+        coopStoreT(sum * undo, &output[output_place(task, channel)], stride);
+    }
+}

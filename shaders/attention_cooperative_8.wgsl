@@ -20,3 +20,18 @@ fn set_score_pair(place: u32, pair: vec2<f32>) {
     scores[place] = pair.x;
     scores[place + 1u] = pair.y;
 }
+
+// Writes SIDE channels of the sums, multiplied by `undo`, number by number: Metal multiplies its matrices by matrices only. They pass
+// through the memory of scores, which nothing reads any more.
+fn store(sum: Sum, undo: f32, task: Task, channel: u32, part: Part) {
+    let corner = part.subgroup * SIDE * SCORE_LINE;
+    coopStoreT(sum, &scores[corner], SCORE_LINE);
+    workgroupBarrier();
+    for (var n = part.lane; n < SIDE * SIDE; n += SUBGROUP_SIZE) {
+        if (part.writes) {
+            let query = n / SIDE;
+            output[output_place(task, channel) + query * params.heads * HEAD_DIM + n % SIDE] = scores[corner + query * SCORE_LINE + n % SIDE] * undo;
+        }
+    }
+    workgroupBarrier();
+}

@@ -108,22 +108,9 @@ fn main(
         workgroupBarrier();
         next = read_ahead(a_columns, b_columns, token + DEPTH + staged_token);
         // Step by step and not in a loop: compilers move what is read ahead behind a loop, where it is waited for at once.
-        add_products(&sums, 0u, local.y, local.x);
-        add_products(&sums, 1u, local.y, local.x);
-        add_products(&sums, 2u, local.y, local.x);
-        add_products(&sums, 3u, local.y, local.x);
-        add_products(&sums, 4u, local.y, local.x);
-        add_products(&sums, 5u, local.y, local.x);
-        add_products(&sums, 6u, local.y, local.x);
-        add_products(&sums, 7u, local.y, local.x);
-        add_products(&sums, 8u, local.y, local.x);
-        add_products(&sums, 9u, local.y, local.x);
-        add_products(&sums, 10u, local.y, local.x);
-        add_products(&sums, 11u, local.y, local.x);
-        add_products(&sums, 12u, local.y, local.x);
-        add_products(&sums, 13u, local.y, local.x);
-        add_products(&sums, 14u, local.y, local.x);
-        add_products(&sums, 15u, local.y, local.x);
+//#repeat k 16
+        add_products(&sums, $ku, local.y, local.x);
+//#end
         workgroupBarrier();
     }
     let row = first_a + local.y * 4u;

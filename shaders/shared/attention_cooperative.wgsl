@@ -23,8 +23,8 @@ const KEYS = 2u * SIDE;
 const SCORE_LINE = KEYS + 4u;
 const PROBABILITY_LINE = KEYS + 8u;
 override LINE: u32 = HEAD_DIM + 8u;
-// STEPS of the smallest subgroups, of SIDE threads, and the largest heads, of 16 * SIDE channels.
-const MOST_STEPS = SIDE;
+// At least STEPS of the smallest subgroups, of SIDE threads, and the largest heads, of 16 * SIDE channels.
+const MOST_STEPS = 16u;
 // Probabilities are multiplied by it on their way through f16, which has fewer digits for small numbers.
 const ENLARGED = 16384.0; // 2^14
 
@@ -45,6 +45,18 @@ struct Task {
     query: u32,
     head: u32,
     kv_head: u32,
+}
+
+// A thread's part in a matrix of sums: its subgroup, which thread of it it is, and whether sums are written.
+struct Part {
+    subgroup: u32,
+    lane: u32,
+    writes: bool,
+}
+
+// Where the sums of a subgroup's queries go, from some channel on.
+fn output_place(task: Task, channel: u32) -> u32 {
+    return ((task.window + task.query) * params.heads + task.head) * HEAD_DIM + channel;
 }
 
 // Where SIDE rows of a head begin, from some channel of it on, in tiles of rows of so many heads.
@@ -68,25 +80,34 @@ fn unit_place(task: Task, first_key: u32, n: u32) -> u32 {
 }
 
 fn read_keys(ahead: ptr<function, Ahead>, task: Task, first_key: u32, thread: u32) {
-    for (var i = 0u; i < STEPS; i++) {
-        (*ahead)[i] = k[unit_place(task, first_key, thread + i * THREADS)];
+//#repeat i 16
+    if (STEPS > $iu) {
+        (*ahead)[$i] = k[unit_place(task, first_key, thread + $iu * THREADS)];
     }
+//#end
 }
 
 fn read_values(ahead: ptr<function, Ahead>, task: Task, first_key: u32, thread: u32) {
-    for (var i = 0u; i < STEPS; i++) {
-        (*ahead)[i] = v[unit_place(task, first_key, thread + i * THREADS)];
+//#repeat i 16
+    if (STEPS > $iu) {
+        (*ahead)[$i] = v[unit_place(task, first_key, thread + $iu * THREADS)];
     }
+//#end
 }
 
 fn stage_ahead(ahead: ptr<function, Ahead>, thread: u32) {
-    for (var i = 0u; i < STEPS; i++) {
-        let n = thread + i * THREADS;
-        if (n < KEYS * HEAD_DIM / 8u) {
-            let at = n / (HEAD_DIM / 8u) * LINE + n % (HEAD_DIM / 8u) * 8u;
-            stage_right(at, quad_of((*ahead)[i].xy));
-            stage_right(at + 4u, quad_of((*ahead)[i].zw));
-        }
+//#repeat i 16
+    if (STEPS > $iu) {
+        stage_unit(thread + $iu * THREADS, (*ahead)[$i]);
+    }
+//#end
+}
+
+fn stage_unit(n: u32, unit: vec4<u32>) {
+    if (n < KEYS * HEAD_DIM / 8u) {
+        let at = n / (HEAD_DIM / 8u) * LINE + n % (HEAD_DIM / 8u) * 8u;
+        stage_right(at, quad_of(unit.xy));
+        stage_right(at + 4u, quad_of(unit.zw));
     }
 }
 
@@ -104,56 +125,38 @@ fn meet(queries: Left, channel: u32, line: u32, sum: Sum) -> Sum {
     return coopMultiplyAdd(queries, keys, sum);
 }
 
-// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory.
-fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32, first_key: u32) {
-    var near = meet((*queries)[0], 0u, 0u, Sum());
-    var far = meet((*queries)[0], 0u, SIDE, Sum());
-    if (HEAD_DIM > 1u * SIDE) {
-        near = meet((*queries)[1], 1u * SIDE, 0u, near);
-        far = meet((*queries)[1], 1u * SIDE, SIDE, far);
+// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory, as they are without their scales.
+fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32) {
+    var near = Sum();
+    var far = Sum();
+//#repeat i 8
+    if (HEAD_DIM > $iu * SIDE) {
+        near = meet((*queries)[$i], $iu * SIDE, 0u, near);
+        far = meet((*queries)[$i], $iu * SIDE, SIDE, far);
     }
-    if (HEAD_DIM > 2u * SIDE) {
-        near = meet((*queries)[2], 2u * SIDE, 0u, near);
-        far = meet((*queries)[2], 2u * SIDE, SIDE, far);
-    }
-    if (HEAD_DIM > 3u * SIDE) {
-        near = meet((*queries)[3], 3u * SIDE, 0u, near);
-        far = meet((*queries)[3], 3u * SIDE, SIDE, far);
-    }
-    if (HEAD_DIM > 4u * SIDE) {
-        near = meet((*queries)[4], 4u * SIDE, 0u, near);
-        far = meet((*queries)[4], 4u * SIDE, SIDE, far);
-    }
-    if (HEAD_DIM > 5u * SIDE) {
-        near = meet((*queries)[5], 5u * SIDE, 0u, near);
-        far = meet((*queries)[5], 5u * SIDE, SIDE, far);
-    }
-    if (HEAD_DIM > 6u * SIDE) {
-        near = meet((*queries)[6], 6u * SIDE, 0u, near);
-        far = meet((*queries)[6], 6u * SIDE, SIDE, far);
-    }
-    if (HEAD_DIM > 7u * SIDE) {
-        near = meet((*queries)[7], 7u * SIDE, 0u, near);
-        far = meet((*queries)[7], 7u * SIDE, SIDE, far);
-    }
+//#end
     for (var channel = HELD * SIDE; channel < HEAD_DIM; channel += SIDE) {
         let more = queries_from(task, channel);
         near = meet(more, channel, 0u, near);
         far = meet(more, channel, SIDE, far);
     }
-    let scale = q_scales[(task.window + task.query) / 16u] * params.scale;
-    let near_scores = near * (scale * k_scales[key_row(task, first_key) / 16u]);
-    let far_scores = far * (scale * k_scales[key_row(task, first_key + SIDE) / 16u]);
     let at = subgroup * SIDE * SCORE_LINE / UNIT;
-    coopStoreT(near_scores, &scores[at], SCORE_LINE / UNIT);
-    coopStoreT(far_scores, &scores[at + SIDE / UNIT], SCORE_LINE / UNIT);
+    coopStoreT(near, &scores[at], SCORE_LINE / UNIT);
+    coopStoreT(far, &scores[at + SIDE / UNIT], SCORE_LINE / UNIT);
 }
 
-// The scores of a query with four keys, far below all others where it does not see them.
-fn visible_scores(query: u32, key: u32, place: u32) -> vec4<f32> {
+// What scores are to be multiplied by: those of the first SIDE keys of a tile, and of the others.
+fn score_scales(task: Task, first_key: u32) -> vec2<f32> {
+    let of_keys = vec2<f32>(k_scales[key_row(task, first_key) / 16u], k_scales[key_row(task, first_key + SIDE) / 16u]);
+    return q_scales[(task.window + task.query) / 16u] * params.scale * of_keys;
+}
+
+// The scores of a query with four keys of a tile, far below all others where it does not see them.
+fn visible_scores(query: u32, line: u32, first_key: u32, key: u32, scales: vec2<f32>) -> vec4<f32> {
     // For a key that comes after its query the difference wraps, and is beyond any reach.
-    let distance = query - (key + vec4<u32>(0u, 1u, 2u, 3u));
-    return select(vec4<f32>(LOWEST), score_quad(place), distance < vec4<u32>(params.reach));
+    let distance = query - (first_key + key + vec4<u32>(0u, 1u, 2u, 3u));
+    let values = score_quad(line * SCORE_LINE + key) * select(scales.x, scales.y, key >= SIDE);
+    return select(vec4<f32>(LOWEST), values, distance < vec4<u32>(params.reach));
 }
 
 // Adds the staged values, of SIDE channels, as their probabilities weigh them.
@@ -162,14 +165,6 @@ fn weigh(sum: Sum, near: Left, far: Left, channel: u32) -> Sum {
     let near_values = coopLoadT<Right>(&right_tile[channel / UNIT], stride);
     let far_values = coopLoadT<Right>(&right_tile[(SIDE * LINE + channel) / UNIT], stride);
     return coopMultiplyAdd(far, far_values, coopMultiplyAdd(near, near_values, sum));
-}
-
-fn store(sum: Sum, task: Task, channel: u32, writes: bool) {
-    let stride = params.heads * HEAD_DIM;
-    let at = (task.window + task.query) * stride + task.head * HEAD_DIM + channel;
-    if (writes) {
-        coopStoreT(sum, &output[at], stride);
-    }
 }
 
 @compute @workgroup_size(THREADS)
@@ -201,28 +196,11 @@ fn main(
     let end_of_part = first_of_part + part_keys;
 
     var queries: Queries;
-    queries[0] = queries_from(task, 0u);
-    if (HEAD_DIM > 1u * SIDE) {
-        queries[1] = queries_from(task, 1u * SIDE);
+//#repeat i 8
+    if (HEAD_DIM > $iu * SIDE) {
+        queries[$i] = queries_from(task, $iu * SIDE);
     }
-    if (HEAD_DIM > 2u * SIDE) {
-        queries[2] = queries_from(task, 2u * SIDE);
-    }
-    if (HEAD_DIM > 3u * SIDE) {
-        queries[3] = queries_from(task, 3u * SIDE);
-    }
-    if (HEAD_DIM > 4u * SIDE) {
-        queries[4] = queries_from(task, 4u * SIDE);
-    }
-    if (HEAD_DIM > 5u * SIDE) {
-        queries[5] = queries_from(task, 5u * SIDE);
-    }
-    if (HEAD_DIM > 6u * SIDE) {
-        queries[6] = queries_from(task, 6u * SIDE);
-    }
-    if (HEAD_DIM > 7u * SIDE) {
-        queries[7] = queries_from(task, 7u * SIDE);
-    }
+//#end
     var ahead: Ahead;
     var largest = LOWEST;
     var total = 0.0;
@@ -233,17 +211,18 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_keys(&ahead, task, first_key + KEYS, thread);
-        score(task, &queries, subgroup, first_key);
+        score(task, &queries, subgroup);
         workgroupBarrier();
+        let scales = score_scales(task, first_key);
         let before = largest;
         for (var key = first_of_part; key < end_of_part; key += 4u) {
-            let quad = visible_scores(query, first_key + key, line * SCORE_LINE + key);
+            let quad = visible_scores(query, line, first_key, key, scales);
             largest = max(largest, max(max(quad.x, quad.y), max(quad.z, quad.w)));
         }
         // While a query has seen no visible key, everything it gathered is scaled away by the first one it sees.
         total *= exp(before - largest);
         for (var key = first_of_part; key < end_of_part; key += 4u) {
-            total += dot(exp(visible_scores(query, first_key + key, line * SCORE_LINE + key) - largest), vec4<f32>(1.0));
+            total += dot(exp(visible_scores(query, line, first_key, key, scales) - largest), vec4<f32>(1.0));
         }
         scale = max(scale, max(v_scales[key_row(task, first_key) / 16u], v_scales[key_row(task, first_key + SIDE) / 16u]));
     }
@@ -268,12 +247,13 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_values(&ahead, task, first_key, thread);
-        score(task, &queries, subgroup, first_key);
+        score(task, &queries, subgroup);
         workgroupBarrier();
         stage_ahead(&ahead, thread);
+        let scales = score_scales(task, first_key);
         for (var key = first_of_part; key < end_of_part; key += 4u) {
             let factor = enlarged * (v_scales[key_row(task, first_key + key / SIDE * SIDE) / 16u] / scale);
-            let quad = exp(visible_scores(query, first_key + key, line * SCORE_LINE + key) - largest) * factor;
+            let quad = exp(visible_scores(query, line, first_key, key, scales) - largest) * factor;
             stage_left(line * PROBABILITY_LINE + key, vec4<f16>(quad));
         }
         workgroupBarrier();
@@ -281,100 +261,18 @@ fn main(
         let at = subgroup * SIDE * PROBABILITY_LINE / UNIT;
         let near = coopLoadT<Left>(&left_tile[at], PROBABILITY_LINE / UNIT);
         let far = coopLoadT<Left>(&left_tile[at + SIDE / UNIT], PROBABILITY_LINE / UNIT);
-        sums[0] = weigh(sums[0], near, far, 0u);
-        if (HEAD_DIM > SIDE) {
-            sums[1] = weigh(sums[1], near, far, SIDE);
+//#repeat i 16
+        if (HEAD_DIM > $iu * SIDE) {
+            sums[$i] = weigh(sums[$i], near, far, $iu * SIDE);
         }
-        if (HEAD_DIM > 2u * SIDE) {
-            sums[2] = weigh(sums[2], near, far, 2u * SIDE);
-        }
-        if (HEAD_DIM > 3u * SIDE) {
-            sums[3] = weigh(sums[3], near, far, 3u * SIDE);
-        }
-        if (HEAD_DIM > 4u * SIDE) {
-            sums[4] = weigh(sums[4], near, far, 4u * SIDE);
-        }
-        if (HEAD_DIM > 5u * SIDE) {
-            sums[5] = weigh(sums[5], near, far, 5u * SIDE);
-        }
-        if (HEAD_DIM > 6u * SIDE) {
-            sums[6] = weigh(sums[6], near, far, 6u * SIDE);
-        }
-        if (HEAD_DIM > 7u * SIDE) {
-            sums[7] = weigh(sums[7], near, far, 7u * SIDE);
-        }
-        if (HEAD_DIM > 8u * SIDE) {
-            sums[8] = weigh(sums[8], near, far, 8u * SIDE);
-        }
-        if (HEAD_DIM > 9u * SIDE) {
-            sums[9] = weigh(sums[9], near, far, 9u * SIDE);
-        }
-        if (HEAD_DIM > 10u * SIDE) {
-            sums[10] = weigh(sums[10], near, far, 10u * SIDE);
-        }
-        if (HEAD_DIM > 11u * SIDE) {
-            sums[11] = weigh(sums[11], near, far, 11u * SIDE);
-        }
-        if (HEAD_DIM > 12u * SIDE) {
-            sums[12] = weigh(sums[12], near, far, 12u * SIDE);
-        }
-        if (HEAD_DIM > 13u * SIDE) {
-            sums[13] = weigh(sums[13], near, far, 13u * SIDE);
-        }
-        if (HEAD_DIM > 14u * SIDE) {
-            sums[14] = weigh(sums[14], near, far, 14u * SIDE);
-        }
-        if (HEAD_DIM > 15u * SIDE) {
-            sums[15] = weigh(sums[15], near, far, 15u * SIDE);
-        }
+//#end
         workgroupBarrier();
     }
-    let writes = subgroups == SUBGROUPS && first_query < params.window_tokens;
+    let part_of_output = Part(subgroup, lane, subgroups == SUBGROUPS && first_query < params.window_tokens);
     let undo = scale / ENLARGED;
-    store(sums[0] * undo, task, 0u, writes);
-    if (HEAD_DIM > SIDE) {
-        store(sums[1] * undo, task, SIDE, writes);
+//#repeat i 16
+    if (HEAD_DIM > $iu * SIDE) {
+        store(sums[$i], undo, task, $iu * SIDE, part_of_output);
     }
-    if (HEAD_DIM > 2u * SIDE) {
-        store(sums[2] * undo, task, 2u * SIDE, writes);
-    }
-    if (HEAD_DIM > 3u * SIDE) {
-        store(sums[3] * undo, task, 3u * SIDE, writes);
-    }
-    if (HEAD_DIM > 4u * SIDE) {
-        store(sums[4] * undo, task, 4u * SIDE, writes);
-    }
-    if (HEAD_DIM > 5u * SIDE) {
-        store(sums[5] * undo, task, 5u * SIDE, writes);
-    }
-    if (HEAD_DIM > 6u * SIDE) {
-        store(sums[6] * undo, task, 6u * SIDE, writes);
-    }
-    if (HEAD_DIM > 7u * SIDE) {
-        store(sums[7] * undo, task, 7u * SIDE, writes);
-    }
-    if (HEAD_DIM > 8u * SIDE) {
-        store(sums[8] * undo, task, 8u * SIDE, writes);
-    }
-    if (HEAD_DIM > 9u * SIDE) {
-        store(sums[9] * undo, task, 9u * SIDE, writes);
-    }
-    if (HEAD_DIM > 10u * SIDE) {
-        store(sums[10] * undo, task, 10u * SIDE, writes);
-    }
-    if (HEAD_DIM > 11u * SIDE) {
-        store(sums[11] * undo, task, 11u * SIDE, writes);
-    }
-    if (HEAD_DIM > 12u * SIDE) {
-        store(sums[12] * undo, task, 12u * SIDE, writes);
-    }
-    if (HEAD_DIM > 13u * SIDE) {
-        store(sums[13] * undo, task, 13u * SIDE, writes);
-    }
-    if (HEAD_DIM > 14u * SIDE) {
-        store(sums[14] * undo, task, 14u * SIDE, writes);
-    }
-    if (HEAD_DIM > 15u * SIDE) {
-        store(sums[15] * undo, task, 15u * SIDE, writes);
-    }
+//#end
 }

@@ -58,72 +58,52 @@ fn main(
     let tiles = (params.inputs + DEPTH - 1u) / DEPTH;
     var x_at = tile.token * tiles * UNITS + thread;
     var weight_at = tile.row * tiles * UNITS + thread;
-    for (var i = 0u; i < STEPS; i++) {
-        x_read[i] = x[x_at + i * THREADS];
-        weight_read[i] = weight[weight_at + i * THREADS];
+//#repeat i 8
+    if (STEPS > $iu) {
+        x_read[$i] = x[x_at + $iu * THREADS];
+        weight_read[$i] = weight[weight_at + $iu * THREADS];
     }
+//#end
     for (var step = 0u; step < tiles; step++) {
-        for (var i = 0u; i < STEPS; i++) {
-            let line = place + i * (THREADS / UNITS * LINE);
-            stage_left(line, quad_of(x_read[i].xy));
-            stage_left(line + 4u, quad_of(x_read[i].zw));
-            stage_right(line, quad_of(weight_read[i].xy));
-            stage_right(line + 4u, quad_of(weight_read[i].zw));
+//#repeat i 8
+        if (STEPS > $iu) {
+            let line = place + $iu * (THREADS / UNITS * LINE);
+            stage_left(line, quad_of(x_read[$i].xy));
+            stage_left(line + 4u, quad_of(x_read[$i].zw));
+            stage_right(line, quad_of(weight_read[$i].xy));
+            stage_right(line + 4u, quad_of(weight_read[$i].zw));
         }
+//#end
         workgroupBarrier();
         // Behind the last tile lies another line's, or one that is there for this alone, and is not used.
         x_at += TILE * UNITS;
         weight_at += TILE * UNITS;
-        for (var i = 0u; i < STEPS; i++) {
-            x_read[i] = x[x_at + i * THREADS];
-            weight_read[i] = weight[weight_at + i * THREADS];
+//#repeat i 8
+        if (STEPS > $iu) {
+            x_read[$i] = x[x_at + $iu * THREADS];
+            weight_read[$i] = weight[weight_at + $iu * THREADS];
         }
+//#end
         // Not written out: operands of several k at a time would leave too few registers for a second workgroup, which multiplies while
         // the first one waits.
         for (var k = 0u; k < DEPTH; k += SIDE) {
-            let right_0 = coopLoad<Right>(&right_tile[(row * LINE + k) / UNIT], LINE / UNIT);
-            let right_1 = coopLoad<Right>(&right_tile[((row + SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_2 = coopLoad<Right>(&right_tile[((row + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let right_3 = coopLoad<Right>(&right_tile[((row + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            let left_0 = coopLoadT<Left>(&left_tile[(token * LINE + k) / UNIT], LINE / UNIT);
-            sums[0] = coopMultiplyAdd(left_0, right_0, sums[0]);
-            sums[1] = coopMultiplyAdd(left_0, right_1, sums[1]);
-            sums[2] = coopMultiplyAdd(left_0, right_2, sums[2]);
-            sums[3] = coopMultiplyAdd(left_0, right_3, sums[3]);
-            let left_1 = coopLoadT<Left>(&left_tile[((token + SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[4] = coopMultiplyAdd(left_1, right_0, sums[4]);
-            sums[5] = coopMultiplyAdd(left_1, right_1, sums[5]);
-            sums[6] = coopMultiplyAdd(left_1, right_2, sums[6]);
-            sums[7] = coopMultiplyAdd(left_1, right_3, sums[7]);
-            let left_2 = coopLoadT<Left>(&left_tile[((token + 2u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[8] = coopMultiplyAdd(left_2, right_0, sums[8]);
-            sums[9] = coopMultiplyAdd(left_2, right_1, sums[9]);
-            sums[10] = coopMultiplyAdd(left_2, right_2, sums[10]);
-            sums[11] = coopMultiplyAdd(left_2, right_3, sums[11]);
-            let left_3 = coopLoadT<Left>(&left_tile[((token + 3u * SIDE) * LINE + k) / UNIT], LINE / UNIT);
-            sums[12] = coopMultiplyAdd(left_3, right_0, sums[12]);
-            sums[13] = coopMultiplyAdd(left_3, right_1, sums[13]);
-            sums[14] = coopMultiplyAdd(left_3, right_2, sums[14]);
-            sums[15] = coopMultiplyAdd(left_3, right_3, sums[15]);
+//#repeat j 4
+            let right_$j = coopLoad<Right>(&right_tile[((row + $ju * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+//#end
+//#repeat i 4
+            let left_$i = coopLoadT<Left>(&left_tile[((token + $iu * SIDE) * LINE + k) / UNIT], LINE / UNIT);
+//#repeat j 4
+            sums[4 * $i + $j] = coopMultiplyAdd(left_$i, right_$j, sums[4 * $i + $j]);
+//#end
+//#end
         }
         workgroupBarrier();
     }
     let part = Part(subgroup, lane, subgroups == SUBGROUPS);
     prepare(tile, thread);
-    store(sums[0], tile, token, row, part);
-    store(sums[1], tile, token, row + SIDE, part);
-    store(sums[2], tile, token, row + 2u * SIDE, part);
-    store(sums[3], tile, token, row + 3u * SIDE, part);
-    store(sums[4], tile, token + SIDE, row, part);
-    store(sums[5], tile, token + SIDE, row + SIDE, part);
-    store(sums[6], tile, token + SIDE, row + 2u * SIDE, part);
-    store(sums[7], tile, token + SIDE, row + 3u * SIDE, part);
-    store(sums[8], tile, token + 2u * SIDE, row, part);
-    store(sums[9], tile, token + 2u * SIDE, row + SIDE, part);
-    store(sums[10], tile, token + 2u * SIDE, row + 2u * SIDE, part);
-    store(sums[11], tile, token + 2u * SIDE, row + 3u * SIDE, part);
-    store(sums[12], tile, token + 3u * SIDE, row, part);
-    store(sums[13], tile, token + 3u * SIDE, row + SIDE, part);
-    store(sums[14], tile, token + 3u * SIDE, row + 2u * SIDE, part);
-    store(sums[15], tile, token + 3u * SIDE, row + 3u * SIDE, part);
+//#repeat i 4
+//#repeat j 4
+    store(sums[4 * $i + $j], tile, token + $iu * SIDE, row + $ju * SIDE, part);
+//#end
+//#end
 }

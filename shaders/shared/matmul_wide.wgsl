@@ -85,22 +85,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         next = read_ahead(x_lines, weight_lines, depth + DEPTH + staged_input);
         // Step by step and not in a loop: compilers move what is read ahead behind a loop, where it is waited for at once.
-        add_products(&sums, 0u, line, column);
-        add_products(&sums, 1u, line, column);
-        add_products(&sums, 2u, line, column);
-        add_products(&sums, 3u, line, column);
-        add_products(&sums, 4u, line, column);
-        add_products(&sums, 5u, line, column);
-        add_products(&sums, 6u, line, column);
-        add_products(&sums, 7u, line, column);
-        add_products(&sums, 8u, line, column);
-        add_products(&sums, 9u, line, column);
-        add_products(&sums, 10u, line, column);
-        add_products(&sums, 11u, line, column);
-        add_products(&sums, 12u, line, column);
-        add_products(&sums, 13u, line, column);
-        add_products(&sums, 14u, line, column);
-        add_products(&sums, 15u, line, column);
+//#repeat k 16
+        add_products(&sums, $ku, line, column);
+//#end
         workgroupBarrier();
     }
     let token = first_token + line * 4u;

@@ -7,7 +7,7 @@ pub mod cpu;
 pub mod gpu;
 mod select;
 
-pub use select::{AnyEngine, DeviceChoice, Precision, select};
+pub use select::{AnyEngine, DeviceChoice, Precision, product_rate, select, unless_slower};
 
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};

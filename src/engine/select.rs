@@ -4,12 +4,13 @@ use super::cpu::{Arithmetic, CpuEngine, Unit};
 use super::gpu::{self, AdapterChoice, GpuEngine};
 use super::{DeviceInfo, Engine};
 use crate::error::{Error, Result};
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, HostTensor};
+use std::time::Instant;
 
 /// What `--device` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The most capable real GPU, else the CPU.
+    /// The most capable real GPU, else the CPU, or where the GPU is part of a processor that is faster.
     Auto,
     /// The native engine.
     Cpu,
@@ -90,7 +91,7 @@ pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> 
         DeviceChoice::Auto if precision == Precision::Bf16 => return open_cpu(precision),
         DeviceChoice::Auto => {
             let engine = GpuEngine::open(AdapterChoice::RealGpu, precision)?;
-            return engine.map_or_else(|| open_cpu(precision), |engine| Ok(AnyEngine::Gpu(engine)));
+            return engine.map_or_else(|| open_cpu(precision), |engine| unless_slower(engine, precision));
         }
         DeviceChoice::Gpu(index) => (AdapterChoice::Index(*index), format!("gpu:{index}")),
         DeviceChoice::Name(part) => (AdapterChoice::Name(part), format!("`{part}`")),
@@ -101,6 +102,58 @@ pub fn select(choice: &DeviceChoice, precision: Precision) -> Result<AnyEngine> 
     let mut there: Vec<String> = vec!["cpu".into()];
     there.extend(gpu::list().iter().enumerate().map(|(i, a)| format!("gpu:{i} ({}, {})", a.name, a.backend)));
     Err(Error::input(format!("no device matches {wanted}; there are: {}", there.join(", "))))
+}
+
+/// How much faster than a GPU the CPU must be to be taken: small differences are noise, and a GPU leaves the processor to others.
+const CLEARLY: f64 = 1.2;
+
+/// The GPU, unless it is part of a processor that multiplies faster itself; always, if f16 is asked for, which only GPUs multiply here.
+///
+/// # Errors
+/// If the device fails.
+pub fn unless_slower(gpu: GpuEngine, precision: Precision) -> Result<AnyEngine> {
+    if gpu.is_card() || precision == Precision::F16 {
+        return Ok(AnyEngine::Gpu(gpu));
+    }
+    let cpu = CpuEngine::default();
+    let [of_gpu, of_cpu] = [product_rate(&gpu)?, product_rate(&cpu)?];
+    tracing::info!("{}: {of_gpu:.0} GFLOP/s, {}: {of_cpu:.0} GFLOP/s", gpu.info().label(), cpu.info().label());
+    if of_cpu < CLEARLY * of_gpu {
+        return Ok(AnyEngine::Gpu(gpu));
+    }
+    tracing::warn!(
+        "{} multiplies at {of_gpu:.0} GFLOP/s, and the CPU at {of_cpu:.0}: computing on the CPU; --device gpu takes the GPU",
+        gpu.info().label()
+    );
+    Ok(AnyEngine::Cpu(cpu))
+}
+
+/// 10^9 operations a second of a product like those of a small model's layer, at best: two for each multiply-add.
+///
+/// # Errors
+/// If the device fails.
+pub fn product_rate<E: Engine>(engine: &E) -> Result<f64> {
+    const TOKENS: usize = 512;
+    const SIDE: usize = 1024;
+    // Kernels are built at their first use, and a device that had nothing to do runs slowly at first.
+    const WARM_UP: f64 = 0.05;
+    const ROUNDS: usize = 3;
+    let x = engine.zeros(TOKENS, SIDE)?;
+    let weight = engine.upload_matrix(&HostTensor::owning(vec![0; 2 * SIDE * SIDE], Dtype::F16, SIDE, SIDE))?;
+    let seconds = || -> Result<f64> {
+        let begin = Instant::now();
+        let y = engine.linear(&x, &weight, None)?;
+        // Waits for the device.
+        engine.all_finite(&[&y])?;
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    let begin = Instant::now();
+    seconds()?;
+    while begin.elapsed().as_secs_f64() < WARM_UP {
+        seconds()?;
+    }
+    let best = (0..ROUNDS).map(|_| seconds()).try_fold(f64::INFINITY, |best, seconds| Ok(best.min(seconds?)))?;
+    Ok((2 * TOKENS * SIDE * SIDE) as f64 / best / 1e9)
 }
 
 fn open_cpu(precision: Precision) -> Result<AnyEngine> {

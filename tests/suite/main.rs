@@ -8,6 +8,7 @@ mod authors;
 mod command_line;
 mod configurations;
 mod damaged_input;
+mod devices;
 mod folders;
 mod gguf;
 mod kernels;

@@ -1,8 +1,8 @@
-//! Every kernel is valid WGSL and can be written for Vulkan (SPIR-V), Metal (MSL) and DX12 (HLSL), and its workgroups fit what
-//! all of them offer.
+//! Every kernel is valid WGSL and can be written for Vulkan (SPIR-V), Metal (MSL), DX12 (HLSL) and, but for f16 and matrix units, GL (GLSL),
+//! and its workgroups and bindings fit what all of them offer.
 
 use flap_gpu::engine::gpu::Kernel;
-use naga::back::{hlsl, msl, spv};
+use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::ffi::OsStr;
 use std::process::Command;
@@ -15,6 +15,9 @@ const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32
     .union(Capabilities::SUBGROUP)
     .union(Capabilities::COOPERATIVE_MATRIX);
 const WORKGROUP_THREADS: u32 = 256;
+/// Storage buffers that the engine asks of every adapter, and of those with matrix units.
+const STORAGE_BUFFERS: usize = 5;
+const STORAGE_BUFFERS_ON_UNITS: usize = 8;
 
 fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
     let name = kernel.name();
@@ -65,9 +68,15 @@ fn kernels_can_be_written_for_every_backend() {
                 msl::write_string(module, info, &options, &msl::PipelineOptions::default()).unwrap_or_else(|e| panic!("{name}, MSL: {e}"));
             assert!(text.contains("kernel void"), "{name}: MSL without a kernel");
             check_limits(name, module);
+            if name.ends_with("_8") {
+                check_matrices(name, module, info);
+            }
             if name.contains("cooperative") {
                 // DX12 has no matrix units in this shading language; the engine uses another tier there.
                 continue;
+            }
+            if !kernel.source().contains("enable f16;") {
+                check_glsl(name, module, info);
             }
             let mut text = String::new();
             // As the engine has them written: without run-time checks.
@@ -89,6 +98,16 @@ fn kernels_can_be_written_for_every_backend() {
     }
 }
 
+/// GL ES, which has fewer functions than GL, writes the kernel.
+fn check_glsl(name: &str, module: &naga::Module, info: &ModuleInfo) {
+    let pipeline = glsl::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".into(), multiview: None };
+    let (mut text, policies) = (String::new(), naga::proc::BoundsCheckPolicies::default());
+    glsl::Writer::new(&mut text, module, info, &glsl::Options::default(), &pipeline, policies)
+        .and_then(|mut writer| writer.write().map(|_| ()))
+        .unwrap_or_else(|e| panic!("{name}, GLSL: {e}"));
+    assert!(text.contains("local_size_x"), "{name}: GLSL without a compute entry");
+}
+
 /// Compiles a kernel as DX12 does, by the program that the environment variable names.
 fn compile_hlsl(compiler: &OsStr, name: &str, text: &str) {
     let folder = tempfile::tempdir().unwrap();
@@ -106,6 +125,25 @@ fn check_limits(name: &str, module: &naga::Module) {
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
     let bytes: u32 = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
     assert!(bytes <= WORKGROUP_BYTES, "{name}: {bytes} bytes of workgroup memory");
+    let is_buffer = |v: &naga::GlobalVariable| matches!(v.space, naga::AddressSpace::Storage { .. });
+    let buffers = module.global_variables.iter().filter(|(_, v)| is_buffer(v)).count();
+    let most = if name.contains("cooperative") { STORAGE_BUFFERS_ON_UNITS } else { STORAGE_BUFFERS };
+    assert!(buffers <= most, "{name}: {buffers} storage buffers");
+}
+
+/// Metal's matrices can be multiplied by matrices and added up, and nothing else; its compiler is not here to say so.
+fn check_matrices(name: &str, module: &naga::Module, info: &ModuleInfo) {
+    let functions = module.functions.iter().map(|(handle, function)| (function, &info[handle]));
+    let entries = module.entry_points.iter().enumerate().map(|(index, entry)| (&entry.function, info.get_entry_point(index)));
+    for (function, info) in functions.chain(entries) {
+        for (_, expression) in function.expressions.iter() {
+            let (naga::Expression::Binary { left: operand, .. } | naga::Expression::Unary { expr: operand, .. }) = expression else {
+                continue;
+            };
+            let is_matrix = matches!(info[*operand].ty.inner_with(&module.types), naga::TypeInner::CooperativeMatrix { .. });
+            assert!(!is_matrix, "{name}: arithmetic with a matrix of Metal's units");
+        }
+    }
 }
 
 /// Shader files that no kernel names would be dead.

@@ -44,9 +44,11 @@ fn adapters() -> Vec<wgpu::Adapter> {
     }
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         DeviceType::DiscreteGpu => 0,
-        DeviceType::IntegratedGpu => 1,
-        DeviceType::VirtualGpu | DeviceType::Other => 2,
-        DeviceType::Cpu => 3,
+        // Some drivers give the memory that an integrated GPU was born with as all of it; another backend's may give more.
+        DeviceType::IntegratedGpu if device_memory(adapter).is_none_or(|bytes| bytes >= LEAST_SHARED) => 1,
+        DeviceType::IntegratedGpu => 2,
+        DeviceType::VirtualGpu | DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
     });
     adapters
 }
@@ -100,9 +102,14 @@ pub enum AdapterChoice<'a> {
 pub(super) struct Opened {
     pub context: Context,
     pub info: DeviceInfo,
+    /// Whether it has a memory of its own.
+    pub is_card: bool,
     /// Ways to multiply, in the order to be tried; at least one.
     pub products: Vec<Products>,
 }
+
+/// Storage buffers of the kernels that have the most, those on matrix units apart: where there are any, more can be bound.
+const MOST_BUFFERS: u32 = 5;
 
 /// Kernels count in 32 bits. Metal would bind all of its memory.
 const MOST_BINDING_BYTES: u64 = (4 << 30) - 16;
@@ -136,8 +143,11 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Vec<(usize, u32)> {
     units.filter(|&(_, size)| fits(size)).collect()
 }
 
-/// Bytes of a card's memory, where its backend can be asked.
-fn card_memory(adapter: &wgpu::Adapter) -> Option<u64> {
+/// What of a machine's memory an integrated GPU may take in any case.
+const LEAST_SHARED: u64 = 2 << 30;
+
+/// Bytes that a device can allocate as its own, where its backend can be asked.
+fn device_memory(adapter: &wgpu::Adapter) -> Option<u64> {
     #[cfg(not(target_vendor = "apple"))]
     // SAFETY: the raw handles are only asked for the sizes of heaps, and live as long as the adapter.
     unsafe {
@@ -180,6 +190,10 @@ pub(super) fn find(choice: AdapterChoice<'_>) -> Vec<wgpu::Adapter> {
 pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_units: bool) -> Result<Opened> {
     let (info, mut limits) = (adapter.get_info(), adapter.limits());
     limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(MOST_BINDING_BYTES);
+    let buffers = limits.max_storage_buffers_per_shader_stage;
+    if buffers < MOST_BUFFERS {
+        return Err(Error::Unsupported(format!("{} binds {buffers} buffers at once, of the {MOST_BUFFERS} that kernels need", info.name)));
+    }
     let shader_f16 = adapter.features().contains(wgpu::Features::SHADER_F16);
     let units = if with_matrix_units { matrix_units(adapter) } else { Vec::new() };
     let products = Products::choose(precision, !is_software(adapter), shader_f16, &units, &info.name)?;
@@ -206,10 +220,11 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
     };
     let failed = |e: wgpu::RequestDeviceError| Error::Device { operation: format!("opening {}", info.name), message: e.to_string() };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(failed)?;
+    // The rest is for a desktop, and for the driver.
+    let of_device = device_memory(adapter).map(|bytes| bytes / 4 * 3);
     let memory_budget = match info.device_type {
-        // The rest is for a desktop, and for the driver.
-        DeviceType::DiscreteGpu => card_memory(adapter).map(|bytes| bytes / 4 * 3),
-        DeviceType::IntegratedGpu => Some((machine_memory() / 4).max(2 << 30)),
+        DeviceType::DiscreteGpu => of_device,
+        DeviceType::IntegratedGpu => Some((machine_memory() / 4).max(LEAST_SHARED).min(of_device.unwrap_or(u64::MAX))),
         _ => None,
     };
     let memory_budget = memory_budget.unwrap_or(4 << 30);
@@ -223,5 +238,6 @@ pub(super) fn open(adapter: &wgpu::Adapter, precision: Precision, with_matrix_un
         staging_bytes: Some(products[0].staging_bytes(memory_budget)),
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
     };
-    Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, products })
+    let is_card = info.device_type == DeviceType::DiscreteGpu;
+    Ok(Opened { context: Context::new(device, queue, limits, memory_budget), info: device_info, is_card, products })
 }

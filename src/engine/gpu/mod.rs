@@ -44,6 +44,7 @@ const ROPE_TOKENS: usize = 4;
 pub struct GpuEngine {
     context: Context,
     info: DeviceInfo,
+    is_card: bool,
     products: Products,
     /// Whether attention runs on matrix units, where products do; and with heads of how many channels it has been right there, or not.
     attends_on_units: bool,
@@ -70,6 +71,12 @@ impl GpuEngine {
     #[must_use]
     pub fn products(&self) -> Products {
         self.products
+    }
+
+    /// Whether the GPU is a card with a memory of its own.
+    #[must_use]
+    pub fn is_card(&self) -> bool {
+        self.is_card
     }
 
     /// Splits matrices into panels of at most `bytes` a binding, as an adapter with small limits would force.

@@ -58,11 +58,19 @@ impl GpuEngine {
 
     /// An engine with the first of the adapter's ways to multiply that comes out right.
     fn proven(opened: Opened) -> Result<Self> {
-        let Opened { context, info, products } = opened;
+        let Opened { context, info, is_card, products } = opened;
         let unused = context.buffer(16)?;
         let wide = context.limits().max_compute_workgroup_storage_size >= WIDE_BYTES;
-        let mut engine =
-            Self { context, info, products: products[0], attends_on_units: false, attention_checks: RefCell::default(), wide, unused };
+        let mut engine = Self {
+            context,
+            info,
+            is_card,
+            products: products[0],
+            attends_on_units: false,
+            attention_checks: RefCell::default(),
+            wide,
+            unused,
+        };
         let mut result = Ok(());
         for products in products {
             engine.products = products;

@@ -1,4 +1,6 @@
-//! The kernels' WGSL sources: one file a kernel in `shaders/`, shared pieces named by `//#include` lines.
+//! The kernels' WGSL sources: one file a kernel in `shaders/`, shared pieces named by `//#include` lines, and lines between
+//! `//#repeat NAME COUNT` and `//#end` written so many times with 0, 1, ... for `$NAME`. Not every compiler unrolls loops, and what is
+//! indexed by a loop's variable lives in memory rather than in registers.
 
 /// The enumeration of all kernels with their files in `shaders/`.
 macro_rules! kernels {
@@ -66,10 +68,10 @@ impl Kernel {
         self.file().0
     }
 
-    /// The complete WGSL text, shared pieces in place.
+    /// The complete WGSL text, shared pieces in place and repeated lines written out.
     ///
     /// # Panics
-    /// If a file includes a piece that does not exist.
+    /// If a file includes a piece that does not exist, or says not how often lines are repeated.
     #[must_use]
     pub fn source(self) -> String {
         let mut source = String::new();
@@ -77,7 +79,7 @@ impl Kernel {
             source += line.strip_prefix("//#include ").map_or(line, |piece| self.piece(piece));
             source.push('\n');
         }
-        source
+        unrolled(&mut source.lines())
     }
 
     /// A shared piece.
@@ -117,4 +119,20 @@ impl Kernel {
             "shared/workgroup.wgsl"
         )
     }
+}
+
+/// Lines up to the end of a repetition or of all, those that are repeated written out.
+fn unrolled(lines: &mut std::str::Lines<'_>) -> String {
+    let mut text = String::new();
+    while let Some(line) = lines.next().filter(|&line| line != "//#end") {
+        let Some(repeat) = line.strip_prefix("//#repeat ") else {
+            text += line;
+            text.push('\n');
+            continue;
+        };
+        let (name, count) = repeat.split_once(' ').expect("a name and a count");
+        let body = unrolled(lines);
+        (0..count.parse().expect("a count")).for_each(|i: usize| text += &body.replace(&format!("${name}"), &i.to_string()));
+    }
+    text
 }

@@ -10,6 +10,8 @@ use std::ops::Range;
 const CROSS_TILE: usize = 128;
 const CROSS_COLUMN_WIDTH: usize = 16;
 const NORM_COLUMNS: usize = 32;
+/// How many multiply-adds of a product in narrow tiles take the time of one of a sum in wide tiles that registers do not hold, at most.
+const SLOWNESS: u64 = 4;
 
 impl GpuEngine {
     /// See [`crate::engine::Engine::add_cross`].
@@ -32,7 +34,9 @@ impl GpuEngine {
         let constants = [("ALIGNED", u32::from(aligned))];
         let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
         let [width, rows] = words([sum.columns.div_ceil(CROSS_TILE), columns.len().div_ceil(CROSS_TILE)]);
-        let row_work = (CROSS_TILE * sum.columns * a.rows) as u64;
+        // Where the wide tile of products does not suit the registers, this one does not either.
+        let slowness = if self.wide { 1 } else { SLOWNESS };
+        let row_work = slowness * (CROSS_TILE * sum.columns * a.rows) as u64;
         let operation = || format!("[{}, {}] by [{}, {}]", a.rows, columns.len(), b.rows, b.columns);
         let buffers = [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())];
         let job = Job { kernel: Kernel::Cross, constants: &constants, params: &params, buffers: &buffers, workgroups: [width, rows, 1] };

@@ -37,7 +37,7 @@ fn a_disk_with_too_little_room_is_named() {
     assert!(note.contains(folder.path().to_str().unwrap()) && note.contains("the result") && note.ends_with("make room"), "{note}");
 }
 
-/// Even where it is the current folder, which has another name once it is set aside.
+/// Even where it is the current folder, which has another name once it is set aside. Windows renames no folder that is: nothing is lost then.
 #[test]
 fn the_current_folder_can_be_replaced() {
     let place = Place::new();
@@ -46,7 +46,12 @@ fn the_current_folder_can_be_replaced() {
     command.current_dir(place.path("out")).args(["prune", &place.model, "--output", "../out", "--force"]);
     command.args(["--method", "magnitude-sp", "--ratio", "0.5", "--device", "cpu", "--json"]);
     let finished = command.output().unwrap();
-    assert!(finished.status.success(), "{}", String::from_utf8_lossy(&finished.stderr));
+    let message = String::from_utf8_lossy(&finished.stderr);
+    if cfg!(windows) {
+        assert!(finished.status.code() == Some(1) && message.contains("the finished result could not be moved there"), "{message}");
+        return;
+    }
+    assert!(finished.status.success(), "{message}");
     assert_eq!(place.names(), ["calibration.txt", "out", "test.txt"]);
     let report: Value = serde_json::from_slice(&finished.stdout).unwrap();
     assert_eq!(run_json(&["inspect", &place.path("out")])["parameters"], report["parameters_after"]);

@@ -45,6 +45,12 @@ pub(super) struct Context {
     pub short_work: u64,
 }
 
+/// Multiply-adds that take as long as reading or writing so many bytes, on GPUs that share the processor's memory. Others have more bandwidth
+/// beside their arithmetic, and so much time for a submission that no bytes matter.
+fn work_of_bytes(bytes: u64) -> u64 {
+    5 * bytes
+}
+
 /// A kernel with what it works on. Binding 0 is `params`, its struct in 32-bit words; `buffers` stand at their binding numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -209,13 +215,13 @@ impl Context {
 
     /// Copies the first `bytes`, whole words, from one buffer to another.
     pub fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
-        self.encode(0, |commands| commands.encoder().copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes))?;
+        self.encode(work_of_bytes(2 * bytes), |commands| commands.encoder().copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes))?;
         self.check(|| format!("copying {bytes} bytes"))
     }
 
     /// Fills the buffer with zeros.
     pub fn clear(&self, buffer: &Buffer) -> Result<()> {
-        self.encode(0, |commands| commands.encoder().clear_buffer(&buffer.buffer, 0, None))?;
+        self.encode(work_of_bytes(buffer.buffer.size()), |commands| commands.encoder().clear_buffer(&buffer.buffer, 0, None))?;
         self.check(|| format!("clearing {} bytes", buffer.buffer.size()))
     }
 
@@ -236,6 +242,7 @@ impl Context {
     /// Queues a kernel that does so many multiply-adds; 0 if memory is its limit.
     pub fn dispatch(&self, job: &Job<'_>, work: u64, operation: impl FnOnce() -> String) -> Result<()> {
         let &Job { kernel, constants, params, buffers, workgroups } = job;
+        let work = work.max(work_of_bytes(buffers.iter().map(|(_, buffer)| buffer.buffer.size()).sum()));
         let pipeline = self.pipeline(kernel, constants);
         self.encode(work, |commands| {
             let parameters = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(commands.parameters(params)) };
