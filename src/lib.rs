@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod compaction;
 pub mod compensation;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod evaluation;

@@ -1,7 +1,6 @@
 //! What interrupted work leaves beside its output, so that the next call goes on from the last save.
 //!
-//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; files of layers that all later saves need,
-//! beside it; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
+//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; one of layers' files that all later saves need; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
 //! folder. Nothing else is touched there.
 
 use crate::checkpoint::{OutputFile, files, settled};
@@ -21,29 +20,8 @@ const COST_SHARE: u32 = 10;
 /// Names in the folder, or how they begin.
 const POINTER: &str = "state.json";
 const SAVE: &str = "save-";
-const LAYER_FILE: &str = ".safetensors";
+const LAYERS: &str = "layers";
 const LOCK: &str = "lock";
-
-/// Files of single layers that all later saves need.
-#[derive(Debug, Clone, Copy)]
-pub enum LayerFile {
-    /// Covariances of the dense model.
-    Covariances,
-    /// Weights of the pruned model.
-    Weights,
-}
-
-impl LayerFile {
-    const ALL: [Self; 2] = [Self::Covariances, Self::Weights];
-
-    /// How the names of such files begin.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Covariances => "covariances-",
-            Self::Weights => "weights-",
-        }
-    }
-}
 
 /// See the module's text.
 pub struct ResumeState {
@@ -139,29 +117,31 @@ impl ResumeState {
         self.loaded.get()
     }
 
-    /// The file of a layer that all later saves need.
+    /// A layer's file of some kind that all later saves need.
     #[must_use]
-    pub fn of_layer(&self, file: LayerFile, layer: usize) -> PathBuf {
-        self.folder.join(format!("{}{layer}{LAYER_FILE}", file.prefix()))
+    pub fn of_layer(&self, kind: &str, layer: usize) -> PathBuf {
+        self.folder.join(LAYERS).join(format!("{kind}-{layer}.safetensors"))
     }
 
-    /// Writes the file of a layer, unless it is there.
-    pub fn keep_layer(&self, file: LayerFile, layer: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let path = self.of_layer(file, layer);
+    /// Writes such a file, unless it is there.
+    pub fn keep_layer(&self, kind: &str, layer: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.of_layer(kind, layer);
         if path.exists() {
             return Ok(());
         }
+        let folder = self.folder.join(LAYERS);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         // What has the name is taken for complete.
         let output = OutputFile::create(&path, &[], true)?;
         write(&output.path())?;
         output.commit()
     }
 
-    /// Removes layers' files that a save which was never completed may have left: they are made anew.
-    pub fn forget_layers(&self, file: LayerFile, layers: Range<usize>) {
+    /// Removes layers' files that are of no more use, or that a save which was never completed may have left: they are made anew.
+    pub fn forget_layers(&self, kind: &str, layers: Range<usize>) {
         for layer in layers {
             // It may never have been written.
-            let _ = fs::remove_file(self.of_layer(file, layer));
+            let _ = fs::remove_file(self.of_layer(kind, layer));
         }
     }
 
@@ -316,9 +296,7 @@ impl ResumeState {
 fn is_own(name: &str) -> bool {
     // Files in the making are hidden.
     let name = name.strip_prefix('.').and_then(|hidden| Some(hidden.split_once(".partial-")?.0)).unwrap_or(name);
-    let numbered = |rest: Option<&str>| rest.is_some_and(|number| number.parse::<usize>().is_ok());
-    let of_layers = |file: LayerFile| numbered(name.strip_prefix(file.prefix()).and_then(|rest| rest.strip_suffix(LAYER_FILE)));
-    name == POINTER || numbered(name.strip_prefix(SAVE)) || LayerFile::ALL.into_iter().any(of_layers)
+    name == POINTER || name == LAYERS || name.strip_prefix(SAVE).is_some_and(|number| number.parse::<usize>().is_ok())
 }
 
 /// The identity of work with the version that does it.

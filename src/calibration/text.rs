@@ -1,7 +1,7 @@
 //! Texts: `.txt` files whole, `.jsonl` and `.json` files by a field of each document; compressed by gzip or not.
 
+use crate::digest::hex;
 use crate::error::{Error, Result};
-use crate::model::hex;
 use flate2::bufread::MultiGzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -151,5 +151,5 @@ pub fn fingerprint(tokens: &[u32]) -> String {
         let bytes: Vec<u8> = part.iter().flat_map(|id| id.to_le_bytes()).collect();
         hash.update(bytes);
     }
-    hex(&hash.finalize())
+    hex(hash)
 }

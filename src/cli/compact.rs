@@ -6,7 +6,7 @@ use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, open_folder, shown, with_engine};
 use crate::checkpoint::OutputFolder;
 use crate::error::Error;
-use crate::export::{self, Exported, Format, hf};
+use crate::export::{self, Exported, Format};
 use crate::plan::{Plan, Recipe};
 use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
@@ -43,7 +43,7 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
         recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?
     });
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
-    hf::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
+    export::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;
     exported.notes.iter().for_each(|note| terminal.note(note));
     terminal.result(&Value::Object(report(&args.output, &plan, &exported)), || text(&args.output, &plan, &exported))

@@ -26,6 +26,9 @@ pub fn run(args: &InspectArguments, terminal: &Terminal) -> Result<()> {
     }
 }
 
+/// Of a plan whose lists are not those that the program made.
+const EDITED: &str = "; edited since";
+
 /// How a model was pruned.
 struct Pruned {
     report: Value,
@@ -41,8 +44,17 @@ impl Pruned {
         let program = format!("flap-gpu {}", text("flap_gpu.version").unwrap_or_default());
         let words = format!("{} removed; {program}", share(ratio));
         let (settings, calibration) = (object("flap_gpu.settings"), object("flap_gpu.calibration"));
-        let report = json!({"settings": settings, "ratio_reached": ratio, "program": program, "calibration": calibration});
-        Some(Self { report, words })
+        let edited = matches!(file.get("flap_gpu.edited"), Some(gguf::Value::Bool(true)));
+        let report =
+            json!({"settings": settings, "ratio_reached": ratio, "program": program, "calibration": calibration, "edited": edited});
+        Some(Self { report, words: format!("{words}{}", if edited { EDITED } else { "" }) })
+    }
+
+    /// As a plan says it.
+    fn by(plan: &Plan) -> Self {
+        let report = json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program,
+                            "calibration": plan.calibration, "edited": plan.is_edited()});
+        Self { report, words: format!("{}; {}", removed(plan), made_by(plan)) }
     }
 }
 
@@ -66,11 +78,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
         describes
     });
     let pruned = match &plan {
-        Some(plan) => Some(Pruned {
-            report: json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program,
-                           "calibration": plan.calibration, "edited": plan.is_edited()}),
-            words: format!("{}; {}", removed(plan), made_by(plan)),
-        }),
+        Some(plan) => Some(Pruned::by(plan)),
         None => gguf::file_at(path).map(|file| GgufFile::open(&file)).transpose()?.and_then(|file| Pruned::of_file(&file)),
     };
     let report = json!({
@@ -110,8 +118,10 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
 
 fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
     let plan = Plan::read(path)?;
-    let report = json!({"kind": "plan", "settings": plan.settings, "ratio_reached": plan.ratio_reached, "model": plan.model.fingerprint,
-                        "program": plan.program, "calibration": plan.calibration, "edited": plan.is_edited(), "layers": layers_json(&plan)});
+    let mut report = Pruned::by(&plan).report;
+    report["kind"] = "plan".into();
+    report["model"] = plan.model.fingerprint.clone().into();
+    report["layers"] = layers_json(&plan);
     terminal.result(&report, || {
         format!("plan for a {}: removes {}\n{}\n{}", plan.model.family, share(plan.ratio_reached), made_by(&plan), layers_table(&plan))
     })
@@ -121,7 +131,7 @@ fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
 fn made_by(plan: &Plan) -> String {
     let text = plan.calibration.as_ref().and_then(|header| header.text_file.as_deref());
     let text = text.map_or(String::new(), |text| format!(", from {text}"));
-    let edited = if plan.is_edited() { "; edited since" } else { "" };
+    let edited = if plan.is_edited() { EDITED } else { "" };
     format!("{} {}{text}{edited}", plan.program, plan.options().join(" "))
 }
 

@@ -11,7 +11,7 @@ use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
-use crate::export::{self, Choice, Format, Measured, gguf, hf, name_of};
+use crate::export::{self, Choice, Format, Measured, gguf, name_of};
 use crate::interrupt;
 use crate::model::Model;
 use crate::pass::PassOptions;
@@ -111,7 +111,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         };
         (planned, exported, measured, guard)
     });
-    hf::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
+    export::write_card(output.path(), &args.model, &export.name, &planned.plan, &exported, measured.as_ref())?;
     output.commit()?;
     // Its files may be mapped: some systems remove none that is.
     drop(planned.changes);

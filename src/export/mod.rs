@@ -2,11 +2,15 @@
 //!
 //! What it says about how the model was pruned, in the card and in metadata, it reads from the plan.
 
+mod card;
 mod client;
 pub mod gguf;
 pub mod hf;
+mod origin;
 
+pub use card::write_card;
 pub use client::{Choice, Client};
+pub use origin::Origin;
 
 use crate::checkpoint::folder::{PLAN, gguf_file};
 use crate::checkpoint::{OutputFolder, files};

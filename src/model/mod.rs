@@ -5,6 +5,7 @@ mod phi3;
 
 use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, is_fused};
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
+use crate::digest::hex;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights};
@@ -278,12 +279,6 @@ impl Model {
                 hash.update(&bytes[start..bytes.len().min(start + SAMPLE)]);
             }
         }
-        hex(&hash.finalize())
+        hex(hash)
     }
-}
-
-/// The first 16 bytes of a digest in hexadecimal: enough to tell models and texts apart.
-#[must_use]
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -5,8 +5,8 @@ mod settings;
 
 use crate::architecture::Architecture;
 use crate::checkpoint::files;
+use crate::digest::hex;
 use crate::error::{Error, Result};
-use crate::model::hex;
 use crate::search::Kept;
 use crate::statistics::Header;
 use sha2::{Digest, Sha256};
@@ -91,7 +91,7 @@ pub struct Plan {
 }
 
 fn digest(layers: &[PlannedLayer]) -> String {
-    hex(&Sha256::digest(serde_json::to_vec(layers).expect("numbers have a form in JSON")))
+    hex(Sha256::new().chain_update(serde_json::to_vec(layers).expect("numbers have a form in JSON")))
 }
 
 /// The error of a plan that would remove nothing.

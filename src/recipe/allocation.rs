@@ -1,7 +1,7 @@
 //! How many units each site keeps, from the error curves of all sites. Pure functions.
 
 use crate::error::{Error, Result};
-use crate::search::nearest_units;
+use crate::search::{Alike, between};
 
 /// One site of one layer.
 #[derive(Debug, Clone)]
@@ -97,46 +97,31 @@ pub(super) fn give_back(sites: &[AllocationSite], counts: &mut [usize], wanted: 
     }
 }
 
-/// The same with equal counts in all layers: `sites` are attention and MLP of every layer in turn, alike in all layers. Every allowed
-/// number of kept attention units is tried, and the MLPs fill the budget; neurons are counted in fractions, so that no number wins by
-/// rounding. Units then make up for what rounding has left or taken.
+/// The same with equal counts in all layers, of the allowed numbers of kept attention units: `sites` are attention and MLP of every layer in
+/// turn, alike in all layers.
+///
+/// # Errors
+/// If they are not alike, or none of the numbers meets the ratio.
 pub fn allocate_uniformly(sites: &[AllocationSite], ratio: f64, allowed: &[usize]) -> Result<Vec<usize>> {
     let (attention, mlp): (Vec<&AllocationSite>, Vec<&AllocationSite>) = sites.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).unzip();
-    let total: u64 = sites.iter().map(|site| site.cost * site.units() as u64).sum();
     let (units, neurons) = (attention[0].units(), mlp[0].units());
     if attention.iter().any(|site| site.units() != units) || mlp.iter().any(|site| site.units() != neurons) {
         return Err(Error::input("--uniform needs a model whose layers are alike"));
     }
-    let unit_costs: u64 = attention.iter().map(|site| site.cost).sum();
-    let neuron_costs: u64 = mlp.iter().map(|site| site.cost).sum();
-    let multiple = mlp[0].multiple;
-    let largest = neurons / multiple * multiple;
-    let budget = (1.0 - ratio) * total as f64;
-    let allowed = || allowed.iter().copied().filter(|&kept| kept <= units && kept.is_multiple_of(attention[0].multiple));
-    let mut best: Option<(f64, f64)> = None;
-    for kept in allowed() {
-        let filled = (budget - (kept as u64 * unit_costs) as f64) / neuron_costs as f64;
-        if !(1.0..=neurons as f64).contains(&filled) {
-            continue;
-        }
-        let of_neurons = |site: &&AllocationSite| between(&site.curve, neurons as f64 - filled);
-        let error = attention.iter().map(|site| site.curve[units - kept]).sum::<f64>() + mlp.iter().map(of_neurons).sum::<f64>();
-        if best.is_none_or(|(least, _)| error < least) {
-            best = Some((error, filled));
-        }
-    }
-    let Some((_, filled)) = best.filter(|_| largest > 0) else {
-        return Err(Error::input(format!("no uniform plan removes the share {ratio}; try another --ratio or leave --uniform out")));
+    let costs = |sites: &[&AllocationSite]| sites.iter().map(|site| site.cost).sum();
+    let alike = Alike {
+        units: allowed.iter().copied().filter(|&kept| kept <= units && kept.is_multiple_of(attention[0].multiple)).collect(),
+        unit_costs: costs(&attention),
+        neurons,
+        multiple: mlp[0].multiple,
+        neuron_costs: costs(&mlp),
+        total: sites.iter().map(|site| site.cost * site.units() as u64).sum(),
+        ratio,
     };
-    let neurons_kept = ((filled / multiple as f64).round() as usize * multiple).clamp(multiple, largest);
-    let rest = budget - (neurons_kept as u64 * neuron_costs) as f64;
-    let units = units - nearest_units(allowed(), unit_costs, rest).expect("one of them was the best");
-    let neurons = neurons - neurons_kept;
-    Ok(sites.iter().enumerate().map(|(index, _)| if index % 2 == 0 { units } else { neurons }).collect())
-}
-
-/// A curve between its points.
-fn between(curve: &[f64], place: f64) -> f64 {
-    let (whole, part) = (place.floor() as usize, place.fract());
-    curve[whole] + part * (curve[(whole + 1).min(curve.len() - 1)] - curve[whole])
+    let [kept_units, kept_neurons] = alike.best(|kept, filled| {
+        let of_units: f64 = attention.iter().map(|site| site.curve[units - kept]).sum();
+        let of_neurons: f64 = mlp.iter().map(|site| between(&site.curve, neurons as f64 - filled)).sum();
+        -(of_units + of_neurons)
+    })?;
+    Ok(attention.iter().flat_map(|_| [units - kept_units, neurons - kept_neurons]).collect())
 }

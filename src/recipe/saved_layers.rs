@@ -6,11 +6,15 @@ use crate::architecture::{Part, Site};
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use crate::compaction::Replaced;
 use crate::error::{Error, Result};
-use crate::resume::{LayerFile, ResumeState};
+use crate::resume::ResumeState;
 use crate::statistics::{self, Header, LayerStatistics, SiteCovariance, Statistics};
 use crate::tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+/// Kinds of files.
+const COVARIANCES: &str = "covariances";
+const WEIGHTS: &str = "weights";
 
 /// A layer's statistics with the covariances of its two sites.
 pub fn with_covariances(layer: &LayerStatistics, covariances: [&SiteCovariance; 2]) -> LayerStatistics {
@@ -28,7 +32,7 @@ pub fn keep_covariances<'a>(
 ) -> Result<()> {
     for (index, layer) in layers.iter().enumerate() {
         let (Some(attention), Some(mlp)) = (covariances.next(), covariances.next()) else { break };
-        state.keep_layer(LayerFile::Covariances, index, |path| {
+        state.keep_layer(COVARIANCES, index, |path| {
             let layers = vec![with_covariances(layer, [attention, mlp])];
             statistics::write(path, &Statistics { header: header.clone(), layers })
         })?;
@@ -38,10 +42,10 @@ pub fn keep_covariances<'a>(
 
 /// Reads the covariances of so many layers back, site by site; the numbers stay in the mapped files. Of other layers nothing is to be left.
 pub fn read_covariances(state: &ResumeState, layers: usize, all: usize) -> Result<Vec<SiteCovariance>> {
-    state.forget_layers(LayerFile::Covariances, layers..all);
+    state.forget_layers(COVARIANCES, layers..all);
     let mut found = Vec::new();
     for layer in 0..layers {
-        let path = state.of_layer(LayerFile::Covariances, layer);
+        let path = state.of_layer(COVARIANCES, layer);
         let Statistics { layers, .. } = statistics::read(&path)?;
         let covariances = layers.into_iter().flat_map(|layer| [layer.attention.covariance, layer.mlp.covariance]).flatten();
         found.extend(covariances);
@@ -52,10 +56,15 @@ pub fn read_covariances(state: &ResumeState, layers: usize, all: usize) -> Resul
     Ok(found)
 }
 
+/// Removes the covariances of so many layers.
+pub fn forget_covariances(state: &ResumeState, layers: usize) {
+    state.forget_layers(COVARIANCES, 0..layers);
+}
+
 /// Writes the new tensors of fitted layers, where they are not there yet.
 pub fn keep_weights(state: &ResumeState, layers: Range<usize>, replaced: &Replaced) -> Result<()> {
     for layer in layers {
-        state.keep_layer(LayerFile::Weights, layer, |path| {
+        state.keep_layer(WEIGHTS, layer, |path| {
             let tensors: Vec<(Part, &HostTensor)> =
                 Part::ALL.iter().filter_map(|&part| Some((part, replaced.get(&(layer, part))?))).collect();
             let header = |&(part, tensor): &(Part, &HostTensor)| TensorHeader {
@@ -74,10 +83,10 @@ pub fn keep_weights(state: &ResumeState, layers: Range<usize>, replaced: &Replac
 
 /// Reads the weights of so many layers back; the numbers stay in the mapped files. Of other layers nothing is to be left.
 pub fn read_weights(state: &ResumeState, layers: usize, all: usize) -> Result<Replaced> {
-    state.forget_layers(LayerFile::Weights, layers..all);
+    state.forget_layers(WEIGHTS, layers..all);
     let mut replaced = Replaced::new();
     for layer in 0..layers {
-        let path = state.of_layer(LayerFile::Weights, layer);
+        let path = state.of_layer(WEIGHTS, layer);
         for stored in TensorFile::open(&path)?.stored_tensors()? {
             let part = Part::ALL.into_iter().find(|part| part.name(layer) == stored.name);
             let part = part.ok_or_else(|| stored.error("is not a layer's"))?;

@@ -7,7 +7,7 @@
 use super::RecipeOptions;
 use super::curve::Curve;
 use super::curves::Curves;
-use super::saved_layers::{keep_covariances, keep_weights, read_covariances, read_weights};
+use super::saved_layers::{forget_covariances, keep_covariances, keep_weights, read_covariances, read_weights};
 use crate::architecture::Site;
 use crate::calibration::{CalibrationSet, HIDDEN_STATES, read_statistics, write_statistics};
 use crate::checkpoint::files;
@@ -18,7 +18,7 @@ use crate::model::Model;
 use crate::pass::Batch;
 use crate::plan::Recipe;
 use crate::progress::Progress;
-use crate::resume::{LayerFile, ResumeState};
+use crate::resume::ResumeState;
 use crate::statistics::{Header, LayerStatistics, Statistics};
 use memmap2::Mmap;
 use serde_json::{Value, json};
@@ -212,7 +212,7 @@ impl<'a> Saves<'a> {
         });
         if saved {
             // The second pass does not go by them.
-            self.state.forget_layers(LayerFile::Covariances, 0..self.model.architecture.layers.len());
+            forget_covariances(self.state, self.model.architecture.layers.len());
         }
     }
 

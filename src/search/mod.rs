@@ -9,7 +9,7 @@ mod round;
 mod uniform;
 
 pub use per_layer::uniform_layer;
-pub(crate) use uniform::nearest_units;
+pub(crate) use uniform::{Alike, between};
 
 use crate::error::{Error, Result};
 

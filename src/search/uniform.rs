@@ -16,54 +16,85 @@ fn sums(scores: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// Of the numbers of units that may stay, the one that comes nearest to so many parameters, each of them worth so many.
-pub fn nearest_units(allowed: impl Iterator<Item = usize>, unit_costs: u64, parameters: f64) -> Option<usize> {
-    let distance = |&count: &usize| ((count as u64 * unit_costs) as f64 - parameters).abs();
-    allowed.min_by(|a, b| distance(a).total_cmp(&distance(b)))
+/// A curve between its points.
+pub fn between(curve: &[f64], place: f64) -> f64 {
+    let (whole, part) = (place.floor() as usize, place.fract());
+    curve[whole] + part * (curve[(whole + 1).min(curve.len() - 1)] - curve[whole])
 }
 
-/// Chooses, among the allowed numbers of units, the one at which the units and the neurons that fill the rest of the budget have the
-/// largest sum of standardised scores, each times its parameters: what AL-AM's cut maximises when layers may differ. Neurons are
-/// counted in fractions, so that no candidate wins by rounding; units then make up for what rounding them has left or taken.
+/// What layers that are all alike may keep.
+pub struct Alike {
+    /// Numbers of attention units.
+    pub units: Vec<usize>,
+    /// Parameters of one unit in every layer.
+    pub unit_costs: u64,
+    /// Most neurons.
+    pub neurons: usize,
+    /// Neurons are a multiple of this.
+    pub multiple: usize,
+    /// Parameters of one neuron in every layer.
+    pub neuron_costs: u64,
+    /// Parameters of all units and neurons there are.
+    pub total: u64,
+    /// Share of them that goes.
+    pub ratio: f64,
+}
+
+impl Alike {
+    /// The numbers of units and neurons at which `value` is largest, of those that meet the ratio. Every number of units is tried with the
+    /// neurons that fill the rest of the budget, in fractions, so that none wins by rounding; units then make up for what rounding the neurons
+    /// has left or taken.
+    ///
+    /// # Errors
+    /// If none meets the ratio.
+    pub fn best(&self, value: impl Fn(usize, f64) -> f64) -> Result<[usize; 2]> {
+        let budget = (1.0 - self.ratio) * self.total as f64;
+        let filled = |units: usize| (budget - (units as u64 * self.unit_costs) as f64) / self.neuron_costs as f64;
+        let candidates = self.units.iter().map(|&units| (units, filled(units)));
+        let possible = candidates.filter(|(_, neurons)| (1.0..=self.neurons as f64).contains(neurons));
+        let valued = possible.map(|(units, neurons)| (value(units, neurons), neurons));
+        // The first among equals.
+        let best = valued.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        let largest = self.neurons / self.multiple * self.multiple;
+        let Some((_, neurons)) = best.filter(|_| largest > 0) else {
+            return Err(Error::input(format!(
+                "no uniform plan removes the share {}: with the numbers of heads that may stay, the neurons cannot make up the rest; try another \
+                 --ratio, a smaller --round-neurons, or leave --uniform out",
+                self.ratio
+            )));
+        };
+        let rounded = ((neurons / self.multiple as f64).round() as usize * self.multiple).clamp(self.multiple, largest);
+        let rest = budget - (rounded as u64 * self.neuron_costs) as f64;
+        let distance = |&&units: &&usize| ((units as u64 * self.unit_costs) as f64 - rest).abs();
+        let nearest = self.units.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        Ok([*nearest.expect("one of them was the best"), rounded])
+    }
+}
+
+/// Chooses the sizes of layers that are all alike, by the sum of the standardised scores of what they keep, each times its parameters: what
+/// AL-AM's cut maximises when layers may differ.
 pub fn search(problem: &Problem) -> Result<Vec<Kept>> {
     let most = |size: fn(&super::LayerScores) -> usize| problem.layers.iter().map(size).min().unwrap_or(0);
-    let (most_units, most_neurons) = (most(|l| l.units), most(|l| l.mlp.len()));
-    let layers = problem.layers.len() as f64;
-    let budget = (1.0 - problem.ratio) * problem.total_parameters() as f64;
-    let unit_costs: u64 = problem.unit_parameters.iter().sum();
+    let alike = Alike {
+        units: (1..=most(|l| l.units)).filter(|&count| problem.allows_units(count)).collect(),
+        unit_costs: problem.unit_parameters.iter().sum(),
+        neurons: most(|l| l.mlp.len()),
+        multiple: problem.round_neurons.max(1),
+        neuron_costs: problem.neuron_parameters * problem.layers.len() as u64,
+        total: problem.total_parameters(),
+        ratio: problem.ratio,
+    };
     let (units, neurons): (Vec<_>, Vec<_>) = problem.layers.iter().map(standardised).unzip();
     let unit_sums: Vec<Vec<f64>> = units.iter().map(|scores| sums(scores)).collect();
     let neuron_sums: Vec<Vec<f64>> = neurons.iter().map(|scores| sums(scores)).collect();
-    let mut best: Option<(f64, f64)> = None;
-    for count in (1..=most_units).filter(|&count| problem.allows_units(count)) {
-        let filled = (budget - (count as u64 * unit_costs) as f64) / problem.neuron_parameters as f64 / layers;
-        if !(1.0..=most_neurons as f64).contains(&filled) {
-            continue;
-        }
-        let (whole, part) = (filled.floor() as usize, filled.fract());
-        let of_units: f64 = unit_sums.iter().zip(&problem.unit_parameters).map(|(sums, &cost)| sums[count] * cost as f64).sum();
-        let neurons_of = |sums: &Vec<f64>| sums[whole] + part * (sums[(whole + 1).min(sums.len() - 1)] - sums[whole]);
-        let of_neurons: f64 = neuron_sums.iter().map(neurons_of).sum::<f64>() * problem.neuron_parameters as f64;
-        if best.is_none_or(|(value, _)| of_units + of_neurons > value) {
-            best = Some((of_units + of_neurons, filled));
-        }
-    }
-    let multiple = problem.round_neurons.max(1);
-    let largest = most_neurons / multiple * multiple;
-    let Some((_, neuron_count)) = best.filter(|_| largest > 0) else {
-        return Err(Error::input(format!(
-            "no uniform plan removes the share {}: with the numbers of heads that may stay, the neurons cannot make up the rest; try another \
-             --ratio, a smaller --round-neurons, or leave --uniform out",
-            problem.ratio
-        )));
-    };
-    let rounded = ((neuron_count / multiple as f64).round() as usize * multiple).clamp(multiple, largest);
-    let rest = budget - (rounded as u64 * problem.neuron_parameters) as f64 * layers;
-    let allowed = (1..=most_units).filter(|&count| problem.allows_units(count));
-    let unit_count = nearest_units(allowed, unit_costs, rest).expect("one of them was the best");
+    let [kept_units, kept_neurons] = alike.best(|kept, filled| {
+        let of_units: f64 = unit_sums.iter().zip(&problem.unit_parameters).map(|(sums, &cost)| sums[kept] * cost as f64).sum();
+        let of_neurons = neuron_sums.iter().map(|sums| between(sums, filled)).sum::<f64>() * problem.neuron_parameters as f64;
+        of_units + of_neurons
+    })?;
     let layer = |(units, neurons): (&Vec<f64>, &Vec<f64>)| Kept {
-        attention: without_lowest(units, units.len() - unit_count),
-        mlp: without_lowest(neurons, neurons.len() - rounded),
+        attention: without_lowest(units, units.len() - kept_units),
+        mlp: without_lowest(neurons, neurons.len() - kept_neurons),
     };
     Ok(units.iter().zip(&neurons).map(layer).collect())
 }

@@ -4,7 +4,7 @@ use super::{GgufType, Runner, Source};
 use crate::architecture::{Architecture, LayerShape};
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::error::Result;
-use crate::export::hf::Origin;
+use crate::export::Origin;
 
 /// Positions of a model that does not say how many.
 const DEFAULT_POSITIONS: usize = 2048;
@@ -88,6 +88,7 @@ fn general(source: &Source, runner: Runner, gguf_type: GgufType) -> Metadata {
             keys.push(("flap_gpu.calibration".into(), Value::text(serde_json::to_string(calibration).unwrap_or_default())));
         }
         keys.push(("flap_gpu.ratio_reached".into(), Value::F64(plan.ratio_reached)));
+        keys.push(("flap_gpu.edited".into(), Value::Bool(plan.is_edited())));
     }
     keys
 }

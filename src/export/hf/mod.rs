@@ -1,10 +1,7 @@
 //! A model folder as Hugging Face distributes it: configuration, weights in shards, tokenizer, and the code that loads layers of
 //! different sizes where the library's own classes cannot.
 
-mod card;
 mod form;
-
-pub use card::{Origin, write_card};
 
 use crate::checkpoint::folder::{CARRIED, CODE, is_licence, weights_file};
 use crate::checkpoint::{Config, SafetensorsWriter, TensorHeader, files};

@@ -12,7 +12,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::recipe;
-use flap_gpu::resume::{LayerFile, ResumeState};
+use flap_gpu::resume::ResumeState;
 use flap_gpu::statistics::{Mode, TokenWeights};
 use std::cell::Cell;
 use std::fs;
@@ -83,13 +83,13 @@ fn an_interrupted_calibration_goes_on() {
     assert_eq!(announced.0.get(), 4 * 20 * 64);
     assert!(whole.layers.iter().all(|layer| layer.mlp.covariance.is_some()));
     // As a save that was never completed would leave it.
-    fs::write(state.of_layer(LayerFile::Covariances, 3), "half a file").unwrap();
+    fs::write(state.of_layer("covariances", 3), "half a file").unwrap();
     let resumed = with_covariances(&announced);
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     assert_eq!(resumed, whole);
     // Some systems write no file that is mapped.
     drop(resumed);
-    fs::write(state.of_layer(LayerFile::Covariances, 1), "half a file").unwrap();
+    fs::write(state.of_layer("covariances", 1), "half a file").unwrap();
     assert_eq!(with_covariances(&announced), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
     // Another run that makes the same output at the same time neither uses nor touches what is there.
@@ -114,7 +114,7 @@ fn progress_of_another_run_stays() {
     let of = |name: &str| folder.path().join("stats.resume").join(name);
     state(false).save_if_due(&"this".into(), |save| Ok(fs::write(save.join("content"), "three layers").unwrap()));
     let found = Some("three layers".to_string());
-    fs::write(of("weights-notes.txt"), "precious").unwrap();
+    fs::write(of("layers-notes.txt"), "precious").unwrap();
     assert_eq!(load(&state(false), "this").unwrap(), found);
     let message = load(&state(false), "that").unwrap_err().to_string();
     assert!(message.contains("stats.resume") && message.contains("--force"), "{message}");
@@ -132,7 +132,7 @@ fn progress_of_another_run_stays() {
     other.save_if_due(&"that".into(), |_| Ok(()));
     assert!(!of("save-1/content").exists() && of("save-1").exists());
     other.remove();
-    assert_eq!(fs::read_to_string(of("weights-notes.txt")).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(of("layers-notes.txt")).unwrap(), "precious");
     assert_eq!(fs::read_dir(of("")).unwrap().count(), 1);
 }
 

@@ -15,7 +15,7 @@ use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
 use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::{Progress, Silent};
 use flap_gpu::recipe::{self, RecipeOptions};
-use flap_gpu::resume::{LayerFile, ResumeState};
+use flap_gpu::resume::ResumeState;
 use flap_gpu::statistics::Mode;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -158,8 +158,8 @@ fn an_interrupted_recipe_goes_on() {
             runs += 1;
             assert!(runs <= 2 * layers + rounds + 1, "no run gets further than the one before");
             // As a crash within a save would leave them.
-            std::fs::create_dir_all(&resume).unwrap();
-            let files = [LayerFile::Covariances, LayerFile::Weights].into_iter();
+            std::fs::create_dir_all(resume.join("layers")).unwrap();
+            let files = ["covariances", "weights"].into_iter();
             let files = files.flat_map(|file| (0..layers).map(move |layer| (file, layer)));
             let missing = files.map(|(file, layer)| state.of_layer(file, layer)).filter(|path| !path.exists());
             missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
@@ -187,7 +187,7 @@ fn an_interrupted_recipe_goes_on() {
             let pointer: serde_json::Value = serde_json::from_slice(&std::fs::read(&pointer).unwrap()).unwrap();
             resume.join(format!("save-{}", pointer["save"]))
         };
-        let of_layer = state.of_layer(if recipe == Recipe::LeastSquares { LayerFile::Covariances } else { LayerFile::Weights }, 1);
+        let of_layer = state.of_layer(if recipe == Recipe::LeastSquares { "covariances" } else { "weights" }, 1);
         let mut damaged: Vec<(PathBuf, Vec<u8>)> = Vec::new();
         for path in std::fs::read_dir(last_save()).unwrap().map(|entry| entry.unwrap().path()).chain([of_layer]) {
             let mut content = std::fs::read(&path).unwrap();
@@ -201,7 +201,8 @@ fn an_interrupted_recipe_goes_on() {
             }
         }
         for (name, content) in damaged {
-            let path = [last_save(), resume.clone()].map(|folder| folder.join(&name)).into_iter().find(|path| path.exists()).unwrap();
+            let path =
+                [last_save(), resume.join("layers")].map(|folder| folder.join(&name)).into_iter().find(|path| path.exists()).unwrap();
             std::fs::write(&path, &content).unwrap();
             repair_sizes(&pointer, &path, content.len());
             let again = recipe::run(&engine, &model, &set, &options, Some(&state), &Silent);

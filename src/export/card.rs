@@ -1,9 +1,9 @@
 //! The model card: what the model is, where it comes from, how it was made and how it is loaded.
 
+use super::{Exported, Measured, Origin};
 use crate::checkpoint::files;
 use crate::checkpoint::folder::{CARD, CODE};
 use crate::error::Result;
-use crate::export::{Exported, Measured};
 use crate::plan::{Method, Plan, Recipe};
 use std::fmt::Write;
 use std::path::Path;
@@ -101,28 +101,5 @@ fn loading(card: &mut String, folder: &Path, exported: &Exported) {
     }
     for file in &exported.gguf_files {
         let _ = writeln!(card, "```\nllama-cli -m {} -p \"Once upon a time\"\n```\n", quoted(file));
-    }
-}
-
-/// Name and licence of a source model.
-pub struct Origin {
-    /// Its name.
-    pub name: String,
-    /// `license` and its relatives, as the source's own card says.
-    pub licence: Vec<(String, String)>,
-}
-
-impl Origin {
-    /// Reads what a model folder says about itself.
-    #[must_use]
-    pub fn of(source: &Path) -> Self {
-        let card = std::fs::read_to_string(source.join(CARD)).unwrap_or_default();
-        let header = card.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map_or("", |(header, _)| header);
-        let entry = |line: &str| -> Option<(String, String)> {
-            let (key, value) = line.split_once(':')?;
-            let known = matches!(key, "license" | "license_name" | "license_link");
-            (known && !value.trim().is_empty()).then(|| (key.to_string(), value.trim().to_string()))
-        };
-        Self { name: crate::export::name_of(source), licence: header.lines().filter_map(entry).collect() }
     }
 }
