@@ -179,17 +179,36 @@ impl CalibrationOptions {
     }
 }
 
+/// Windows that are to go through a model.
+pub struct Calibration<'a, E: Engine> {
+    /// Computes.
+    pub engine: &'a E,
+    /// The dense model.
+    pub model: &'a Model,
+    /// The windows.
+    pub set: &'a CalibrationSet,
+    /// Memory.
+    pub pass: PassOptions,
+    /// Is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+impl<'a, E: Engine> Calibration<'a, E> {
+    /// A pass with these windows, with what the options say beside it.
+    pub(crate) fn pass(&self, options: PassOptions) -> Result<Pass<'a, E>> {
+        Pass::new(self.engine, self.model, self.set.windows(), self.set.header.sequence_length, options, self.progress)
+    }
+
+    /// Tokens of so many layers.
+    pub(crate) fn tokens(&self, layers: usize) -> u64 {
+        (self.set.ids.len() * layers) as u64
+    }
+}
+
 /// Measures all layers of a model. With `resume`, finished layers are kept there, and an interrupted run goes on from them.
-pub fn calibrate<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: PassOptions,
-    resume: Option<&ResumeState>,
-    progress: &dyn Progress,
-) -> Result<Statistics> {
-    let room = set.leave_room(model, options);
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
+pub fn calibrate<E: Engine>(calibration: &Calibration<'_, E>, resume: Option<&ResumeState>) -> Result<Statistics> {
+    let &Calibration { engine, model, set, progress, .. } = calibration;
+    let pass = calibration.pass(set.leave_room(model, calibration.pass))?;
     let identity = set.identity(engine, model);
     let finished = resume.map(|state| state.load(&identity, progress, |folder| load_layers(model, set, folder))).transpose()?;
     let (layers, mut batches) = match finished.flatten() {
@@ -201,8 +220,7 @@ pub fn calibrate<E: Engine>(
         None => (Vec::new(), pass.embed(&set.ids)?),
     };
     let first = layers.len();
-    let tokens = set.ids.len() as u64;
-    progress.start("calibrating", "tokens x layers", tokens * (model.architecture.layers.len() - first) as u64);
+    progress.start("calibrating", "tokens x layers", calibration.tokens(model.architecture.layers.len() - first));
     let mut measure = Measure::new(set, layers, resume.map(|state| (state, identity)));
     pass.layers(first, &mut batches, &mut measure)?;
     progress.finish();

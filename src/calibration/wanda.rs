@@ -1,31 +1,22 @@
 //! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
 
-use super::CalibrationSet;
 use super::measure::{ChannelMoments, check_finite};
+use super::{Calibration, CalibrationSet};
 use crate::architecture::Site;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer};
 use crate::importance;
-use crate::model::Model;
-use crate::pass::{Batch, Pass, PassOptions, Visitor};
-use crate::progress::Progress;
+use crate::pass::{Batch, Pass, Visitor};
 use crate::search::{self, Kept, LayerScores};
 use crate::statistics::Mode;
 
 /// Chooses the kept units of every layer. Two passes over each layer: one to measure, one with the pruned layer.
-pub fn wanda_sp<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    ratio: f64,
-    options: PassOptions,
-    progress: &dyn Progress,
-) -> Result<Vec<Kept>> {
-    let room = set.leave_room(model, options);
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
+pub fn wanda_sp<E: Engine>(calibration: &Calibration<'_, E>, ratio: f64) -> Result<Vec<Kept>> {
+    let &Calibration { model, set, progress, .. } = calibration;
+    let pass = calibration.pass(set.leave_room(model, calibration.pass))?;
     let mut batches = pass.embed(&set.ids)?;
-    progress.start("pruning layer by layer", "tokens x layers", 2 * (set.ids.len() * model.architecture.layers.len()) as u64);
+    progress.start("pruning layer by layer", "tokens x layers", calibration.tokens(2 * model.architecture.layers.len()));
     let mut visitor = Wanda { set, ratio, kept: Vec::new() };
     pass.layers(0, &mut batches, &mut visitor)?;
     progress.finish();

@@ -4,7 +4,7 @@ use super::args::{CalibrateArguments, CalibrationArguments, Common, DEFAULT_TEXT
 use super::eval::{SHORTER, note_long};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, open_folder, resumable, shown, with_engine};
-use crate::calibration::{self, CalibrationSet, ENOUGH_BYTES, Shard};
+use crate::calibration::{self, Calibration, CalibrationSet, ENOUGH_BYTES, Shard};
 use crate::checkpoint::{OutputFile, Tokenizer};
 use crate::error::Error;
 use crate::model::Model;
@@ -37,11 +37,13 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
     let set = draw(&model, &args.calibration, DEFAULT_SAMPLES, args.shard, common, terminal)?;
     let engine = open_engine(common)?;
     let begin = Instant::now();
-    let options = args.calibration.passes();
-    let statistics = with_engine!(engine, e => if args.covariances {
-        recipe::calibrate(e, &model, &set, options, args.calibration.token_weights, Some(resume), terminal)
-    } else {
-        calibration::calibrate(e, &model, &set, options, Some(resume), terminal)
+    let statistics = with_engine!(engine, e => {
+        let calibration = Calibration { engine: e, model: &model, set: &set, pass: args.calibration.passes(), progress: terminal };
+        if args.covariances {
+            recipe::calibrate(&calibration, args.calibration.token_weights, Some(resume))
+        } else {
+            calibration::calibrate(&calibration, Some(resume))
+        }
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     statistics::write(&output.path(), &statistics)?;

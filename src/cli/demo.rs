@@ -3,7 +3,7 @@
 use super::args::Common;
 use super::terminal::{Terminal, grouped, size, table};
 use super::{open_engine, with_engine};
-use crate::calibration::{CalibrationOptions, sequential_windows};
+use crate::calibration::{Calibration, CalibrationOptions, sequential_windows};
 use crate::checkpoint::{OutputFolder, Tokenizer, files};
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
@@ -11,7 +11,7 @@ use crate::export::{self, ExportOptions};
 use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{PlanOptions, Recipe};
-use crate::recipe::{self, RecipeOptions};
+use crate::recipe;
 use crate::statistics::Mode;
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -87,11 +87,11 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, pass: PassOptions, t
     test.truncate(sequential_windows(test.len(), WINDOW_TOKENS, None)? * WINDOW_TOKENS);
     let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, pass, terminal)?];
     let set = CALIBRATION.draw(&model, &tokenizer.encode(CALIBRATION_TEXT)?)?;
+    let calibration = Calibration { engine, model: &model, set: &set, pass, progress: terminal };
     for ratio in RATIOS {
         for recipe in RECIPES {
             let begin = Instant::now();
-            let plan = PlanOptions { recipe, ratio, ..PlanOptions::default() };
-            let outcome = recipe::run(engine, &model, &set, &RecipeOptions { plan, pass, refit: true }, None, terminal)?;
+            let outcome = recipe::run(&calibration, &PlanOptions { recipe, ratio, ..PlanOptions::default() }, None)?;
             outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
             let place = OutputFolder::create(&output, dense, false)?;

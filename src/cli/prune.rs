@@ -5,7 +5,7 @@ use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
 use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, open_folder, resumable, with_engine};
-use crate::calibration::{self, TextSource};
+use crate::calibration::{self, Calibration, TextSource};
 use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::Changes;
 use crate::engine::Engine;
@@ -17,7 +17,7 @@ use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{Compensation, Method, Plan, PlanOptions, Recipe};
 use crate::pruning;
-use crate::recipe::{self, RecipeOptions};
+use crate::recipe;
 use crate::resume::ResumeState;
 use crate::statistics::Statistics;
 use anyhow::Result;
@@ -224,16 +224,16 @@ fn plan<E: Engine>(
     }
     let wanda = options.method == Method::WandaSp;
     let set = draw(model, &args.calibration, if wanda { WANDA_SAMPLES } else { DEFAULT_SAMPLES }, None, common, terminal)?;
+    let calibration = Calibration { engine, model, set: &set, pass: args.calibration.passes(), progress: terminal };
     let begin = Instant::now();
     if wanda {
-        let kept = calibration::wanda_sp(engine, model, &set, options.ratio, args.calibration.passes(), terminal)?;
+        let kept = calibration::wanda_sp(&calibration, options.ratio)?;
         let mut plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         plan.calibration = Some(set.measured_on(engine));
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64(), false);
         return Ok(Planned { plan, notes: Vec::new(), changes: Changes::default(), guarded: None, calibration });
     }
-    let recipe = RecipeOptions { plan: options.clone(), pass: args.calibration.passes(), refit: !args.planning.no_refit };
-    let outcome = recipe::run(engine, model, &set, &recipe, Some(resume), terminal)?;
+    let outcome = recipe::run(&calibration, options, Some(resume))?;
     let calibration = timing(&set.header, outcome.seconds, resume.went_on());
     let beyond_flap = options.recipe != Recipe::Flap;
     if beyond_flap && set.held_out.is_empty() {

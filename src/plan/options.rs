@@ -56,6 +56,8 @@ pub struct PlanOptions {
     pub mask_only: bool,
     /// How much each token counts in the recipes beyond FLAP.
     pub token_weights: TokenWeights,
+    /// Whether the recipes with a second pass also fit the projections that read the residual stream to the pruned one.
+    pub refit: bool,
 }
 
 impl Default for PlanOptions {
@@ -74,6 +76,7 @@ impl Default for PlanOptions {
             compensation: Compensation::default(),
             mask_only: false,
             token_weights: TokenWeights::default(),
+            refit: true,
         }
     }
 }
@@ -95,7 +98,7 @@ impl PlanOptions {
             round_heads: (self.round_heads > 1).then_some(self.round_heads),
             uniform: self.uniform.is_some(),
             any_heads: self.uniform == Some(Uniform::AnyHeads),
-            no_refit: false,
+            no_refit: !self.refit && matches!(self.recipe, Recipe::Sequential | Recipe::Search),
             compensation: match (self.recipe, self.method) {
                 (Recipe::Flap, Method::Flap) => self.compensation,
                 (Recipe::Flap, _) => Compensation::None,
@@ -137,6 +140,9 @@ impl PlanOptions {
 
     /// Fails if no plan for such a model can meet the ratio, the multiples and the number of heads, or the recipe cannot keep layers alike.
     pub fn check(&self, model: &Architecture) -> Result<()> {
+        if !(self.ratio > 0.0 && self.ratio < 1.0) {
+            return Err(Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
+        }
         if self.recipe == Recipe::Search && self.uniform.is_some() {
             return Err(Error::input(
                 "--recipe search tries sites one by one and cannot keep layers alike; give another --recipe for --uniform",

@@ -8,9 +8,9 @@ use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves, keeps_covariances};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, RecipeOptions, SiteReport, keep, ridge_share};
+use super::{AllocationSite, SiteReport, keep, ridge_share};
 use crate::architecture::Site;
-use crate::calibration::CalibrationSet;
+use crate::calibration::Calibration;
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -97,14 +97,12 @@ impl Curves {
     /// Sends the calibration through the dense model, or the rest of it where a part is finished. Covariances are kept, in a temporary
     /// file, by the recipes that need them again; finished layers go to `saves`. Returns the statistics that FLAP would have taken, too.
     pub fn measure<E: Engine>(
-        engine: &E,
-        model: &Model,
-        set: &CalibrationSet,
-        options: &RecipeOptions,
+        calibration: &Calibration<'_, E>,
+        options: &PlanOptions,
         finished: Option<Measured>,
         saves: Option<&Saves<'_>>,
-        progress: &dyn Progress,
     ) -> Result<(Self, Statistics)> {
+        let &Calibration { engine, model, set, .. } = calibration;
         let begin = Instant::now();
         let (layers, sites, hidden_states) =
             finished.map_or_else(Default::default, |found| (found.layers, found.curves, found.hidden_states));
@@ -116,13 +114,13 @@ impl Curves {
         let mut measuring = Measuring {
             engine,
             model,
-            scratch: keeps_covariances(options.plan.recipe).then(Scratch::new).transpose()?,
+            scratch: keeps_covariances(options.recipe).then(Scratch::new).transpose()?,
             saves,
             finished: hidden_states.map(|hidden_states| (layers, hidden_states)),
             sites,
             algebra: 0.0,
         };
-        let statistics = measure(engine, model, set, options.pass, options.plan.token_weights, progress, &mut measuring)?;
+        let statistics = measure(calibration, options.token_weights, &mut measuring)?;
         let Measuring { sites, algebra, .. } = measuring;
         let seconds = Some([(begin.elapsed().as_secs_f64() - algebra) / share, algebra / share]);
         Ok((Self { sites, seconds }, statistics))

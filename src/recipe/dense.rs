@@ -3,14 +3,12 @@
 use super::site_moments::{SiteMoments, SiteSums, mean_square};
 use super::{half_of_work, leave_room};
 use crate::architecture::Site;
-use crate::calibration::{CalibrationSet, ChannelMoments};
+use crate::calibration::{Calibration, CalibrationSet, ChannelMoments};
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer};
-use crate::model::Model;
-use crate::pass::{Batch, Pass, PassOptions, Visitor};
-use crate::progress::Progress;
+use crate::pass::{Batch, Pass, Visitor};
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics, TokenWeights, packed_length};
 use crate::tensor::Dtype;
 use memmap2::Mmap;
@@ -46,23 +44,15 @@ pub trait Sites<E: Engine> {
 
 /// Sends the calibration through the dense model and hands out what is found, site by site, with the layers' statistics as FLAP takes them
 /// gathered on the way.
-pub fn measure<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    pass: PassOptions,
-    token_weights: TokenWeights,
-    progress: &dyn Progress,
-    sites: &mut impl Sites<E>,
-) -> Result<Statistics> {
-    let room = set.leave_room(model, leave_room(engine, model, pass, 0));
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, room, progress)?;
+pub fn measure<E: Engine>(calibration: &Calibration<'_, E>, token_weights: TokenWeights, sites: &mut impl Sites<E>) -> Result<Statistics> {
+    let &Calibration { engine, model, set, progress, .. } = calibration;
+    let pass = calibration.pass(set.leave_room(model, leave_room(engine, model, calibration.pass, 0)))?;
     let (statistics, mut batches) = match sites.finished() {
         Some((layers, hidden_states)) => (layers, pass.restore(&hidden_states)?),
         None => (Vec::new(), pass.embed(&set.ids)?),
     };
     let first = statistics.len();
-    progress.start("measuring the dense model", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
+    progress.start("measuring the dense model", "tokens x layers", calibration.tokens(model.architecture.layers.len() - first));
     let mut visitor = Measure { set, token_weights, sites, statistics };
     pass.layers(first, &mut batches, &mut visitor)?;
     progress.finish();

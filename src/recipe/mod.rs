@@ -41,7 +41,7 @@ pub use steps::{calibrate, changes_from_covariances, plan_from_covariances};
 pub use symmetric::Symmetric;
 
 use crate::architecture::Site;
-use crate::calibration::{self, CalibrationSet};
+use crate::calibration::{self, Calibration};
 use crate::compaction::Changes;
 use crate::compensation;
 use crate::engine::Engine;
@@ -49,7 +49,6 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::PassOptions;
 use crate::plan::{Plan, PlanOptions, Recipe, nothing_removed};
-use crate::progress::Progress;
 use crate::pruning::{plan_from_kept, plan_from_statistics};
 use crate::resume::ResumeState;
 use crate::search::Kept;
@@ -65,17 +64,6 @@ use std::time::Instant;
 fn ridge_share(channels: usize, tokens: u64) -> f64 {
     const LEAST: f64 = 0.01;
     LEAST.max(channels as f64 / tokens as f64)
-}
-
-/// What a recipe is asked for.
-#[derive(Debug, Clone)]
-pub struct RecipeOptions {
-    /// Ratio, rounding, uniformity.
-    pub plan: PlanOptions,
-    /// Memory.
-    pub pass: PassOptions,
-    /// Whether the projections that read the residual stream are fitted to the pruned stream as well, where layers are fitted in a second pass.
-    pub refit: bool,
 }
 
 /// A site's part of the result.
@@ -105,49 +93,42 @@ pub struct Outcome {
 }
 
 /// Runs a recipe. With `resume`, finished layers are kept there, and an interrupted run goes on from them.
-pub fn run<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: &RecipeOptions,
-    resume: Option<&ResumeState>,
-    progress: &dyn Progress,
-) -> Result<Outcome> {
-    options.plan.check(&model.architecture)?;
-    if options.plan.recipe == Recipe::Flap {
-        return flap(engine, model, set, options, resume, progress);
+pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, resume: Option<&ResumeState>) -> Result<Outcome> {
+    let &Calibration { engine, model, progress, .. } = calibration;
+    options.check(&model.architecture)?;
+    if options.recipe == Recipe::Flap {
+        return flap(calibration, options, resume);
     }
-    if options.plan.mask_only {
+    if options.mask_only {
         return Err(Error::input(
             "--mask-only zeroes what FLAP removes; the other recipes change weights: leave it out or give --recipe flap",
         ));
     }
     temporary::check(temporary::of_recipe(model, options), progress)?;
     let begin = Instant::now();
-    let saves = resume.map(|state| Saves::new(engine, model, state, set, options));
+    let saves = resume.map(|state| Saves::new(calibration, options, state));
     let saves = saves.as_ref();
     let Finished { first, search, second } = saves.map(|saves| saves.load(progress)).transpose()?.unwrap_or_default();
-    let (curves, statistics) = Curves::measure(engine, model, set, options, first, saves, progress)?;
+    let (curves, statistics) = Curves::measure(calibration, options, first, saves)?;
     let first = FirstPass { layers: &statistics.layers, curves: &curves };
-    let removed = match (&second, options.plan.recipe) {
+    let removed = match (&second, options.recipe) {
         (Some(fitted), _) => fitted.units.removed.clone(),
-        (None, Recipe::Search) => search::allocate(engine, model, set, options, first, (search, saves), progress)?,
-        (None, _) => curves.allocate(model, &options.plan)?,
+        (None, Recipe::Search) => search::allocate(calibration, options, first, search, saves)?,
+        (None, _) => curves.allocate(model, options)?,
     };
     if removed.iter().all(|&count| count == 0) {
-        return Err(nothing_removed(options.plan.ratio));
+        return Err(nothing_removed(options.ratio));
     }
     let sites = curves.report(&removed);
-    let (kept, replaced) = if options.plan.recipe == Recipe::LeastSquares {
+    let (kept, replaced) = if options.recipe == Recipe::LeastSquares {
         let kept = curves.kept(&removed);
         let replaced = least_squares::run(engine, model, curves.covariances(), &kept, progress)?;
         (kept, replaced)
     } else {
         let start = second.map_or(Start::First(removed), Start::Behind);
-        sequential::run(engine, model, set, options, start, saves.map(|saves| (saves, first)), progress)?
+        sequential::run(calibration, options, start, saves.map(|saves| (saves, first)))?
     };
-    let mut plan = plan_of(model, &options.plan, kept, &sites, &statistics);
-    plan.settings.no_refit = !options.refit && options.plan.recipe != Recipe::LeastSquares;
+    let plan = plan_of(model, options, kept, &sites, &statistics);
     let changes = Changes { biases: Vec::new(), replaced };
     Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
 }
@@ -162,18 +143,12 @@ fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[
 }
 
 /// The paper.
-fn flap<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: &RecipeOptions,
-    resume: Option<&ResumeState>,
-    progress: &dyn Progress,
-) -> Result<Outcome> {
+fn flap<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, resume: Option<&ResumeState>) -> Result<Outcome> {
+    let &Calibration { engine, model, progress, .. } = calibration;
     let begin = Instant::now();
-    let statistics = calibration::calibrate(engine, model, set, options.pass, resume, progress)?;
+    let statistics = calibration::calibrate(calibration, resume)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let (plan, notes) = plan_from_statistics(model, &statistics, &options.plan)?;
+    let (plan, notes) = plan_from_statistics(model, &statistics, options)?;
     let biases = compensation::biases(engine, model, Some(&statistics), &plan, progress)?;
     Ok(Outcome { plan, notes, changes: biases.into(), sites: Vec::new(), statistics, seconds })
 }

@@ -4,19 +4,18 @@
 //! its rounds have removed; one of the second pass, the units that stay, the dense and the pruned stream. Covariances and weights are
 //! written once, in files of single layers beside the saves.
 
-use super::RecipeOptions;
 use super::curve::Curve;
 use super::curves::Curves;
 use super::saved_layers::{forget_covariances, keep_covariances, keep_weights, read_covariances, read_weights};
 use crate::architecture::Site;
-use crate::calibration::{CalibrationSet, HIDDEN_STATES, read_statistics, write_statistics};
+use crate::calibration::{Calibration, CalibrationSet, HIDDEN_STATES, read_statistics, write_statistics};
 use crate::checkpoint::files;
 use crate::compaction::Replaced;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pass::Batch;
-use crate::plan::Recipe;
+use crate::plan::{PlanOptions, Recipe};
 use crate::progress::Progress;
 use crate::resume::ResumeState;
 use crate::statistics::{Header, LayerStatistics, Statistics};
@@ -113,10 +112,11 @@ pub struct FirstPass<'a> {
 
 impl<'a> Saves<'a> {
     /// Of the run with these options.
-    pub fn new<E: Engine>(engine: &E, model: &'a Model, state: &'a ResumeState, set: &'a CalibrationSet, options: &RecipeOptions) -> Self {
-        let identity = json!([set.identity(engine, model), format!("{:?}, refit: {}", options.plan, options.refit)]);
-        let header = Header { covariances: Some(options.plan.token_weights), ..set.header.clone() };
-        Self { state, model, set, identity, header, keeps_covariances: keeps_covariances(options.plan.recipe) }
+    pub fn new<E: Engine>(calibration: &Calibration<'a, E>, options: &PlanOptions, state: &'a ResumeState) -> Self {
+        let &Calibration { engine, model, set, .. } = calibration;
+        let identity = json!([set.identity(engine, model), format!("{options:?}")]);
+        let header = Header { covariances: Some(options.token_weights), ..set.header.clone() };
+        Self { state, model, set, identity, header, keeps_covariances: keeps_covariances(options.recipe) }
     }
 
     /// What an interrupted run has finished; nothing if there was none.

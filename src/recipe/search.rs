@@ -8,16 +8,16 @@ use super::allocation::give_back;
 use super::curves::Curves;
 use super::layer::{Fitted, cut_readers, readers};
 use super::saves::{FirstPass, Saves, Searched};
-use super::{AllocationSite, RecipeOptions, allocate as allocate_by_curves, keep, least_squares, leave_room};
+use super::{AllocationSite, allocate as allocate_by_curves, keep, least_squares, leave_room};
 use crate::architecture::Site;
-use crate::calibration::CalibrationSet;
+use crate::calibration::Calibration;
 use crate::checkpoint::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::evaluation::Teacher;
 use crate::forward::LayerWeights;
-use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
+use crate::plan::PlanOptions;
 use crate::progress::Progress;
 use crate::tensor::HostTensor;
 use std::collections::HashMap;
@@ -31,15 +31,13 @@ const ROUND: f64 = 0.05;
 /// Removed units of every site. Says beforehand what it will cost. Goes on behind the rounds of an interrupted run; finished ones go to the
 /// saves.
 pub fn allocate<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: &RecipeOptions,
+    calibration: &Calibration<'_, E>,
+    plan: &PlanOptions,
     first: FirstPass<'_>,
-    (finished, saves): (Option<Searched>, Option<&Saves<'_>>),
-    progress: &dyn Progress,
+    finished: Option<Searched>,
+    saves: Option<&Saves<'_>>,
 ) -> Result<Vec<usize>> {
-    let plan = &options.plan;
+    let &Calibration { engine, model, set, progress, .. } = calibration;
     let curves = first.curves;
     let sites = curves.allocation_sites(model, plan);
     // Fails where no allocation reaches the ratio.
@@ -63,7 +61,7 @@ pub fn allocate<E: Engine>(
     announce(curves.seconds, sites.len(), left, plan.ratio, progress);
 
     // A variant's layer is on the device while the next is not.
-    let memory = leave_room(engine, model, options.pass, sites.len());
+    let memory = leave_room(engine, model, calibration.pass, sites.len());
     let pass = Pass::new(engine, model, windows, length, memory, progress)?;
     // Of a site with `s` others before it: the round's model, as many variants, and its own.
     let steps: usize = (0..sites.len()).map(|before| before + 2).sum();

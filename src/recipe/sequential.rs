@@ -9,17 +9,16 @@ use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::to_matrix;
-use super::{RecipeOptions, half_of_work, keep, kept_channels, leave_room, ridge_share};
+use super::{half_of_work, keep, kept_channels, leave_room, ridge_share};
 use crate::architecture::Site;
-use crate::calibration::CalibrationSet;
+use crate::calibration::Calibration;
 use crate::checkpoint::Scratch;
 use crate::compaction::Replaced;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::LayerWeights;
-use crate::model::Model;
 use crate::pass::{Batch, Pass, Visitor};
-use crate::progress::Progress;
+use crate::plan::PlanOptions;
 use crate::statistics::TokenWeights;
 use crate::tensor::HostTensor;
 use rayon::prelude::*;
@@ -35,16 +34,13 @@ pub enum Start {
 
 /// Fits every site. With `saves`, finished layers are kept there, beside the first pass.
 pub fn run<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    options: &RecipeOptions,
+    calibration: &Calibration<'_, E>,
+    options: &PlanOptions,
     start: Start,
     saves: Option<(&Saves<'_>, FirstPass<'_>)>,
-    progress: &dyn Progress,
 ) -> Result<(Vec<Vec<bool>>, Replaced)> {
-    let memory = leave_room(engine, model, options.pass, 1);
-    let pass = Pass::new(engine, model, set.windows(), set.header.sequence_length, memory, progress)?;
+    let &Calibration { engine, model, set, progress, .. } = calibration;
+    let pass = calibration.pass(leave_room(engine, model, calibration.pass, 1))?;
     let (units, replaced, [mut dense, pruned]) = match start {
         Start::First(removed) => {
             let dense = pass.embed(&set.ids)?;
@@ -56,9 +52,9 @@ pub fn run<E: Engine>(
         }
     };
     let first = units.kept.len() / 2;
-    progress.start("fitting layers", "tokens x layers", (set.ids.len() * (model.architecture.layers.len() - first)) as u64);
+    progress.start("fitting layers", "tokens x layers", calibration.tokens(model.architecture.layers.len() - first));
     let mut visitor =
-        Fit { pruned, refit: options.refit, token_weights: options.plan.token_weights, scratch: Scratch::new()?, saves, units, replaced };
+        Fit { pruned, refit: options.refit, token_weights: options.token_weights, scratch: Scratch::new()?, saves, units, replaced };
     pass.layers(first, &mut dense, &mut visitor)?;
     progress.finish();
     Ok((visitor.units.kept, visitor.replaced))

@@ -6,13 +6,13 @@ use super::saved_layers::{keep_covariances, read_covariances, with_covariances};
 use super::{dense, least_squares, plan_of, temporary};
 use crate::architecture::LayerShape;
 use crate::architecture::Site;
-use crate::calibration::{CalibrationSet, load_layers, save_layers};
+use crate::calibration::{Calibration, CalibrationSet, load_layers, save_layers};
 use crate::checkpoint::Scratch;
 use crate::compaction::Changes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pass::{Batch, PassOptions};
+use crate::pass::Batch;
 use crate::plan::{Plan, PlanOptions, PlannedLayer};
 use crate::progress::Progress;
 use crate::pruning::check_statistics;
@@ -24,14 +24,11 @@ use serde_json::{Value, json};
 /// The statistics of a calibration with the covariances of all sites, which stay in a temporary file. With `resume`, finished layers are kept
 /// there, and an interrupted run goes on from them.
 pub fn calibrate<E: Engine>(
-    engine: &E,
-    model: &Model,
-    set: &CalibrationSet,
-    pass: PassOptions,
+    calibration: &Calibration<'_, E>,
     token_weights: TokenWeights,
     resume: Option<&ResumeState>,
-    progress: &dyn Progress,
 ) -> Result<Statistics> {
+    let &Calibration { engine, model, set, progress, .. } = calibration;
     temporary::check(temporary::covariances(model), progress)?;
     let identity = json!([set.identity(engine, model), token_weights]);
     let all = model.architecture.layers.len();
@@ -48,7 +45,7 @@ pub fn calibrate<E: Engine>(
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let saves = resume.map(|state| (state, identity, set));
     let mut sites = Covariances { scratch: Scratch::new()?, found: found.unwrap_or_default(), finished, saves, header, all };
-    let statistics = dense::measure(engine, model, set, pass, token_weights, progress, &mut sites)?;
+    let statistics = dense::measure(calibration, token_weights, &mut sites)?;
     let of_layers = sites.found.as_chunks().0.iter().map(|[attention, mlp]| [attention, mlp]);
     let layers = statistics.layers.iter().zip(of_layers).map(|(layer, found)| with_covariances(layer, found)).collect();
     Ok(Statistics { layers, header: sites.header })

@@ -1,12 +1,11 @@
 //! What a recipe will put into temporary files, said before it begins rather than hours later.
 
-use super::RecipeOptions;
 use super::saves::keeps_covariances;
 use crate::architecture::Site;
 use crate::checkpoint::{temporary_file, temporary_shortage};
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::Recipe;
+use crate::plan::{PlanOptions, Recipe};
 use crate::progress::Progress;
 use crate::statistics::packed_length;
 
@@ -23,16 +22,16 @@ pub fn covariances(model: &Model) -> u64 {
 }
 
 /// Bytes of those, where a recipe needs them again, and of the weights that it fits.
-pub fn of_recipe(model: &Model, options: &RecipeOptions) -> u64 {
+pub fn of_recipe(model: &Model, options: &PlanOptions) -> u64 {
     let writers = || channels(model).map(|channels| (channels * model.architecture.hidden_size) as u64).sum();
-    let fitted = match options.plan.recipe {
+    let fitted = match options.recipe {
         Recipe::Flap => 0,
         Recipe::LeastSquares => writers(),
         Recipe::Sequential | Recipe::Search => model.architecture.prunable_parameters(),
     };
     let of_parameter = model.tensors.total_bytes() as f64 / model.parameters() as f64;
-    let covariances = if keeps_covariances(options.plan.recipe) { covariances(model) } else { 0 };
-    covariances + ((1.0 - options.plan.ratio) * of_parameter * fitted as f64) as u64
+    let covariances = if keeps_covariances(options.recipe) { covariances(model) } else { 0 };
+    covariances + ((1.0 - options.ratio) * of_parameter * fitted as f64) as u64
 }
 
 /// Channels of every site.

@@ -2,7 +2,7 @@
 //! engines. The models and texts are reference material beside the project.
 
 use crate::support::{gpu, shared};
-use flap_gpu::calibration::{CalibrationOptions, calibrate, sequential_windows, wanda_sp};
+use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate, sequential_windows, wanda_sp};
 use flap_gpu::checkpoint::{OutputFolder, TensorFile, Tokenizer};
 use flap_gpu::compensation::{LayerBiases, biases};
 use flap_gpu::engine::Engine;
@@ -127,8 +127,9 @@ fn plans<'a, E: Engine>(
     choose: impl Fn(&PlanOptions) -> bool,
 ) -> Vec<(&'a Value, String, Plan, Vec<LayerBiases>)> {
     let model = &reference.model;
+    let calibration = |set| Calibration { engine, model, set, pass: PassOptions::default(), progress: &Silent };
     let set = reference.options(reference.size("nsamples"), Mode::Compat).draw(model, &reference.calibration).unwrap();
-    let statistics = calibrate(engine, model, &set, PassOptions::default(), None, &Silent).unwrap();
+    let statistics = calibrate(&calibration(&set), None).unwrap();
     let wanda_set = reference.options(128, Mode::Exact).draw(model, &reference.calibration).unwrap();
     let plan_of = |run: &'a Value| {
         let (name, options) = parse_run(run);
@@ -139,7 +140,7 @@ fn plans<'a, E: Engine>(
             Method::Flap => plan_from_statistics(model, &statistics, &options).unwrap(),
             Method::MagnitudeSp => plan_by_magnitude(engine, model, &options, true, &Silent).unwrap(),
             Method::WandaSp => {
-                let kept = wanda_sp(engine, model, &wanda_set, options.ratio, PassOptions::default(), &Silent).unwrap();
+                let kept = wanda_sp(&calibration(&wanda_set), options.ratio).unwrap();
                 (plan_from_kept(model, &options, &kept, true), Vec::new())
             }
         };

@@ -1,7 +1,7 @@
 //! What is held on a device against the budget that was given for it.
 
 use crate::support::{data, gpu_with};
-use flap_gpu::calibration::{CalibrationOptions, calibrate};
+use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate};
 use flap_gpu::engine::Precision;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::engine::gpu::GpuEngine;
@@ -10,7 +10,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::{Pass, PassOptions};
 use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::Silent;
-use flap_gpu::recipe::{self, RecipeOptions};
+use flap_gpu::recipe;
 use flap_gpu::statistics::Mode;
 
 /// Little more than the least that fitting asks for.
@@ -82,7 +82,8 @@ fn stays_within(engine: &GpuEngine, with_fitting: bool) {
         assert!(held <= BUDGET, "{what} held {held} bytes");
         held
     };
-    calibrate(engine, &model, &set, pass, None, &Silent).unwrap();
+    let calibration = Calibration { engine, model: &model, set: &set, pass, progress: &Silent };
+    calibrate(&calibration, None).unwrap();
     check("calibrating");
     perplexity(engine, &model, &set.ids, 48, pass, &Silent).unwrap();
     check("evaluating");
@@ -94,8 +95,8 @@ fn stays_within(engine: &GpuEngine, with_fitting: bool) {
     if !with_fitting {
         return;
     }
-    let options = RecipeOptions { plan: PlanOptions { recipe: Recipe::Sequential, ..PlanOptions::default() }, pass, refit: true };
-    recipe::run(engine, &model, &set, &options, None, &Silent).unwrap();
+    let options = PlanOptions { recipe: Recipe::Sequential, ..PlanOptions::default() };
+    recipe::run(&calibration, &options, None).unwrap();
     // Buffers of all sizes come and go here: kept without bound they would not stay within it.
     let held = check("fitting");
     assert!(held > BUDGET / 2, "only {held} bytes were held: the budget was not what bounded them");

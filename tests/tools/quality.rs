@@ -5,7 +5,7 @@
 //! SHARED is the folder of reference material (default `../shared`): trained models, and texts to calibrate and test on. 512 windows of
 //! 128 tokens, seed 0; perplexity on the first 60 000 tokens of the test text in windows of 128.
 
-use flap_gpu::calibration::{CalibrationOptions, TextSource};
+use flap_gpu::calibration::{Calibration, CalibrationOptions, TextSource};
 use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::error::Result;
@@ -15,7 +15,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::Silent;
-use flap_gpu::recipe::{self, RecipeOptions, search_passes};
+use flap_gpu::recipe::{self, search_passes};
 use flap_gpu::statistics::{Mode, TokenWeights};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,13 +45,13 @@ const WINDOW_TOKENS: usize = 128;
 const TEST_TOKENS: usize = 60_000;
 
 /// Prunes, writes, reads back and measures; returns perplexity and seconds of pruning.
-fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: PlanOptions, refit: bool, folder: &Path) -> Result<(f64, f64)> {
+fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: &PlanOptions, folder: &Path) -> Result<(f64, f64)> {
     let engine = CpuEngine::default();
     let options = CalibrationOptions { samples: 512, sequence_length: WINDOW_TOKENS, seed: 0, mode: Mode::Exact, shard: None };
     let set = options.draw(model, tokens)?;
     let pass = PassOptions::default();
     let begin = Instant::now();
-    let outcome = recipe::run(&engine, model, &set, &RecipeOptions { plan, pass, refit }, None, &Silent)?;
+    let outcome = recipe::run(&Calibration { engine: &engine, model, set: &set, pass, progress: &Silent }, plan, None)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
     let output = OutputFolder::create(&place, &model.path, true)?;
@@ -82,11 +82,11 @@ fn main() -> Result<()> {
         for (label, recipe, passes, refit, token_weights) in RECIPES {
             // At the largest ratio.
             let searched = if recipe == Recipe::Search { search_passes(2 * model.architecture.layers.len(), RATIOS[2]) } else { 0.0 };
-            let plan = |ratio: f64| PlanOptions { recipe, ratio, token_weights, ..PlanOptions::default() };
+            let plan = |ratio: f64| PlanOptions { recipe, ratio, token_weights, refit, ..PlanOptions::default() };
             let mut cells = Vec::new();
             let mut seconds = 0.0f64;
             for ratio in RATIOS {
-                let (perplexity, took) = measure(&model, &tokens, &test, plan(ratio), refit, folder.path())?;
+                let (perplexity, took) = measure(&model, &tokens, &test, &plan(ratio), folder.path())?;
                 cells.push(format!("{perplexity:.2}"));
                 seconds = seconds.max(took);
             }

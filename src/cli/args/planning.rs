@@ -144,9 +144,6 @@ impl PlanningArguments {
     /// As the library wants it for a model; fails on a ratio outside (0, 1) before any work is done. `otherwise` is the recipe where
     /// nothing speaks for one.
     pub fn options(&self, model: &Architecture, compat: bool, otherwise: Recipe) -> crate::error::Result<PlanOptions> {
-        if !(self.ratio > 0.0 && self.ratio < 1.0) {
-            return Err(crate::error::Error::input(format!("--ratio {} is outside (0, 1); 0.2 removes a fifth", self.ratio)));
-        }
         let choice = self.choice(model);
         let recipe = self.recipe(compat, &choice, otherwise, model.family)?;
         self.check_use(recipe, model)?;
@@ -164,6 +161,7 @@ impl PlanningArguments {
             compensation: choice.compensation,
             mask_only: self.mask_only,
             token_weights: TokenWeights::default(),
+            refit: !self.no_refit,
         };
         options.check(model)?;
         Ok(options)

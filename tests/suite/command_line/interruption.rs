@@ -4,7 +4,7 @@ use super::Place;
 #[cfg(unix)]
 use crate::support::run;
 use crate::support::{demo_model, gpu_with};
-use flap_gpu::calibration::{CalibrationOptions, calibrate};
+use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate};
 use flap_gpu::checkpoint::Tokenizer;
 use flap_gpu::engine::Precision;
 use flap_gpu::engine::cpu::CpuEngine;
@@ -54,50 +54,52 @@ fn an_interrupted_calibration_goes_on() {
     let tokens = Tokenizer::open(&model.path).unwrap().encode(include_str!("../../../demo/calibration.txt")).unwrap();
     let options = CalibrationOptions { samples: 20, sequence_length: 64, seed: 3, mode: Mode::Exact, shard: None };
     let set = options.draw(&model, &tokens).unwrap();
-    let passes = PassOptions { batch_tokens: Some(256), ..PassOptions::default() };
+    let pass = PassOptions { batch_tokens: Some(256), ..PassOptions::default() };
     let folder = tempfile::tempdir().unwrap();
     // Saved after every layer but the last. What stands after the last save is what an interrupted run leaves.
     let state = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO, true);
-    let whole = calibrate(&engine, &model, &set, passes, Some(&state), &Silent).unwrap();
     let announced = Announced(Cell::new(0));
-    let resumed = calibrate(&engine, &model, &set, passes, Some(&state), &announced).unwrap();
+    let of = |set| Calibration { engine: &engine, model: &model, set, pass, progress: &announced };
+    let whole = calibrate(&of(&set), Some(&state)).unwrap();
+    let resumed = calibrate(&of(&set), Some(&state)).unwrap();
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     assert_eq!(resumed, whole);
     // On another device it goes on as well, and says so.
     if let Some(gpu) = gpu_with(Precision::F32) {
-        let drawn = || options.draw(&model, &tokens).unwrap();
-        let mixed = calibrate(&gpu, &model, &drawn(), passes, Some(&state), &announced).unwrap();
+        let on_gpu = |resume| {
+            let set = &options.draw(&model, &tokens).unwrap();
+            calibrate(&Calibration { engine: &gpu, model: &model, set, pass, progress: &announced }, resume).unwrap()
+        };
+        let mixed = on_gpu(Some(&state));
         assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
         assert!(mixed.header.devices.len() == 2 && mixed.header.options == ["--precision", "f32"], "{:?}", mixed.header);
-        let alone = calibrate(&gpu, &model, &drawn(), passes, None, &announced).unwrap();
+        let alone = on_gpu(None);
         assert_eq!(alone.header.devices.len(), 1);
     }
     let other = CalibrationOptions { seed: 4, ..options }.draw(&model, &tokens).unwrap();
-    calibrate(&engine, &model, &other, passes, Some(&state), &announced).unwrap();
+    calibrate(&of(&other), Some(&state)).unwrap();
     assert_eq!(announced.0.get(), 4 * 20 * 64, "another run's state is not used");
     // With covariances it is another run too, and goes on as well.
-    let with_covariances = |progress: &Announced| {
-        recipe::calibrate(&engine, &model, &set, passes, TokenWeights::InverseSquare, Some(&state), progress).unwrap()
-    };
-    let whole = with_covariances(&announced);
+    let with_covariances = |state: &ResumeState| recipe::calibrate(&of(&set), TokenWeights::InverseSquare, Some(state)).unwrap();
+    let whole = with_covariances(&state);
     assert_eq!(announced.0.get(), 4 * 20 * 64);
     assert!(whole.layers.iter().all(|layer| layer.mlp.covariance.is_some()));
     // As a save that was never completed would leave it.
     fs::write(state.of_layer("covariances", 3), "half a file").unwrap();
-    let resumed = with_covariances(&announced);
+    let resumed = with_covariances(&state);
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     assert_eq!(resumed, whole);
     // Some systems write no file that is mapped.
     drop(resumed);
     fs::write(state.of_layer("covariances", 1), "half a file").unwrap();
-    assert_eq!(with_covariances(&announced), whole);
+    assert_eq!(with_covariances(&state), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64, "begun anew, as a layer is damaged");
     // Another run that makes the same output at the same time neither uses nor touches what is there.
     let other = ResumeState::beside(&folder.path().join("stats"), Duration::ZERO, true);
-    assert_eq!(recipe::calibrate(&engine, &model, &set, passes, TokenWeights::InverseSquare, Some(&other), &announced).unwrap(), whole);
+    assert_eq!(with_covariances(&other), whole);
     assert_eq!(announced.0.get(), 4 * 20 * 64);
     other.remove();
-    assert_eq!(with_covariances(&announced), whole);
+    assert_eq!(with_covariances(&state), whole);
     assert_eq!(announced.0.get(), 20 * 64, "one layer was left to do");
     state.remove();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -112,7 +114,11 @@ fn progress_of_another_run_stays() {
     let content = |save: &Path| Ok(fs::read_to_string(save.join("content")).unwrap());
     let load = |state: &ResumeState, work: &str| state.load(&work.into(), &Silent, content);
     let of = |name: &str| folder.path().join("stats.resume").join(name);
-    state(false).save_if_due(&"this".into(), |save| Ok(fs::write(save.join("content"), "three layers").unwrap()));
+    let saved = state(false).save_if_due(&"this".into(), |save| {
+        fs::write(save.join("content"), "three layers").unwrap();
+        Ok(())
+    });
+    assert!(saved);
     let found = Some("three layers".to_string());
     fs::write(of("layers-notes.txt"), "precious").unwrap();
     assert_eq!(load(&state(false), "this").unwrap(), found);

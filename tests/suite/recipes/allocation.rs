@@ -1,13 +1,12 @@
 //! The allocation by error curves, and requests at its limits.
 
-use super::options;
 use super::reference::{Reference, widened};
+use super::{options, run};
 use crate::support::possible;
 use flap_gpu::calibration::CalibrationOptions;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::plan::{Recipe, Uniform};
-use flap_gpu::progress::Silent;
-use flap_gpu::recipe::{self, AllocationSite, allocate, allocate_uniformly};
+use flap_gpu::recipe::{AllocationSite, allocate, allocate_uniformly};
 use flap_gpu::statistics::Mode;
 use proptest::prelude::*;
 
@@ -93,24 +92,24 @@ fn extremes_work_or_say_why_not() {
     let set = Reference::open("llama3-gqa-rope-scaled-tied-bf16").set(&model);
     for recipe in [Recipe::LeastSquares, Recipe::Sequential, Recipe::Search] {
         for ratio in [0.01, 0.6] {
-            let outcome = recipe::run(&engine, &model, &set, &options(recipe, ratio), None, &Silent).unwrap();
+            let outcome = run(&engine, &model, &set, &options(recipe, ratio)).unwrap();
             assert!(outcome.plan.ratio_reached >= ratio - 1e-9, "{}", outcome.plan.ratio_reached);
         }
-        let error = recipe::run(&engine, &model, &set, &options(recipe, 0.95), None, &Silent).err().unwrap().to_string();
+        let error = run(&engine, &model, &set, &options(recipe, 0.95)).err().unwrap().to_string();
         assert!(error.contains("0.95 cannot be reached"), "{error}");
         // 200 tokens for sites of 160 channels.
         let few = CalibrationOptions { samples: 4, sequence_length: 50, seed: 0, mode: Mode::Exact, shard: None };
         let few = few.draw(&model, &(0..60).collect::<Vec<u32>>()).unwrap();
-        recipe::run(&engine, &model, &few, &options(recipe, 0.3), None, &Silent).unwrap();
+        run(&engine, &model, &few, &options(recipe, 0.3)).unwrap();
         let mut uniform = options(recipe, 0.4);
-        uniform.plan.uniform = Some(Uniform::AnyHeads);
-        uniform.plan.round_neurons = 8;
+        uniform.uniform = Some(Uniform::AnyHeads);
+        uniform.round_neurons = 8;
         if recipe == Recipe::Search {
-            let error = recipe::run(&engine, &model, &set, &uniform, None, &Silent).err().unwrap().to_string();
+            let error = run(&engine, &model, &set, &uniform).err().unwrap().to_string();
             assert!(error.contains("cannot keep layers alike"), "{error}");
             continue;
         }
-        let outcome = recipe::run(&engine, &model, &set, &uniform, None, &Silent).unwrap();
+        let outcome = run(&engine, &model, &set, &uniform).unwrap();
         let sizes = |l: &flap_gpu::plan::PlannedLayer| (l.kv_heads.len(), l.neurons.len());
         assert!(outcome.plan.layers.iter().all(|l| sizes(l) == sizes(&outcome.plan.layers[0]) && l.neurons.len() % 8 == 0));
     }

@@ -1,6 +1,6 @@
 //! Recipes against results of their formulas in numpy (`tests/tools/recipe_reference.py`).
 
-use super::options;
+use super::{options, run};
 use crate::support::{data, on_both_engines};
 use flap_gpu::architecture::Part;
 use flap_gpu::architecture::Site;
@@ -9,8 +9,7 @@ use flap_gpu::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use flap_gpu::engine::{DeviceKind, Engine};
 use flap_gpu::model::Model;
 use flap_gpu::plan::Recipe;
-use flap_gpu::progress::Silent;
-use flap_gpu::recipe::{self, Outcome};
+use flap_gpu::recipe::Outcome;
 use flap_gpu::statistics::{Mode, TokenWeights};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -95,8 +94,8 @@ fn compare<E: Engine>(engine: &E) {
             }
             let removed = reference.integers(&format!("{way}removed"));
             let mut options = options(recipe, 0.4);
-            options.plan.token_weights = token_weights;
-            let outcome = recipe::run(engine, &model, &set, &options, None, &Silent).unwrap();
+            options.token_weights = token_weights;
+            let outcome = run(engine, &model, &set, &options).unwrap();
             for (index, &removed) in removed.iter().enumerate() {
                 let what = format!("{name}, {way}{}, site {index}", recipe.name());
                 let (layer, site) = (index / 2, Site::BOTH[index % 2]);
@@ -147,7 +146,7 @@ fn a_search_takes_the_cheapest_chunks() {
         for name in MODELS {
             let model = widened(name, folder.path());
             let reference = Reference::open(name);
-            let found = recipe::run(engine, &model, &reference.set(&model), &options(Recipe::Search, 0.4), None, &Silent).unwrap();
+            let found = run(engine, &model, &reference.set(&model), &options(Recipe::Search, 0.4)).unwrap();
             let removed = reference.integers("searched");
             let kept: Vec<usize> = (0..removed.len()).map(|i| reference.integers(&format!("order.{i}")).len() - removed[i]).collect();
             assert_eq!(found.sites.iter().map(|site| site.kept).collect::<Vec<_>>(), kept, "{name}");

@@ -1,7 +1,7 @@
 //! Whole runs: divergence, threads, interrupts.
 
-use super::options;
 use super::reference::{Reference, widened};
+use super::{calibration, options, run};
 use crate::support::{demo_model, on_both_engines};
 use flap_gpu::architecture::Part;
 use flap_gpu::calibration::CalibrationOptions;
@@ -14,7 +14,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::{Batch, Pass, PassOptions, Visitor};
 use flap_gpu::plan::{PlanOptions, Recipe};
 use flap_gpu::progress::{Progress, Silent};
-use flap_gpu::recipe::{self, RecipeOptions};
+use flap_gpu::recipe;
 use flap_gpu::resume::ResumeState;
 use flap_gpu::statistics::Mode;
 use std::cell::{Cell, RefCell};
@@ -81,8 +81,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let set = CalibrationOptions { samples: 24, sequence_length: 48, seed: 0, mode: Mode::Exact, shard: None }.draw(&model, &text).unwrap();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let outcome =
-            pool.install(|| recipe::run(&CpuEngine::default(), &model, &set, &options(Recipe::Sequential, 0.3), None, &Silent).unwrap());
+        let outcome = pool.install(|| run(&CpuEngine::default(), &model, &set, &options(Recipe::Sequential, 0.3)).unwrap());
         let mut replaced: Vec<_> = outcome.changes.replaced.iter().map(|(place, host)| (*place, host.bytes.as_ref().to_vec())).collect();
         replaced.sort_by_key(|((layer, part), _)| part.name(*layer));
         (outcome.plan.layers, replaced)
@@ -149,7 +148,7 @@ fn an_interrupted_recipe_goes_on() {
         (Recipe::Search, vec![measuring, searching, fitting]),
     ] {
         let options = options(recipe, 0.3);
-        let whole = recipe::run(&engine, &model, &set, &options, None, &Silent).unwrap();
+        let whole = run(&engine, &model, &set, &options).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let state = ResumeState::beside(&folder.path().join("pruned"), Duration::ZERO, true);
         let resume = folder.path().join("pruned.resume");
@@ -164,7 +163,7 @@ fn an_interrupted_recipe_goes_on() {
             let missing = files.map(|(file, layer)| state.of_layer(file, layer)).filter(|path| !path.exists());
             missing.for_each(|path| std::fs::write(path, "half a file").unwrap());
             let crash = Crash { steps: work.iter().map(|&(name, steps, ..)| (name, Cell::new(steps))).collect(), ..Crash::default() };
-            let run = || recipe::run(&engine, &model, &set, &options, Some(&state), &crash);
+            let run = || recipe::run(&calibration(&engine, &model, &set, &crash), &options, Some(&state));
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             begun.append(&mut crash.begun.borrow_mut());
             if let Ok(outcome) = result {
@@ -205,12 +204,12 @@ fn an_interrupted_recipe_goes_on() {
                 [last_save(), resume.join("layers")].map(|folder| folder.join(&name)).into_iter().find(|path| path.exists()).unwrap();
             std::fs::write(&path, &content).unwrap();
             repair_sizes(&pointer, &path, content.len());
-            let again = recipe::run(&engine, &model, &set, &options, Some(&state), &Silent);
+            let again = recipe::run(&calibration(&engine, &model, &set, &Silent), &options, Some(&state));
             assert!(again.unwrap().changes.replaced == whole.changes.replaced, "begun anew, as {} is damaged", path.display());
         }
-        let other = RecipeOptions { plan: PlanOptions { ratio: 0.25, ..options.plan }, ..options };
+        let other = PlanOptions { ratio: 0.25, ..options };
         let all = Crash::default();
-        recipe::run(&engine, &model, &set, &other, Some(&state), &all).unwrap();
+        recipe::run(&calibration(&engine, &model, &set, &all), &other, Some(&state)).unwrap();
         assert_eq!(all.begun.borrow()[0].1, layers as u64 * tokens, "another run's state is not used");
         state.remove();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
