@@ -15,6 +15,7 @@ pub mod cli;
 pub mod compaction;
 pub mod compensation;
 pub mod digest;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod evaluation;

@@ -3,7 +3,7 @@
 //! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; one of layers' files that all later saves need; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
 //! folder. Nothing else is touched there.
 
-use crate::checkpoint::{OutputFile, files, settled};
+use crate::disk::{OutputFile, files, settled};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use serde_json::Value;

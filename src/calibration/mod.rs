@@ -11,7 +11,7 @@ pub use wanda::wanda_sp;
 pub use windows::{Shard, held_out, sequential_windows, window_starts};
 
 use crate::architecture::Site;
-use crate::checkpoint::files;
+use crate::disk::files;
 use crate::engine::{DeviceKind, Engine};
 use crate::error::{Error, Result};
 use crate::model::Model;

@@ -1,6 +1,6 @@
 //! `config.json` with typed access and errors that name the file and the key.
 
-use super::{files, folder};
+use crate::disk::files;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Config {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.exists() {
-            return Err(Error::file(folder, without(folder, &folder::names(folder)?)));
+            return Err(Error::file(folder, without(folder, &files::names(folder)?)));
         }
         Ok(Self { values: files::read_json(&path)?, path })
     }

@@ -2,7 +2,7 @@
 
 use super::safetensors::TensorFile;
 use super::stored::StoredTensor;
-use super::{files, folder};
+use crate::disk::files;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -107,7 +107,7 @@ impl Tensors {
 
 /// Says what a folder has instead of weights that are read here.
 fn no_weights(folder: &Path) -> Error {
-    let names = folder::names(folder).unwrap_or_default().into_iter();
+    let names = files::names(folder).unwrap_or_default().into_iter();
     let other = names.filter(|name| [".bin", ".pt", ".pth", ".safetensors"].iter().any(|end| name.ends_with(end))).min();
     let instead = match other {
         Some(name) if name.ends_with(".safetensors") => format!(" (it has {name}; another name or an index is expected)"),

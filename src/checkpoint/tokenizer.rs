@@ -1,6 +1,6 @@
 //! The model's own tokenizer, `tokenizer.json`.
 
-use super::files;
+use crate::disk::files;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use rayon::prelude::*;

@@ -3,7 +3,7 @@
 use super::args::{BenchArguments, Common, PrecisionArgument};
 use super::terminal::{Terminal, table};
 use crate::bench::{Bench, Measurement, Peak};
-use crate::checkpoint::{OutputFile, files};
+use crate::disk::{OutputFile, files};
 use crate::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use crate::engine::gpu::{self, Products};
 use crate::engine::{AnyEngine, DeviceChoice, Engine, Precision, select};

@@ -3,9 +3,9 @@
 use super::args::{Common, ConvertArguments};
 use super::terminal::{Terminal, size};
 use super::{open_folder, shown};
-use crate::checkpoint::folder::PLAN;
-use crate::checkpoint::{OutputFile, files};
 use crate::compaction::CompactModel;
+use crate::disk::{OutputFile, files};
+use crate::export::folder::PLAN;
 use crate::export::{self, gguf};
 use crate::plan::Plan;
 use anyhow::Result;

@@ -3,7 +3,7 @@
 use super::args::{Common, PlanCommandArguments};
 use super::terminal::{Terminal, table};
 use super::{open_engine, open_folder, shown, with_engine};
-use crate::checkpoint::OutputFile;
+use crate::disk::OutputFile;
 use crate::error::Error;
 use crate::plan::{Plan, PlannedLayer, Recipe, nothing_removed};
 use crate::search::Structure;

@@ -6,12 +6,12 @@ use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, open_folder, resumable, with_engine};
 use crate::calibration::{self, Calibration, TextSource};
-use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::Changes;
+use crate::disk::files;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
-use crate::export::{self, Choice, Format, Measured, gguf, name_of};
+use crate::export::{self, Choice, Format, Measured, folder, gguf, name_of};
 use crate::interrupt;
 use crate::model::Model;
 use crate::pass::PassOptions;
@@ -78,7 +78,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         resume.expect_none()?;
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
-    let output = OutputFolder::create(&args.output, &args.model, common.force)?;
+    let output = folder::create(&args.output, &args.model, common.force)?;
     let result = result_bytes(&model, &options, export.formats.len());
     if let Some(note) =
         files::shortage(output.path().parent().unwrap_or(output.path()), result, "the result", "make room, or choose another --output")

@@ -1,9 +1,9 @@
 //! The model card: what the model is, where it comes from, how it was made and how it is loaded.
 
 use super::{Exported, Measured, Origin};
-use crate::checkpoint::files;
-use crate::checkpoint::folder::{CARD, CODE};
+use crate::disk::files;
 use crate::error::Result;
+use crate::export::folder::{CARD, CODE};
 use crate::plan::{Method, Plan, Recipe};
 use std::fmt::Write;
 use std::path::Path;

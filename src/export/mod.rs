@@ -4,6 +4,7 @@
 
 mod card;
 mod client;
+pub mod folder;
 pub mod gguf;
 pub mod hf;
 mod origin;
@@ -12,10 +13,10 @@ pub use card::write_card;
 pub use client::{Choice, Client};
 pub use origin::Origin;
 
-use crate::checkpoint::folder::{PLAN, gguf_file};
-use crate::checkpoint::{OutputFolder, files};
 use crate::compaction::{Changes, CompactModel};
+use crate::disk::{OutputFolder, files};
 use crate::error::Result;
+use crate::export::folder::{PLAN, gguf_file};
 use crate::model::Model;
 use crate::plan::{Plan, argument};
 use crate::progress::Progress;

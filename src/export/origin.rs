@@ -1,7 +1,7 @@
 //! What a model says of itself, and every form of what is made from it repeats.
 
 use super::name_of;
-use crate::checkpoint::folder::CARD;
+use crate::export::folder::CARD;
 use std::path::Path;
 
 /// Name and licence of a source model.

@@ -1,7 +1,7 @@
 //! Windows that go through a layer together, and their hidden states wherever these stay between layers.
 
 use super::memory::Place;
-use crate::checkpoint::{temporary_file, temporary_folder};
+use crate::disk::{temporary_file, temporary_folder};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use memmap2::{MmapMut, MmapOptions};

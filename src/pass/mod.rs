@@ -6,7 +6,7 @@
 mod batch;
 mod memory;
 
-use crate::checkpoint::temporary_shortage;
+use crate::disk::temporary_shortage;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer, decoder_layer};

@@ -4,8 +4,8 @@ mod options;
 mod settings;
 
 use crate::architecture::Architecture;
-use crate::checkpoint::files;
 use crate::digest::hex;
+use crate::disk::files;
 use crate::error::{Error, Result};
 use crate::search::Kept;
 use crate::statistics::Header;

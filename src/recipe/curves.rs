@@ -11,7 +11,7 @@ use super::weights::to_matrix;
 use super::{AllocationSite, SiteReport, keep, ridge_share};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
-use crate::checkpoint::Scratch;
+use crate::disk::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Model;

@@ -4,7 +4,7 @@ use super::site_moments::{SiteMoments, SiteSums, mean_square};
 use super::{half_of_work, leave_room};
 use crate::architecture::Site;
 use crate::calibration::{Calibration, CalibrationSet, ChannelMoments};
-use crate::checkpoint::Scratch;
+use crate::disk::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer};

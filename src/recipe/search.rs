@@ -11,7 +11,7 @@ use super::saves::{FirstPass, Saves, Searched};
 use super::{AllocationSite, allocate as allocate_by_curves, keep, least_squares, leave_room};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
-use crate::checkpoint::Scratch;
+use crate::disk::Scratch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::evaluation::Teacher;

@@ -2,7 +2,7 @@
 
 use super::saves::keeps_covariances;
 use crate::architecture::Site;
-use crate::checkpoint::{temporary_file, temporary_shortage};
+use crate::disk::{temporary_file, temporary_shortage};
 use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{PlanOptions, Recipe};

@@ -1,7 +1,7 @@
 //! Covariances of a site's channels, which the recipes beyond FLAP need: half of a symmetric matrix in f32, in a file.
 
 use super::Header;
-use crate::checkpoint::Scratch;
+use crate::disk::Scratch;
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;

@@ -12,7 +12,7 @@ pub use file::{Header, Mode, read, write};
 pub use moments::Moments;
 
 use crate::architecture::Site;
-use crate::checkpoint::Scratch;
+use crate::disk::Scratch;
 use crate::error::{Error, Result};
 
 /// How the channels of a site spread.

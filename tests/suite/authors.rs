@@ -3,12 +3,12 @@
 
 use crate::support::{gpu, shared};
 use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate, sequential_windows, wanda_sp};
-use flap_gpu::checkpoint::{OutputFolder, TensorFile, Tokenizer};
+use flap_gpu::checkpoint::{TensorFile, Tokenizer};
 use flap_gpu::compensation::{LayerBiases, biases};
 use flap_gpu::engine::Engine;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::perplexity;
-use flap_gpu::export::{ExportOptions, export};
+use flap_gpu::export::{ExportOptions, export, folder};
 use flap_gpu::importance::Metric;
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
@@ -171,7 +171,7 @@ fn compare_with_authors<E: Engine>(engine: &E, reference: &Reference) {
             continue;
         }
         let output = folder.path().join(name);
-        let place = OutputFolder::create(&output, &reference.model.path, false).unwrap();
+        let place = folder::create(&output, &reference.model.path, false).unwrap();
         export(&reference.model, plan, &added.clone().into(), &ExportOptions::hf(&output), &place, &Silent).unwrap();
         place.commit().unwrap();
         let pruned = reference.perplexity(engine, &Model::open(&output).unwrap(), None);

@@ -2,11 +2,10 @@
 
 use crate::support::{GOLDEN, data, normalised_squared_error, possible, prune_by_place};
 use flap_gpu::calibration::{Shard, held_out, window_starts};
-use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::compensation::LayerBiases;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::evaluation::run_tokens;
-use flap_gpu::export::{ExportOptions, export};
+use flap_gpu::export::{ExportOptions, export, folder};
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::Plan;
@@ -215,7 +214,7 @@ proptest! {
 }
 
 fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path::Path) -> Model {
-    let output = OutputFolder::create(place, &model.path, false).unwrap();
+    let output = folder::create(place, &model.path, false).unwrap();
     export(model, plan, &biases.to_vec().into(), &ExportOptions::hf(place), &output, &Silent).unwrap();
     output.commit().unwrap();
     Model::open(place).unwrap()

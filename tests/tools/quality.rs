@@ -6,11 +6,10 @@
 //! 128 tokens, seed 0; perplexity on the first 60 000 tokens of the test text in windows of 128.
 
 use flap_gpu::calibration::{Calibration, CalibrationOptions, TextSource};
-use flap_gpu::checkpoint::OutputFolder;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::error::Result;
 use flap_gpu::evaluation::perplexity;
-use flap_gpu::export::{ExportOptions, export};
+use flap_gpu::export::{ExportOptions, export, folder};
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::{PlanOptions, Recipe};
@@ -54,7 +53,7 @@ fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: &PlanOptions, fold
     let outcome = recipe::run(&Calibration { engine: &engine, model, set: &set, pass, progress: &Silent }, plan, None)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
-    let output = OutputFolder::create(&place, &model.path, true)?;
+    let output = folder::create(&place, &model.path, true)?;
     export(model, &outcome.plan, &outcome.changes, &ExportOptions::hf(&place), &output, &Silent)?;
     output.commit()?;
     let pruned = Model::open(&place)?;

@@ -6,7 +6,9 @@
 //! activations keep their size from layer to layer; the same arguments give the same bytes.
 
 use flap_gpu::architecture::Architecture;
-use flap_gpu::checkpoint::{Config, OutputFolder, SafetensorsWriter, TensorHeader, files};
+use flap_gpu::checkpoint::{Config, SafetensorsWriter, TensorHeader};
+use flap_gpu::disk::files;
+use flap_gpu::export::folder;
 use flap_gpu::tensor::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -42,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let folder = folder.ok_or(USAGE)?;
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
-    let output = OutputFolder::create(&folder, &demo, false)?;
+    let output = folder::create(&folder, &demo, false)?;
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "float16",
         "hidden_size": sizes["--hidden"], "intermediate_size": sizes["--mlp"], "num_hidden_layers": sizes["--layers"],

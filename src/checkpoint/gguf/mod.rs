@@ -11,8 +11,8 @@ pub use reader::{GgufFile, GgufTensor};
 pub use value::{Metadata, Value};
 pub use writer::{GgufHeader, GgufWriter};
 
-use super::files;
 use super::stored::Storage;
+use crate::disk::files;
 use crate::tensor::Dtype;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ const ALIGNMENT: usize = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// The number of a storage in the tensors' headers.
-pub(super) const STORAGES: [(u32, Storage); 4] =
+pub(crate) const STORAGES: [(u32, Storage); 4] =
     [(0, Storage::Plain(Dtype::F32)), (1, Storage::Plain(Dtype::F16)), (8, Storage::Q8_0), (30, Storage::Plain(Dtype::Bf16))];
 
 /// The GGUF file that a path means: itself, by its name or its first bytes, or the only one in a folder without a `config.json`.

@@ -2,8 +2,8 @@
 
 use super::value::{ARRAY, Value};
 use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, STORAGES, VERSION, stored_bytes};
-use crate::checkpoint::files;
 use crate::checkpoint::stored::Storage;
+use crate::disk::files;
 use crate::error::{Error, Result};
 use crate::tensor::SharedBytes;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use super::value::{Value, write_text};
 use super::{ALIGNMENT, MAGIC, STORAGES, VERSION, stored_bytes};
 use crate::checkpoint::stored::Storage;
-use crate::checkpoint::stream::StreamWriter;
+use crate::disk::StreamWriter;
 use crate::error::Result;
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! One safetensors file, by memory map.
 
-use crate::checkpoint::files;
 use crate::checkpoint::stored::{Storage, StoredTensor};
+use crate::disk::files;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, SharedBytes};
 use ::safetensors::{SafeTensors, tensor::TensorInfo};

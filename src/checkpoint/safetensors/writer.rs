@@ -1,6 +1,6 @@
 //! Writing safetensors tensor by tensor: the header first, then the data as it comes, so no model is ever held in memory.
 
-use crate::checkpoint::stream::StreamWriter;
+use crate::disk::StreamWriter;
 use crate::error::Result;
 use std::collections::BTreeMap;
 use std::path::Path;

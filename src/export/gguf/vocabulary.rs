@@ -5,8 +5,9 @@
 
 use super::normalising::{self, prepends_space, steps};
 use super::stripping::name_for;
+use crate::checkpoint::Config;
 use crate::checkpoint::gguf::{Metadata, Value};
-use crate::checkpoint::{Config, files};
+use crate::disk::files;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use serde_json::Value as Json;

@@ -3,8 +3,8 @@
 
 use crate::architecture::{Architecture, LayerShape, PRUNED_KEY, per_layer_config};
 use crate::checkpoint::Config;
-use crate::checkpoint::folder::CODE;
 use crate::error::Result;
+use crate::export::folder::CODE;
 use serde_json::{Map, Value, json};
 
 /// The content of the code file.

@@ -3,10 +3,11 @@
 
 mod form;
 
-use crate::checkpoint::folder::{CARRIED, CODE, is_licence, weights_file};
-use crate::checkpoint::{Config, SafetensorsWriter, TensorHeader, files};
+use crate::checkpoint::{Config, SafetensorsWriter, TensorHeader};
 use crate::compaction::{CompactModel, CompactTensor};
+use crate::disk::files;
 use crate::error::{Error, Result};
+use crate::export::folder::{CARRIED, CODE, is_licence, weights_file};
 use crate::interrupt;
 use crate::model::Model;
 use crate::progress::Progress;

@@ -1,7 +1,7 @@
 //! Output that appears whole or not at all: written beside its place under a temporary name, renamed when complete.
 
+use super::files;
 use super::partial::Partial;
-use super::{files, folder};
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,20 +53,9 @@ fn is_empty_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Fails unless what stands in the place of an output folder, if anything, is an empty folder, or a pruned model's with nothing else in it.
-fn check_replaceable(output: &Path) -> Result<()> {
-    if output.symlink_metadata().is_err() || is_empty_folder(output) {
-        return Ok(());
-    }
-    if !output.is_dir() || !output.join(folder::PLAN).is_file() {
-        return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
-    }
-    match folder::foreign(output)? {
-        None => Ok(()),
-        Some(name) => {
-            Err(Error::file(output, format!("holds {name} too, which --force does not remove; move it away, or choose another --output")))
-        }
-    }
+/// Whether something stands in an output folder's place that would have to go.
+fn is_taken(output: &Path) -> bool {
+    output.symlink_metadata().is_ok() && !is_empty_folder(output)
 }
 
 /// What stands in the output's place has appeared since [`check`], and may be somebody's work.
@@ -86,16 +75,21 @@ const REPLACED: &str = "replaced";
 pub struct OutputFolder {
     partial: Partial,
     output: PathBuf,
-    force: bool,
+    replaceable: Option<Replaceable>,
 }
 
+/// Fails unless a folder holds nothing that would be missed.
+pub type Replaceable = fn(&Path) -> Result<()>;
+
 impl OutputFolder {
-    /// Starts an output folder. An empty folder may be there; with `force`, one that holds a pruned model, and nothing else, is replaced.
-    pub fn create(output: &Path, source: &Path, force: bool) -> Result<Self> {
-        let parent = check(output, &[source], force || is_empty_folder(output))?;
+    /// Starts an output folder. An empty folder may be there, or one that is found replaceable.
+    pub fn create(output: &Path, source: &Path, replaceable: Option<Replaceable>) -> Result<Self> {
+        let parent = check(output, &[source], replaceable.is_some() || is_empty_folder(output))?;
         let output = settled(output);
-        check_replaceable(&output)?;
-        Ok(Self { partial: Partial::create(&output, &parent)?, output, force })
+        if let Some(check) = replaceable.filter(|_| is_taken(&output)) {
+            check(&output)?;
+        }
+        Ok(Self { partial: Partial::create(&output, &parent)?, output, replaceable })
     }
 
     /// Where files are written until the commit.
@@ -108,8 +102,7 @@ impl OutputFolder {
     pub fn commit(mut self) -> Result<()> {
         files::sync_folder(self.partial.path());
         self.partial.complete();
-        let appears = self.output.symlink_metadata().is_ok() && !is_empty_folder(&self.output);
-        if appears && (!self.force || check_replaceable(&self.output).is_err()) {
+        if is_taken(&self.output) && self.replaceable.is_none_or(|check| check(&self.output).is_err()) {
             return Err(appeared(&self.output, &self.partial.keep()));
         }
         let taken = self.take_place();

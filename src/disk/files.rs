@@ -26,6 +26,14 @@ pub fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io(path, "cannot open"))?.len())
 }
 
+/// The names of all that lies in a folder.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let listed = std::fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()
+    });
+    listed.map_err(Error::io(folder, "cannot list"))
+}
+
 /// What to say if the disk of a folder has less room than the `bytes` that `what` takes; nothing if it has, or does not say.
 #[must_use]
 pub fn shortage(folder: &Path, bytes: u64, what: &str, remedy: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 //! The files of a model folder, by their names.
 
-use super::gguf::STORAGES;
+use crate::checkpoint::gguf::STORAGES;
+use crate::disk::{OutputFolder, files};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -41,16 +42,26 @@ pub fn gguf_file(model: &str, storage: &str) -> String {
     format!("{model}-{storage}.gguf")
 }
 
-/// The names of all that lies in a folder.
-pub fn names(folder: &Path) -> Result<Vec<String>> {
-    let listed = std::fs::read_dir(folder).and_then(|entries| {
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()
-    });
-    listed.map_err(Error::io(folder, "cannot list"))
+/// Starts the folder of a pruned model, made from `source`. With `force`, an earlier one, with nothing else in it, is replaced.
+pub fn create(output: &Path, source: &Path, force: bool) -> Result<OutputFolder> {
+    OutputFolder::create(output, source, force.then_some(check_replaceable))
+}
+
+/// Fails unless there is a pruned model's folder, with nothing else in it.
+fn check_replaceable(output: &Path) -> Result<()> {
+    if !output.is_dir() || !output.join(PLAN).is_file() {
+        return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
+    }
+    match foreign(output)? {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::file(output, format!("holds {name} too, which --force does not remove; move it away, or choose another --output")))
+        }
+    }
 }
 
 /// What lies in a folder that a pruned model is not made of: GGUF files of other names or storages come from elsewhere.
-pub fn foreign(folder: &Path) -> Result<Option<String>> {
+fn foreign(folder: &Path) -> Result<Option<String>> {
     let place = folder.canonicalize().map_err(Error::io(folder, "cannot open"))?;
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let model = name.strip_suffix(".gguf").unwrap_or(&name);
@@ -59,7 +70,7 @@ pub fn foreign(folder: &Path) -> Result<Option<String>> {
         let gguf = STORAGES.iter().any(|(_, storage)| *name == gguf_file(model, storage.name()));
         named || gguf || is_weights_file(name) || is_licence(name)
     };
-    Ok(names(folder)?.into_iter().filter(|name| !own(name) || folder.join(name).is_dir()).min())
+    Ok(files::names(folder)?.into_iter().filter(|name| !own(name) || folder.join(name).is_dir()).min())
 }
 
 /// Whether a file is one that a licence asks to pass on, by its name.
