@@ -8,8 +8,14 @@
 //#include shared/staging_16.wgsl
 alias Score = vec4<f32>;
 
-fn score_quad(place: u32) -> vec4<f32> {
-    return scores[place / UNIT];
+// The scores of SIDE queries with a tile's keys, the first SIDE of them and the others, with their scales.
+fn store_scores(near: Sum, far: Sum, scales: vec2<f32>, place: u32) {
+    coopStoreT(near * scales.x, &scores[place / UNIT], SCORE_LINE / UNIT);
+    coopStoreT(far * scales.y, &scores[(place + SIDE) / UNIT], SCORE_LINE / UNIT);
+}
+
+fn score_quad(line: u32, key: u32, scales: vec2<f32>) -> vec4<f32> {
+    return scores[(line * SCORE_LINE + key) / UNIT];
 }
 
 fn score_pair(place: u32) -> vec2<f32> {

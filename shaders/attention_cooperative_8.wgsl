@@ -8,8 +8,17 @@
 //#include shared/staging_8.wgsl
 alias Score = f32;
 
-fn score_quad(place: u32) -> vec4<f32> {
-    return vec4<f32>(scores[place], scores[place + 1u], scores[place + 2u], scores[place + 3u]);
+// The scores of SIDE queries with a tile's keys, the first SIDE of them and the others. They are scaled where they are read: Metal multiplies
+// its matrices by matrices only.
+fn store_scores(near: Sum, far: Sum, scales: vec2<f32>, place: u32) {
+    coopStoreT(near, &scores[place], SCORE_LINE);
+    coopStoreT(far, &scores[place + SIDE], SCORE_LINE);
+}
+
+fn score_quad(line: u32, key: u32, scales: vec2<f32>) -> vec4<f32> {
+    let place = line * SCORE_LINE + key;
+    let quad = vec4<f32>(scores[place], scores[place + 1u], scores[place + 2u], scores[place + 3u]);
+    return quad * select(scales.x, scales.y, key >= SIDE);
 }
 
 fn score_pair(place: u32) -> vec2<f32> {
@@ -21,8 +30,8 @@ fn set_score_pair(place: u32, pair: vec2<f32>) {
     scores[place + 1u] = pair.y;
 }
 
-// Writes SIDE channels of the sums, multiplied by `undo`, number by number: Metal multiplies its matrices by matrices only. They pass
-// through the memory of scores, which nothing reads any more.
+// Writes SIDE channels of the sums, multiplied by `undo`, number by number. They pass through the memory of scores, which nothing reads any
+// more.
 fn store(sum: Sum, undo: f32, task: Task, channel: u32, part: Part) {
     let corner = part.subgroup * SIDE * SCORE_LINE;
     coopStoreT(sum, &scores[corner], SCORE_LINE);

@@ -125,8 +125,8 @@ fn meet(queries: Left, channel: u32, line: u32, sum: Sum) -> Sum {
     return coopMultiplyAdd(queries, keys, sum);
 }
 
-// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory, as they are without their scales.
-fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32) {
+// Leaves the scores of a subgroup's queries with the staged keys in workgroup memory, to be read as quads.
+fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32, scales: vec2<f32>) {
     var near = Sum();
     var far = Sum();
 //#repeat i 8
@@ -140,9 +140,7 @@ fn score(task: Task, queries: ptr<function, Queries>, subgroup: u32) {
         near = meet(more, channel, 0u, near);
         far = meet(more, channel, SIDE, far);
     }
-    let at = subgroup * SIDE * SCORE_LINE / UNIT;
-    coopStoreT(near, &scores[at], SCORE_LINE / UNIT);
-    coopStoreT(far, &scores[at + SIDE / UNIT], SCORE_LINE / UNIT);
+    store_scores(near, far, scales, subgroup * SIDE * SCORE_LINE);
 }
 
 // What scores are to be multiplied by: those of the first SIDE keys of a tile, and of the others.
@@ -155,8 +153,7 @@ fn score_scales(task: Task, first_key: u32) -> vec2<f32> {
 fn visible_scores(query: u32, line: u32, first_key: u32, key: u32, scales: vec2<f32>) -> vec4<f32> {
     // For a key that comes after its query the difference wraps, and is beyond any reach.
     let distance = query - (first_key + key + vec4<u32>(0u, 1u, 2u, 3u));
-    let values = score_quad(line * SCORE_LINE + key) * select(scales.x, scales.y, key >= SIDE);
-    return select(vec4<f32>(LOWEST), values, distance < vec4<u32>(params.reach));
+    return select(vec4<f32>(LOWEST), score_quad(line, key, scales), distance < vec4<u32>(params.reach));
 }
 
 // Adds the staged values, of SIDE channels, as their probabilities weigh them.
@@ -211,9 +208,9 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_keys(&ahead, task, first_key + KEYS, thread);
-        score(task, &queries, subgroup);
-        workgroupBarrier();
         let scales = score_scales(task, first_key);
+        score(task, &queries, subgroup, scales);
+        workgroupBarrier();
         let before = largest;
         for (var key = first_of_part; key < end_of_part; key += 4u) {
             let quad = visible_scores(query, line, first_key, key, scales);
@@ -247,10 +244,10 @@ fn main(
         stage_ahead(&ahead, thread);
         workgroupBarrier();
         read_values(&ahead, task, first_key, thread);
-        score(task, &queries, subgroup);
+        let scales = score_scales(task, first_key);
+        score(task, &queries, subgroup, scales);
         workgroupBarrier();
         stage_ahead(&ahead, thread);
-        let scales = score_scales(task, first_key);
         for (var key = first_of_part; key < end_of_part; key += 4u) {
             let factor = enlarged * (v_scales[key_row(task, first_key + key / SIDE * SIDE) / 16u] / scale);
             let quad = exp(visible_scores(query, line, first_key, key, scales) - largest) * factor;
