@@ -19,3 +19,13 @@ pub struct Curve {
     #[serde(skip)]
     pub covariance: Option<SiteCovariance>,
 }
+
+impl Curve {
+    /// The covariance.
+    ///
+    /// # Panics
+    /// If the recipe keeps none.
+    pub fn covariance(&self) -> &SiteCovariance {
+        self.covariance.as_ref().expect("the recipe keeps covariances")
+    }
+}

@@ -8,7 +8,7 @@ use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves, keeps_covariances};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, SiteReport, keep, ridge_share};
+use super::{AllocationSite, keep, ridge_share};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
 use crate::disk::Scratch;
@@ -128,18 +128,15 @@ impl Curves {
 
     /// From a calibration that kept its covariances.
     pub fn from_statistics<E: Engine>(engine: &E, model: &Model, statistics: &Statistics, progress: &dyn Progress) -> Result<Self> {
-        statistics.header.token_weights()?;
-        progress.start("measuring error curves", "sites", 2 * statistics.layers.len() as u64);
+        let covariances = statistics.covariances()?;
+        progress.start("measuring error curves", "sites", covariances.len() as u64);
         let mut sites = Vec::new();
-        for (layer, measured) in statistics.layers.iter().enumerate() {
-            for site in Site::BOTH {
-                let Some(covariance) = measured.site(site).covariance.clone() else { continue };
-                let matrix = Symmetric::unpacked(&covariance);
-                matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
-                let removal = remove_all(engine, room_without_pass(engine), model, (layer, site), matrix, covariance.tokens)?;
-                sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance) });
-                progress.advance(1);
-            }
+        for (layer, site, covariance) in covariances {
+            let matrix = Symmetric::unpacked(covariance);
+            matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
+            let removal = remove_all(engine, room_without_pass(engine), model, (layer, site), matrix, covariance.tokens)?;
+            sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance.clone()) });
+            progress.advance(1);
         }
         progress.finish();
         Ok(Self { sites, seconds: None })
@@ -174,19 +171,19 @@ impl Curves {
         }
     }
 
-    /// What stays and what is lost.
-    pub fn report(&self, removed: &[usize]) -> Vec<SiteReport> {
-        let site = |(curve, &removed): (&Curve, &usize)| {
-            let units = curve.removal.order.len();
-            let error = curve.removal.curve[removed] / curve.stream_square.max(f64::MIN_POSITIVE);
-            SiteReport { kept: units - removed, error }
-        };
-        self.sites.iter().zip(removed).map(site).collect()
+    /// Squared errors that the curves predict behind every layer's attention and MLP, relative to the mean square of the residual stream there.
+    pub fn errors(&self, removed: &[usize]) -> Vec<[f64; 2]> {
+        let error = |(curve, &removed): (&Curve, &usize)| curve.removal.curve[removed] / curve.stream_square.max(f64::MIN_POSITIVE);
+        let errors: Vec<f64> = self.sites.iter().zip(removed).map(error).collect();
+        errors.as_chunks().0.to_vec()
     }
 
     /// Layer, site and covariance of every site.
-    pub fn covariances(&self) -> impl Iterator<Item = (usize, Site, Option<&SiteCovariance>)> {
-        self.sites.iter().map(|curve| (curve.layer, curve.site, curve.covariance.as_ref()))
+    ///
+    /// # Panics
+    /// If the recipe keeps none.
+    pub fn covariances(&self) -> Vec<(usize, Site, &SiteCovariance)> {
+        self.sites.iter().map(|curve| (curve.layer, curve.site, curve.covariance())).collect()
     }
 
     /// What stays when so many units of every site go.

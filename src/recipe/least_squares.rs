@@ -44,19 +44,19 @@ pub fn fit<E: Engine>(
 }
 
 /// All sites, given by layer, site and covariance, of which `kept` says what stays.
-pub fn run<'a, E: Engine>(
+pub fn run<E: Engine>(
     engine: &E,
     model: &Model,
-    sites: impl Iterator<Item = (usize, Site, Option<&'a SiteCovariance>)>,
+    sites: &[(usize, Site, &SiteCovariance)],
     kept: &[Vec<bool>],
     progress: &dyn Progress,
 ) -> Result<Replaced> {
     progress.start("fitting weights", "sites", kept.len() as u64);
     let mut scratch = Scratch::new()?;
     let mut replaced = Replaced::new();
-    for ((layer, site, covariance), kept) in sites.zip(kept) {
+    for (&(layer, site, covariance), kept) in sites.iter().zip(kept) {
         crate::interrupt::check()?;
-        if let Some(covariance) = covariance.filter(|_| kept.contains(&false)) {
+        if kept.contains(&false) {
             let fitted = fit(engine, room_without_pass(engine), model, (layer, site), covariance, kept, &mut scratch)?;
             let (part, bias_part) = site.writer();
             replaced.insert((layer, part), fitted.weight);

@@ -66,16 +66,6 @@ fn ridge_share(channels: usize, tokens: u64) -> f64 {
     LEAST.max(channels as f64 / tokens as f64)
 }
 
-/// A site's part of the result.
-#[derive(Debug, Clone)]
-pub struct SiteReport {
-    /// Units kept.
-    pub kept: usize,
-    /// Squared error left in the site's output, relative to the mean square of the residual stream behind it, as the error curve of
-    /// the dense model predicts it.
-    pub error: f64,
-}
-
 /// What a recipe made.
 pub struct Outcome {
     /// Which units stay.
@@ -84,8 +74,6 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// New weights and biases.
     pub changes: Changes,
-    /// Attention and MLP of every layer in turn, where the recipe has error curves.
-    pub sites: Vec<SiteReport>,
     /// The dense model's statistics, of which FLAP makes its plan.
     pub statistics: Statistics,
     /// Seconds of the passes, with the fitting where a recipe fits.
@@ -119,26 +107,26 @@ pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, r
     if removed.iter().all(|&count| count == 0) {
         return Err(nothing_removed(options.ratio));
     }
-    let sites = curves.report(&removed);
+    let errors = curves.errors(&removed);
     let (kept, replaced) = if options.recipe == Recipe::LeastSquares {
         let kept = curves.kept(&removed);
-        let replaced = least_squares::run(engine, model, curves.covariances(), &kept, progress)?;
+        let replaced = least_squares::run(engine, model, &curves.covariances(), &kept, progress)?;
         (kept, replaced)
     } else {
         let start = second.map_or(Start::First(removed), Start::Behind);
         sequential::run(calibration, options, start, saves.map(|saves| (saves, first)))?
     };
-    let plan = plan_of(model, options, kept, &sites, &statistics);
+    let plan = plan_of(model, options, kept, errors, &statistics);
     let changes = Changes { biases: Vec::new(), replaced };
-    Ok(Outcome { plan, notes: Vec::new(), changes, sites, statistics, seconds: begin.elapsed().as_secs_f64() })
+    Ok(Outcome { plan, notes: Vec::new(), changes, statistics, seconds: begin.elapsed().as_secs_f64() })
 }
 
-fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, sites: &[SiteReport], statistics: &Statistics) -> Plan {
+fn plan_of(model: &Model, options: &PlanOptions, kept: Vec<Vec<bool>>, errors: Vec<[f64; 2]>, statistics: &Statistics) -> Plan {
     let mut plan = plan_from_kept(model, options, &into_layers(kept), false);
     // What another calibration must have to carry out the same plan.
     let covariances = (options.recipe == Recipe::LeastSquares).then_some(options.token_weights);
     plan.calibration = Some(Header { covariances, ..statistics.header.clone() });
-    plan.errors = Some(sites.chunks_exact(2).map(|pair| [pair[0].error, pair[1].error]).collect());
+    plan.errors = Some(errors);
     plan
 }
 
@@ -150,7 +138,7 @@ fn flap<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, resu
     let seconds = begin.elapsed().as_secs_f64();
     let (plan, notes) = plan_from_statistics(model, &statistics, options)?;
     let biases = compensation::biases(engine, model, Some(&statistics), &plan, progress)?;
-    Ok(Outcome { plan, notes, changes: biases.into(), sites: Vec::new(), statistics, seconds })
+    Ok(Outcome { plan, notes, changes: biases.into(), statistics, seconds })
 }
 
 /// What a pass may use beside the sums of the widest site, and with other residual streams at its side.

@@ -206,9 +206,16 @@ impl<E: Engine> Round<'_, E> {
             let fitted = match self.fits.entry((index, count)) {
                 Entry::Occupied(fitted) => fitted.into_mut(),
                 Entry::Vacant(place) => {
-                    let covariance = curve.covariance.as_ref().expect("a search keeps covariances");
                     // A file of its own, which goes when the fit is let go.
-                    place.insert(least_squares::fit(engine, pass.room(), model, (layer, site), covariance, &kept, &mut Scratch::new()?)?)
+                    place.insert(least_squares::fit(
+                        engine,
+                        pass.room(),
+                        model,
+                        (layer, site),
+                        curve.covariance(),
+                        &kept,
+                        &mut Scratch::new()?,
+                    )?)
                 }
             };
             let read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;

@@ -62,6 +62,17 @@ struct Sums<E: Engine> {
     target: Option<(Side<E>, Cross<E>)>,
 }
 
+impl<E: Engine> Sums<E> {
+    /// Nothing, relative to what the first tokens say.
+    fn new(engine: &E, x: &E::Tensor, target: Option<&E::Tensor>, ones: &E::Tensor, tokens: usize) -> Result<Self> {
+        let side = |x: &E::Tensor| Side::new(engine, x, ones, tokens);
+        let of_target = |y: &E::Tensor| Ok((side(y)?, Cross::new(engine, engine.columns(x), engine.columns(y))));
+        let target = target.map(of_target).transpose()?;
+        let (weight, gram) = (Cross::new(engine, 1, 1), Gram::new(engine, engine.columns(x)));
+        Ok(Self { tokens: 0, weight, site: side(x)?, gram, target })
+    }
+}
+
 impl<E: Engine> SiteSums<E> {
     /// Nothing gathered yet.
     pub fn new() -> Self {
@@ -71,19 +82,10 @@ impl<E: Engine> SiteSums<E> {
     /// Adds the activations `x` of so many tokens, and their target. Tokens count by the square of `scales` `[tokens, 1]`, or all the same.
     pub fn add(&mut self, engine: &E, x: &E::Tensor, target: Option<&E::Tensor>, scales: Option<&E::Tensor>, tokens: usize) -> Result<()> {
         let ones = engine.upload(&vec![1.0; tokens], 1)?;
-        if self.0.is_none() {
-            let site = Side::new(engine, x, &ones, tokens)?;
-            let target = match target {
-                None => None,
-                Some(y) => {
-                    let cross = Cross::new(engine, engine.columns(x), engine.columns(y));
-                    Some((Side::new(engine, y, &ones, tokens)?, cross))
-                }
-            };
-            let (weight, gram) = (Cross::new(engine, 1, 1), Gram::new(engine, engine.columns(x)));
-            self.0 = Some(Sums { tokens: 0, weight, site, gram, target });
-        }
-        let Some(sums) = &mut self.0 else { return Ok(()) };
+        let sums = match &mut self.0 {
+            Some(sums) => sums,
+            none => none.insert(Sums::new(engine, x, target, &ones, tokens)?),
+        };
         sums.tokens += tokens as u64;
         let column = scales.unwrap_or(&ones);
         sums.weight.add(engine, column, column, tokens)?;

@@ -5,7 +5,6 @@ use super::dense::{DenseSite, Sites};
 use super::saved_layers::{keep_covariances, read_covariances, with_covariances};
 use super::{dense, least_squares, plan_of, temporary};
 use crate::architecture::LayerShape;
-use crate::architecture::Site;
 use crate::calibration::{Calibration, CalibrationSet, load_layers, save_layers};
 use crate::compaction::Changes;
 use crate::disk::Scratch;
@@ -94,7 +93,7 @@ pub fn plan_from_covariances<E: Engine>(
     let options = PlanOptions { token_weights: statistics.header.token_weights()?, ..options.clone() };
     let curves = Curves::from_statistics(engine, model, statistics, progress)?;
     let removed = curves.allocate(model, &options)?;
-    Ok(plan_of(model, &options, curves.kept(&removed), &curves.report(&removed), statistics))
+    Ok(plan_of(model, &options, curves.kept(&removed), curves.errors(&removed), statistics))
 }
 
 /// What carrying out such a plan changes.
@@ -108,12 +107,6 @@ pub fn changes_from_covariances<E: Engine>(
     let Some(statistics) = statistics else {
         return Err(Error::input("the plan's weights are fitted to the statistics' covariances: give --statistics"));
     };
-    statistics.header.token_weights()?;
-    let sites = statistics
-        .layers
-        .iter()
-        .enumerate()
-        .flat_map(|(index, layer)| Site::BOTH.into_iter().map(move |site| (index, site, layer.site(site).covariance.as_ref())));
     let kept = |(layer, shape): (&PlannedLayer, &LayerShape)| {
         let of = |places: &[usize], size: usize| {
             let mut kept = vec![false; size];
@@ -123,5 +116,5 @@ pub fn changes_from_covariances<E: Engine>(
         [of(&layer.kv_heads, shape.key_value_heads), of(&layer.neurons, shape.intermediate_size)]
     };
     let kept: Vec<Vec<bool>> = plan.layers.iter().zip(&model.architecture.layers).flat_map(kept).collect();
-    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(engine, model, sites, &kept, progress)? })
+    Ok(Changes { biases: Vec::new(), replaced: least_squares::run(engine, model, &statistics.covariances()?, &kept, progress)? })
 }

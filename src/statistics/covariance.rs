@@ -1,8 +1,9 @@
 //! Covariances of a site's channels, which the recipes beyond FLAP need: half of a symmetric matrix in f32, in a file.
 
-use super::Header;
+use super::{Header, Statistics};
+use crate::architecture::Site;
 use crate::disk::Scratch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 
@@ -79,12 +80,29 @@ impl SiteCovariance {
 }
 
 impl Header {
-    /// Fails unless the statistics hold covariances.
+    /// How much tokens counted.
+    ///
+    /// # Errors
+    /// If the statistics hold no covariances.
     pub fn token_weights(&self) -> Result<TokenWeights> {
-        self.covariances.ok_or_else(|| {
-            crate::error::Error::input(
-                "the statistics hold no covariances, which this recipe needs: calibrate with --covariances, or use `flap-gpu prune --recipe ...`",
-            )
-        })
+        self.covariances.ok_or_else(no_covariances)
     }
+}
+
+impl Statistics {
+    /// Layer, site and covariance of every site.
+    ///
+    /// # Errors
+    /// If the statistics hold none.
+    pub fn covariances(&self) -> Result<Vec<(usize, Site, &SiteCovariance)>> {
+        let sites = self.layers.iter().enumerate().flat_map(|(index, layer)| Site::BOTH.map(|site| (index, site, layer.site(site))));
+        let found: Option<Vec<_>> = sites.map(|(layer, site, measured)| Some((layer, site, measured.covariance.as_ref()?))).collect();
+        found.ok_or_else(no_covariances)
+    }
+}
+
+fn no_covariances() -> Error {
+    Error::input(
+        "the statistics hold no covariances, which this recipe needs: calibrate with --covariances, or use `flap-gpu prune --recipe ...`",
+    )
 }

@@ -8,7 +8,7 @@ mod normalising;
 mod stripping;
 mod vocabulary;
 
-use crate::architecture::{Architecture, LayerShape, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
+use crate::architecture::{Architecture, LayerShape, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
 use crate::compaction::{CompactModel, CompactTensor};
@@ -211,12 +211,8 @@ fn header(tensor: &CompactTensor, gguf_type: GgufType) -> Result<GgufHeader> {
         (None, other) => return Err(Error::Unsupported(format!("tensor `{other}` has no place in a GGUF file of this architecture"))),
     };
     let storage = match tensor.shape[..] {
-        [_, columns] if !is_norm(tensor.part) => gguf_type.storage(columns),
+        [_, columns] => gguf_type.storage(columns),
         _ => Storage::Plain(Dtype::F32),
     };
     Ok(GgufHeader { name, shape: tensor.shape.clone(), storage })
-}
-
-fn is_norm(part: Option<(usize, Part)>) -> bool {
-    matches!(part, Some((_, Part::InputNorm | Part::PostAttentionNorm | Part::QueryNorm | Part::KeyNorm)))
 }

@@ -3,13 +3,16 @@
 //! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; one of layers' files that all later saves need; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
 //! folder. Nothing else is touched there.
 
+mod lock;
+
 use crate::disk::{OutputFile, files, settled};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use lock::FolderLock;
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +24,6 @@ const COST_SHARE: u32 = 10;
 const POINTER: &str = "state.json";
 const SAVE: &str = "save-";
 const LAYERS: &str = "layers";
-const LOCK: &str = "lock";
 
 /// See the module's text.
 pub struct ResumeState {
@@ -38,19 +40,7 @@ pub struct ResumeState {
     loaded: Cell<bool>,
     /// Number of the last save.
     saves: Cell<usize>,
-    lock: RefCell<Lock>,
-}
-
-/// Who uses the folder.
-enum Lock {
-    Untried,
-    /// This run; without a file where the system knows no locks. Held open, the file stays locked.
-    Ours {
-        _file: Option<File>,
-        /// Whether an earlier run has left the file, and so may have left more.
-        was_there: bool,
-    },
-    Theirs,
+    lock: FolderLock,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -81,28 +71,12 @@ impl ResumeState {
             useless: Cell::new(false),
             loaded: Cell::new(false),
             saves: Cell::new(0),
-            lock: RefCell::new(Lock::Untried),
+            lock: FolderLock::default(),
         }
     }
 
-    /// Whether this run may use the folder: another that makes the same output may be at work.
     fn is_ours(&self) -> bool {
-        let lock = &mut *self.lock.borrow_mut();
-        if matches!(lock, Lock::Untried) {
-            let path = self.folder.join(LOCK);
-            let was_there = path.exists();
-            let file = fs::create_dir_all(&self.folder).and_then(|()| File::create(path));
-            *lock = match file.map(|file| (file.try_lock(), file)) {
-                Ok((Ok(()), file)) => Lock::Ours { _file: Some(file), was_there },
-                Ok((Err(TryLockError::WouldBlock), _)) => {
-                    tracing::warn!("another run is making the same output: this one saves nothing to go on from");
-                    Lock::Theirs
-                }
-                // Saving says why, if that fails as well.
-                _ => Lock::Ours { _file: None, was_there },
-            };
-        }
-        matches!(lock, Lock::Ours { .. })
+        self.lock.is_ours(&self.folder)
     }
 
     /// Whether the next run goes on from what this one has saved or loaded.
@@ -264,14 +238,11 @@ impl ResumeState {
         if !self.folder.exists() || !self.is_ours() {
             return;
         }
-        // Some systems remove no file that is open.
-        let lock = self.lock.replace(Lock::Untried);
-        let abandoned = matches!(lock, Lock::Ours { was_there: true, .. }) && !self.pointer().exists();
-        drop(lock);
+        let abandoned = self.lock.release() && !self.pointer().exists();
         if self.own.get() || self.useless.get() || abandoned {
             let _ = self.clear();
         }
-        let _ = fs::remove_file(self.folder.join(LOCK));
+        FolderLock::remove(&self.folder);
         // Stays if there is anything else in it.
         let _ = fs::remove_dir(&self.folder);
     }
