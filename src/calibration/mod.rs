@@ -194,8 +194,8 @@ pub struct Calibration<'a, E: Engine> {
 }
 
 impl<'a, E: Engine> Calibration<'a, E> {
-    /// A pass with these windows, with what the options say beside it.
-    pub(crate) fn pass(&self, options: PassOptions) -> Result<Pass<'a, E>> {
+    /// A pass of these windows, with what the options say beside it.
+    pub(crate) fn start(&self, options: PassOptions) -> Result<Pass<'a, E>> {
         Pass::new(self.engine, self.model, self.set.windows(), self.set.header.sequence_length, options, self.progress)
     }
 
@@ -208,7 +208,7 @@ impl<'a, E: Engine> Calibration<'a, E> {
 /// Measures all layers of a model. With `resume`, finished layers are kept there, and an interrupted run goes on from them.
 pub fn calibrate<E: Engine>(calibration: &Calibration<'_, E>, resume: Option<&ResumeState>) -> Result<Statistics> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
-    let pass = calibration.pass(set.leave_room(model, calibration.pass))?;
+    let pass = calibration.start(set.leave_room(model, calibration.pass))?;
     let identity = set.identity(engine, model);
     let finished = resume.map(|state| state.load(&identity, progress, |folder| load_layers(model, set, folder))).transpose()?;
     let (layers, mut batches) = match finished.flatten() {

@@ -14,7 +14,7 @@ use crate::statistics::Mode;
 /// Chooses the kept units of every layer. Two passes over each layer: one to measure, one with the pruned layer.
 pub fn wanda_sp<E: Engine>(calibration: &Calibration<'_, E>, ratio: f64) -> Result<Vec<Kept>> {
     let &Calibration { model, set, progress, .. } = calibration;
-    let pass = calibration.pass(set.leave_room(model, calibration.pass))?;
+    let pass = calibration.start(set.leave_room(model, calibration.pass))?;
     let mut batches = pass.embed(&set.ids)?;
     progress.start("pruning layer by layer", "tokens x layers", calibration.tokens(2 * model.architecture.layers.len()));
     let mut visitor = Wanda { set, ratio, kept: Vec::new() };

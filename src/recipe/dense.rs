@@ -46,7 +46,7 @@ pub trait Sites<E: Engine> {
 /// gathered on the way.
 pub fn measure<E: Engine>(calibration: &Calibration<'_, E>, token_weights: TokenWeights, sites: &mut impl Sites<E>) -> Result<Statistics> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
-    let pass = calibration.pass(set.leave_room(model, leave_room(engine, model, calibration.pass, 0)))?;
+    let pass = calibration.start(set.leave_room(model, leave_room(engine, model, calibration.pass, 0)))?;
     let (statistics, mut batches) = match sites.finished() {
         Some((layers, hidden_states)) => (layers, pass.restore(&hidden_states)?),
         None => (Vec::new(), pass.embed(&set.ids)?),

@@ -23,17 +23,11 @@ pub fn with_covariances(layer: &LayerStatistics, covariances: [&SiteCovariance; 
     layer
 }
 
-/// Writes the covariances of all sites so far, where they are not there yet. The header says that there are any.
-pub fn keep_covariances<'a>(
-    state: &ResumeState,
-    header: &Header,
-    layers: &[LayerStatistics],
-    mut covariances: impl Iterator<Item = &'a SiteCovariance>,
-) -> Result<()> {
-    for (index, layer) in layers.iter().enumerate() {
-        let (Some(attention), Some(mlp)) = (covariances.next(), covariances.next()) else { break };
+/// Writes the covariances of the layers' sites, where they are not there yet. The header says that there are any.
+pub fn keep_covariances(state: &ResumeState, header: &Header, layers: &[LayerStatistics], covariances: &[&SiteCovariance]) -> Result<()> {
+    for (index, (layer, &own)) in layers.iter().zip(covariances.as_chunks().0).enumerate() {
         state.keep_layer(COVARIANCES, index, |path| {
-            let layers = vec![with_covariances(layer, [attention, mlp])];
+            let layers = vec![with_covariances(layer, own)];
             statistics::write(path, &Statistics { header: header.clone(), layers })
         })?;
     }

@@ -218,8 +218,9 @@ impl<'a> Saves<'a> {
 
     /// Writes what every save has; without the white space of other JSON, as a record has a number for every channel.
     fn write<E: Engine>(&self, engine: &E, folder: &Path, layers: &[LayerStatistics], record: &Record<'_>) -> Result<()> {
-        if record.fit.is_none() {
-            keep_covariances(self.state, &self.header, layers, record.curves.iter().filter_map(|curve| curve.covariance.as_ref()))?;
+        if self.keeps_covariances && record.fit.is_none() {
+            let covariances: Vec<_> = record.curves.iter().map(Curve::covariance).collect();
+            keep_covariances(self.state, &self.header, layers, &covariances)?;
         }
         write_statistics(engine, folder, self.set, layers)?;
         let path = folder.join(RECORD);

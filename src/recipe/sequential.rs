@@ -40,7 +40,7 @@ pub fn run<E: Engine>(
     saves: Option<(&Saves<'_>, FirstPass<'_>)>,
 ) -> Result<(Vec<Vec<bool>>, Replaced)> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
-    let pass = calibration.pass(leave_room(engine, model, calibration.pass, 1))?;
+    let pass = calibration.start(leave_room(engine, model, calibration.pass, 1))?;
     let (units, replaced, [mut dense, pruned]) = match start {
         Start::First(removed) => {
             let dense = pass.embed(&set.ids)?;

@@ -75,7 +75,7 @@ impl<E: Engine> Sites<E> for Covariances<'_> {
     fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]) {
         let Some((state, identity, set)) = self.saves.as_ref().filter(|_| statistics.len() < self.all) else { return };
         state.save_if_due(identity, |folder| {
-            keep_covariances(state, &self.header, statistics, self.found.iter())?;
+            keep_covariances(state, &self.header, statistics, &self.found.iter().collect::<Vec<_>>())?;
             save_layers(engine, folder, set, statistics, batches)
         });
     }
