@@ -2,12 +2,10 @@
 
 mod measure;
 mod text;
-mod wanda;
 mod windows;
 
-pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, load_layers, read_statistics, save_layers, write_statistics};
+pub(crate) use measure::{ChannelMoments, HIDDEN_STATES, check_finite, load_layers, read_statistics, save_layers, write_statistics};
 pub use text::{ENOUGH_BYTES, TextSource, fingerprint};
-pub use wanda::wanda_sp;
 pub use windows::{Shard, held_out, sequential_windows, window_starts};
 
 use crate::architecture::Site;

@@ -5,7 +5,7 @@ use super::calibrate::{DEFAULT_SAMPLES, SAVE_INTERVAL, draw, timing};
 use super::plan::{ALIKE, check_reached, layers_table};
 use super::terminal::Terminal;
 use super::{compact, eval, open_engine, open_folder, resumable, with_engine};
-use crate::calibration::{self, Calibration, TextSource};
+use crate::calibration::{Calibration, TextSource};
 use crate::compaction::Changes;
 use crate::disk::files;
 use crate::engine::Engine;
@@ -227,7 +227,7 @@ fn plan<E: Engine>(
     let calibration = Calibration { engine, model, set: &set, pass: args.calibration.passes(), progress: terminal };
     let begin = Instant::now();
     if wanda {
-        let kept = calibration::wanda_sp(&calibration, options.ratio)?;
+        let kept = pruning::wanda_sp(&calibration, options.ratio)?;
         let mut plan = pruning::plan_from_kept(model, options, &kept, args.calibration.compat);
         plan.calibration = Some(set.measured_on(engine));
         let calibration = timing(&set.header, begin.elapsed().as_secs_f64(), false);

@@ -2,7 +2,7 @@
 //! engines. The models and texts are reference material beside the project.
 
 use crate::support::{gpu, shared};
-use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate, sequential_windows, wanda_sp};
+use flap_gpu::calibration::{Calibration, CalibrationOptions, calibrate, sequential_windows};
 use flap_gpu::checkpoint::{TensorFile, Tokenizer};
 use flap_gpu::compensation::{LayerBiases, biases};
 use flap_gpu::engine::Engine;
@@ -14,7 +14,7 @@ use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::plan::{Method, Plan, PlanOptions};
 use flap_gpu::progress::Silent;
-use flap_gpu::pruning::{plan_by_magnitude, plan_from_kept, plan_from_statistics};
+use flap_gpu::pruning::{plan_by_magnitude, plan_from_kept, plan_from_statistics, wanda_sp};
 use flap_gpu::search::Structure;
 use flap_gpu::statistics::Mode;
 use serde_json::Value;

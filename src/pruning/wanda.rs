@@ -1,8 +1,7 @@
 //! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
 
-use super::measure::{ChannelMoments, check_finite};
-use super::{Calibration, CalibrationSet};
 use crate::architecture::Site;
+use crate::calibration::{Calibration, CalibrationSet, ChannelMoments, check_finite};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer};

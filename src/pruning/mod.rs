@@ -1,4 +1,8 @@
-//! From statistics, or from weights alone, to a plan.
+//! From statistics, from weights alone, or layer by layer from what the pruned layers before leave, to a plan.
+
+mod wanda;
+
+pub use wanda::wanda_sp;
 
 use crate::architecture::Site;
 use crate::engine::Engine;
