@@ -47,7 +47,7 @@ impl<E: Engine> ChannelMoments<E> {
     /// Reads the moments of both sites and the column norms of their projections.
     pub fn read(&self, engine: &E, weights: &LayerWeights<E>, mode: Mode) -> Result<LayerStatistics> {
         let site = |site: Site, moments: &E::Moments| -> Result<SiteStatistics> {
-            let norms = engine.column_norms(&weights.projection(site).weight)?;
+            let norms = engine.column_norms(&weights.writer(site).weight)?;
             Ok(SiteStatistics {
                 spread: merge_slots(engine.read_moments(moments)?, mode),
                 weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),

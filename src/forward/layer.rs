@@ -75,9 +75,9 @@ impl<E: Engine> LayerWeights<E> {
         })
     }
 
-    /// The projection that reads a site.
+    /// The projection that writes a site's activations back into the residual stream.
     #[must_use]
-    pub fn projection(&self, site: Site) -> &Linear<E> {
+    pub fn writer(&self, site: Site) -> &Linear<E> {
         match site {
             Site::Attention => &self.o_proj,
             Site::Mlp => &self.down_proj,
@@ -145,7 +145,7 @@ impl<E: Engine> LayerWeights<E> {
     ) -> Result<()> {
         let mut x = self.site_input(engine, site, rope, hidden_states, window_tokens)?;
         observe(&mut x)?;
-        engine.add(hidden_states, &self.projection(site).apply(engine, &x)?)
+        engine.add(hidden_states, &self.writer(site).apply(engine, &x)?)
     }
 }
 

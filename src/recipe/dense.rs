@@ -84,7 +84,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
                 batch.update(engine, |h| {
                     let mut input = weights.site_input(engine, site, pass.rope(), h, pass.window_tokens)?;
                     of_channels.observe(engine, site, &mut input)?;
-                    engine.add(h, &weights.projection(site).apply(engine, &input)?)?;
+                    engine.add(h, &weights.writer(site).apply(engine, &input)?)?;
                     let norm = engine.inverse_norms(h)?;
                     let scales = (!self.token_weights.is_equal()).then_some(&norm);
                     sums.add(engine, &input, None, scales, tokens)?;
