@@ -28,7 +28,7 @@ pub fn size(path: &Path) -> Result<u64> {
 
 /// The names of all that lies in a folder.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
-    let listed = std::fs::read_dir(folder).and_then(|entries| {
+    let listed = fs::read_dir(folder).and_then(|entries| {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()
     });
     listed.map_err(Error::io(folder, "cannot list"))

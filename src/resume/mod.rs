@@ -1,7 +1,8 @@
 //! What interrupted work leaves beside its output, so that the next call goes on from the last save.
 //!
-//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; one of layers' files that all later saves need; a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the
-//! folder. Nothing else is touched there.
+//! A folder `OUTPUT.resume`: a folder of files for each save, of which only the last stays; one of layers' files that all later saves need;
+//! a small file that names the last save and the work it belongs to, written last; and one that is locked while a run uses the folder.
+//! Nothing else is touched there.
 
 mod lock;
 

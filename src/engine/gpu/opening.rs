@@ -4,7 +4,7 @@ use super::adapter::{self, AdapterChoice, Opened};
 use super::{GpuEngine, Matrix, Products};
 use crate::engine::{AttentionShape, Engine, Precision};
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, HostTensor};
+use crate::tensor::{Dtype, HostTensor, narrowed};
 use std::cell::RefCell;
 
 /// Workgroup memory of the wide tile; adapters need offer no more than 16 KiB.
@@ -145,8 +145,7 @@ impl GpuEngine {
         let x: Vec<f32> = (0..tokens * inputs).map(|i| whole_number(i, 1)).collect();
         let w: Vec<f32> = (0..outputs * inputs).map(|i| whole_number(i, 1 << 20)).collect();
         let vector: Vec<f64> = (0..outputs).map(|i| f64::from(whole_number(i, 1 << 21)) * 1024.0 + i as f64).collect();
-        let mut bytes = Vec::new();
-        w.iter().for_each(|&v| Dtype::F16.push(v, &mut bytes));
+        let bytes = narrowed(Dtype::F16, &w).expect("the numbers are small");
         let weight = upload(self, &HostTensor::owning(bytes, Dtype::F16, outputs, inputs))?;
         let mut transposed = vec![0.0f64; inputs];
         for (row, factor) in w.chunks_exact(inputs).zip(&vector) {
