@@ -1,6 +1,6 @@
 //! Bias compensation: the mean of what the removed channels P added to a projection's output, `b = W[:, P] mean(x_P)`.
 
-use crate::architecture::Site;
+use crate::architecture::{PerSite, Site};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -9,25 +9,8 @@ use crate::plan::{Compensation, Plan};
 use crate::progress::Progress;
 use crate::statistics::Statistics;
 
-/// Biases of a layer's two projections `[hidden]`; `None` where nothing was removed.
-#[derive(Debug, Clone, Default)]
-pub struct LayerBiases {
-    /// To be added to `o_proj`'s bias.
-    pub attention: Option<Vec<f32>>,
-    /// To be added to `down_proj`'s bias.
-    pub mlp: Option<Vec<f32>>,
-}
-
-impl LayerBiases {
-    /// One of the two.
-    #[must_use]
-    pub fn site(&self, site: Site) -> Option<&[f32]> {
-        match site {
-            Site::Attention => self.attention.as_deref(),
-            Site::Mlp => self.mlp.as_deref(),
-        }
-    }
-}
+/// Biases of a layer's two projections `[hidden]`, to be added to those that they have; `None` where nothing was removed.
+pub type LayerBiases = PerSite<Option<Vec<f32>>>;
 
 /// The biases that a plan's removals call for, computed by the engine. None in any layer where the plan has no compensation.
 pub fn biases<E: Engine>(
@@ -49,13 +32,17 @@ pub fn biases<E: Engine>(
     let mut result = Vec::with_capacity(count);
     for (layer, planned) in plan.layers.iter().enumerate() {
         interrupt::check()?;
-        let bias = |site: Site, kept: &[usize], channels_per_unit: usize| -> Result<Option<Vec<f32>>> {
-            let mean = statistics.layers[layer].site(site).mean();
+        let bias = |site: Site| -> Result<Option<Vec<f32>>> {
+            let (kept, channels_per_unit) = match site {
+                Site::Attention => (&planned.heads, head_dim),
+                Site::Mlp => (&planned.neurons, 1),
+            };
+            let mean = statistics.layers[layer][site].mean();
             if kept.len() * channels_per_unit == mean.len() {
                 return Ok(None);
             }
             let mut removed: Vec<f32> = mean.iter().map(|&m| m as f32).collect();
-            for &unit in kept {
+            for unit in kept {
                 removed[unit * channels_per_unit..(unit + 1) * channels_per_unit].fill(0.0);
             }
             let matrix = model.part(layer, site.writer().0)?;
@@ -66,8 +53,7 @@ pub fn biases<E: Engine>(
             }
             Ok(Some(bias))
         };
-        result
-            .push(LayerBiases { attention: bias(Site::Attention, &planned.heads, head_dim)?, mlp: bias(Site::Mlp, &planned.neurons, 1)? });
+        result.push(LayerBiases::try_from_fn(bias)?);
         progress.advance(1);
     }
     progress.finish();

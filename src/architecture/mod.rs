@@ -15,7 +15,7 @@ mod tensors;
 
 pub use common::{PRUNED_KEY, per_layer_config};
 pub use rope::{LongWindows, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
-pub use site::Site;
+pub use site::{PerSite, Site};
 pub use tensors::{LayerTensor, Part};
 
 use crate::checkpoint::Config;

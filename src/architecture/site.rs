@@ -1,6 +1,7 @@
 //! The two places of a layer where channels are measured and removed, and the sizes that belong to them.
 
 use super::{Architecture, LayerShape, Part};
+use std::ops::{Index, IndexMut};
 
 /// A place of a layer where its channels can be observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -31,6 +32,45 @@ impl Site {
         match self {
             Self::Attention => (Part::OutputProjection, Part::OutputBias),
             Self::Mlp => (Part::DownProjection, Part::DownBias),
+        }
+    }
+}
+
+/// One for each of a layer's sites.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PerSite<T> {
+    /// At `o_proj`'s input.
+    pub attention: T,
+    /// At `down_proj`'s input.
+    pub mlp: T,
+}
+
+impl<T> PerSite<T> {
+    /// What `make` makes for each.
+    ///
+    /// # Errors
+    /// The first of `make`'s.
+    pub fn try_from_fn<E>(mut make: impl FnMut(Site) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self { attention: make(Site::Attention)?, mlp: make(Site::Mlp)? })
+    }
+}
+
+impl<T> Index<Site> for PerSite<T> {
+    type Output = T;
+
+    fn index(&self, site: Site) -> &T {
+        match site {
+            Site::Attention => &self.attention,
+            Site::Mlp => &self.mlp,
+        }
+    }
+}
+
+impl<T> IndexMut<Site> for PerSite<T> {
+    fn index_mut(&mut self, site: Site) -> &mut T {
+        match site {
+            Site::Attention => &mut self.attention,
+            Site::Mlp => &mut self.mlp,
         }
     }
 }

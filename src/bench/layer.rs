@@ -1,8 +1,7 @@
 //! A decoder layer of a real model's shape, with calibration's moments taken at both sites.
 
 use super::timing::{median_seconds, noise, random_matrix};
-use crate::architecture::LayerShape;
-use crate::architecture::Site;
+use crate::architecture::{LayerShape, PerSite, Site};
 use crate::engine::{Engine, MomentsShape};
 use crate::error::Result;
 use crate::forward::{LayerWeights, Linear, Observer, decoder_layer};
@@ -72,7 +71,7 @@ impl<'a, E: Engine> LayerBench<'a, E> {
     pub fn run(&self, windows: usize, window_tokens: usize, runs: usize) -> Result<f64> {
         let (engine, hidden) = (self.engine, self.shape.hidden);
         let moments = |channels| engine.moments(MomentsShape { channels, windows, window_tokens, windows_per_slot: windows });
-        let mut observer = Moments { attention: moments(hidden)?, mlp: moments(self.shape.mlp)? };
+        let mut observer = Moments::<E>(PerSite { attention: moments(hidden)?, mlp: moments(self.shape.mlp)? });
         let rope = engine.upload(&noise(window_tokens * self.weights.head_dim), self.weights.head_dim)?;
         let states = engine.upload(&noise(windows * window_tokens * hidden), hidden)?;
         median_seconds(engine, runs, || {
@@ -83,13 +82,10 @@ impl<'a, E: Engine> LayerBench<'a, E> {
     }
 }
 
-struct Moments<E: Engine> {
-    attention: E::Moments,
-    mlp: E::Moments,
-}
+struct Moments<E: Engine>(PerSite<E::Moments>);
 
 impl<E: Engine> Observer<E> for Moments<E> {
     fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
-        engine.accumulate(if site == Site::Attention { &mut self.attention } else { &mut self.mlp }, x, 0)
+        engine.accumulate(&mut self.0[site], x, 0)
     }
 }

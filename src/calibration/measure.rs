@@ -1,7 +1,7 @@
 //! The visitor that measures: moments on the device at both sites of a layer, merged in f64 on the host.
 
 use super::CalibrationSet;
-use crate::architecture::Site;
+use crate::architecture::{PerSite, Site};
 use crate::engine::{Engine, MomentsShape, SlotMoments};
 use crate::error::{Error, Result};
 use crate::forward::{LayerWeights, Observer};
@@ -19,8 +19,7 @@ pub const HIDDEN_STATES: &str = "hidden-states.f32";
 
 /// Running moments of the channels of a layer's two sites.
 pub struct ChannelMoments<E: Engine> {
-    attention: E::Moments,
-    mlp: E::Moments,
+    moments: PerSite<E::Moments>,
     /// First window of the batch that passes now.
     first_window: usize,
 }
@@ -28,15 +27,15 @@ pub struct ChannelMoments<E: Engine> {
 impl<E: Engine> ChannelMoments<E> {
     /// Empty moments for a layer.
     pub fn new(engine: &E, weights: &LayerWeights<E>, set: &CalibrationSet) -> Result<Self> {
-        let moments = |site: Site| {
+        let moments = PerSite::try_from_fn(|site| {
             engine.moments(MomentsShape {
                 channels: weights.shape.channels(site, weights.head_dim),
                 windows: set.windows(),
                 window_tokens: set.header.sequence_length,
                 windows_per_slot: set.windows_per_slot,
             })
-        };
-        Ok(Self { attention: moments(Site::Attention)?, mlp: moments(Site::Mlp)?, first_window: 0 })
+        })?;
+        Ok(Self { moments, first_window: 0 })
     }
 
     /// Says which batch passes next.
@@ -46,26 +45,21 @@ impl<E: Engine> ChannelMoments<E> {
 
     /// Reads the moments of both sites and the column norms of their projections.
     pub fn read(&self, engine: &E, weights: &LayerWeights<E>, mode: Mode) -> Result<LayerStatistics> {
-        let site = |site: Site, moments: &E::Moments| -> Result<SiteStatistics> {
+        LayerStatistics::try_from_fn(|site| {
             let norms = engine.column_norms(&weights.writer(site).weight)?;
             Ok(SiteStatistics {
-                spread: merge_slots(engine.read_moments(moments)?, mode),
+                spread: merge_slots(engine.read_moments(&self.moments[site])?, mode),
                 weight_square_sum: norms.square_sum.into_iter().map(f64::from).collect(),
                 weight_absolute_mean: norms.absolute_mean.into_iter().map(f64::from).collect(),
                 covariance: None,
             })
-        };
-        Ok(LayerStatistics { attention: site(Site::Attention, &self.attention)?, mlp: site(Site::Mlp, &self.mlp)? })
+        })
     }
 }
 
 impl<E: Engine> Observer<E> for ChannelMoments<E> {
     fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
-        let moments = match site {
-            Site::Attention => &mut self.attention,
-            Site::Mlp => &mut self.mlp,
-        };
-        engine.accumulate(moments, x, self.first_window)
+        engine.accumulate(&mut self.moments[site], x, self.first_window)
     }
 }
 
@@ -165,7 +159,7 @@ pub fn load_layers(model: &Model, set: &CalibrationSet, folder: &Path) -> Result
 /// Fails, naming the layer and site, if a moment is NaN or infinite.
 pub fn check_finite(layer: usize, statistics: &LayerStatistics) -> Result<()> {
     for site in Site::BOTH {
-        let measured = statistics.site(site);
+        let measured = &statistics[site];
         let all = [measured.mean().to_vec(), measured.fluctuation(), measured.square()];
         if let Some(channel) = all.iter().find_map(|values| values.iter().position(|v| !v.is_finite())) {
             let place = format_args!("at the {} site of layer {layer}, channel {channel}", site.name());

@@ -4,6 +4,7 @@ use super::args::{Common, ForwardArguments};
 use super::eval::note_long;
 use super::terminal::Terminal;
 use super::{open_engine, open_model, shown, with_engine};
+use crate::architecture::PerSite;
 use crate::checkpoint::{SafetensorsWriter, TensorFile, TensorHeader};
 use crate::disk::OutputFile;
 use crate::error::Error;
@@ -25,7 +26,7 @@ pub fn run(args: &ForwardArguments, common: &Common, terminal: &Terminal) -> Res
     let engine = open_engine(common)?;
     let result = with_engine!(engine, e => run_tokens(e, &model, &ids, length, args.taps, PassOptions::default(), terminal))?;
     let mut tensors = vec![("logits".to_string(), result.logits)];
-    for (layer, [attention, mlp]) in result.taps.into_iter().enumerate() {
+    for (layer, PerSite { attention, mlp }) in result.taps.into_iter().enumerate() {
         tensors.push((format!("layers.{layer}.attention"), attention));
         tensors.push((format!("layers.{layer}.mlp"), mlp));
     }

@@ -142,7 +142,7 @@ fn inspect_statistics(path: &Path, terminal: &Terminal) -> Result<()> {
     let layers: Vec<_> = statistics
         .layers
         .iter()
-        .map(|layer| Site::BOTH.map(|site| (layer.site(site).channels(), average(&layer.site(site).fluctuation()))))
+        .map(|layer| Site::BOTH.map(|site| (layer[site].channels(), average(&layer[site].fluctuation()))))
         .collect();
     let layer = |[a, m]: &[(usize, f64); 2]| json!({"attention_channels": a.0, "attention_fluctuation": a.1, "mlp_channels": m.0, "mlp_fluctuation": m.1});
     let report = json!({"kind": "statistics", "header": header, "tokens": header.tokens(), "complete": header.is_complete(),

@@ -148,7 +148,7 @@ impl CompactModel {
             }
             if let Some(host) = replaced.get(&(layer, part)) {
                 tensors.push(whole(layer, part, host));
-            } else if let Some(values) = biases.get(layer).and_then(|biases| biases.site(site)) {
+            } else if let Some(values) = biases.get(layer).and_then(|biases| biases[site].as_deref()) {
                 tensors.push(bias(part, layer, stored.read()?.dtype, values)?);
             }
         }
@@ -216,7 +216,7 @@ fn kept_part(
     if !host.is_finite() {
         return Err(stored.not_finite());
     }
-    let added = biases.get(layer).and_then(|biases| biases.site(site));
+    let added = biases.get(layer).and_then(|biases| biases[site].as_deref());
     let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
     bias(tensor.part, layer, host.dtype, &values)
 }

@@ -8,7 +8,7 @@ pub use divergence::Predictions;
 pub use guard::{Guard, Guarded};
 pub use teacher::Teacher;
 
-use crate::architecture::Site;
+use crate::architecture::{PerSite, Site};
 use crate::engine::{CrossEntropy, Engine, negative_log_likelihood};
 use crate::error::{Error, Result};
 use crate::forward::{Head, LayerWeights, Observer, Unobserved};
@@ -120,7 +120,7 @@ pub struct ForwardOutput {
     /// `[tokens, vocabulary]`.
     pub logits: Vec<f32>,
     /// Per layer the inputs of `o_proj` and `down_proj`, `[tokens, channels]`; empty unless asked for.
-    pub taps: Vec<[Vec<f32>; 2]>,
+    pub taps: Vec<PerSite<Vec<f32>>>,
 }
 
 /// Runs windows of token ids through a model and returns all logits and, if asked, every site's activations.
@@ -165,13 +165,13 @@ pub fn run_tokens<E: Engine>(
 
 /// Keeps copies of what passes the sites.
 struct Capture {
-    taps: Option<Vec<[Vec<f32>; 2]>>,
+    taps: Option<Vec<PerSite<Vec<f32>>>>,
 }
 
 impl<E: Engine> Visitor<E> for Capture {
     fn run(&mut self, pass: &Pass<'_, E>, _: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
         let Some(taps) = &mut self.taps else { return Unvisited.run(pass, 0, weights, batches) };
-        taps.push(Default::default());
+        taps.push(PerSite::default());
         batches.iter_mut().try_for_each(|batch| pass.layer(weights, batch, self))
     }
 }
@@ -179,7 +179,7 @@ impl<E: Engine> Visitor<E> for Capture {
 impl<E: Engine> Observer<E> for Capture {
     fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
         if let Some(layer) = self.taps.as_mut().and_then(|taps| taps.last_mut()) {
-            layer[usize::from(site == Site::Mlp)].extend(engine.download(x)?);
+            layer[site].extend(engine.download(x)?);
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub fn check_statistics(model: &Model, statistics: &Statistics) -> Result<()> {
         return Err(other());
     }
     for (index, layer) in statistics.layers.iter().enumerate() {
-        if Site::BOTH.iter().any(|&site| layer.site(site).channels() != model.architecture.channels(index, site)) {
+        if Site::BOTH.iter().any(|&site| layer[site].channels() != model.architecture.channels(index, site)) {
             return Err(other());
         }
     }

@@ -1,6 +1,6 @@
 //! Wanda-sp: each layer is measured on the stream that the already pruned layers before it produce, pruned, and run again.
 
-use crate::architecture::Site;
+use crate::architecture::{PerSite, Site};
 use crate::calibration::{Calibration, CalibrationSet, ChannelMoments, check_finite};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -54,24 +54,22 @@ impl<E: Engine> Visitor<E> for Wanda<'_> {
 }
 
 /// Zeroes the channels of removed units at both sites.
-struct Mask<E: Engine> {
-    attention: E::Tensor,
-    mlp: E::Tensor,
-}
+struct Mask<E: Engine>(PerSite<E::Tensor>);
 
 impl<E: Engine> Mask<E> {
     fn new(engine: &E, weights: &LayerWeights<E>, kept: &Kept) -> Result<Self> {
-        let ones = |kept: &[bool], site: Site| -> Vec<f32> {
+        let mask = PerSite::try_from_fn(|site| {
+            let units = if site == Site::Attention { &kept.attention } else { &kept.mlp };
             let repeat = weights.shape.channels_per_unit(site, weights.head_dim);
-            kept.iter().flat_map(|&keep| std::iter::repeat_n(f32::from(u8::from(keep)), repeat)).collect()
-        };
-        let (attention, mlp) = (ones(&kept.attention, Site::Attention), ones(&kept.mlp, Site::Mlp));
-        Ok(Self { attention: engine.upload(&attention, attention.len())?, mlp: engine.upload(&mlp, mlp.len())? })
+            let ones: Vec<f32> = units.iter().flat_map(|&keep| std::iter::repeat_n(f32::from(u8::from(keep)), repeat)).collect();
+            engine.upload(&ones, ones.len())
+        });
+        Ok(Self(mask?))
     }
 }
 
 impl<E: Engine> Observer<E> for Mask<E> {
     fn observe(&mut self, engine: &E, site: Site, x: &mut E::Tensor) -> Result<()> {
-        engine.scale_columns(x, if site == Site::Attention { &self.attention } else { &self.mlp })
+        engine.scale_columns(x, &self.0[site])
     }
 }

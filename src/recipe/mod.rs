@@ -98,10 +98,11 @@ pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, r
     let saves = saves.as_ref();
     let Finished { first, search, second } = saves.map(|saves| saves.load(progress)).transpose()?.unwrap_or_default();
     let (curves, statistics) = Curves::measure(calibration, options, first, saves)?;
-    let first = FirstPass { layers: &statistics.layers, curves: &curves };
+    let first = FirstPass { layers: &statistics.layers, curves: &curves.sites };
+    let kept_in = saves.map(|saves| (saves, first));
     let removed = match (&second, options.recipe) {
         (Some(fitted), _) => fitted.units.removed.clone(),
-        (None, Recipe::Search) => search::allocate(calibration, options, first, search, saves)?,
+        (None, Recipe::Search) => search::allocate(calibration, options, &curves, search, kept_in)?,
         (None, _) => curves.allocate(model, options)?,
     };
     if removed.iter().all(|&count| count == 0) {
@@ -114,7 +115,7 @@ pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, r
         (kept, replaced)
     } else {
         let start = second.map_or(Start::First(removed), Start::Behind);
-        sequential::run(calibration, options, start, saves.map(|saves| (saves, first)))?
+        sequential::run(calibration, options, start, kept_in)?
     };
     let plan = plan_of(model, options, kept, errors, &statistics);
     let changes = Changes { biases: Vec::new(), replaced };

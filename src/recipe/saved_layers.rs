@@ -19,7 +19,7 @@ const WEIGHTS: &str = "weights";
 /// A layer's statistics with the covariances of its two sites.
 pub fn with_covariances(layer: &LayerStatistics, covariances: [&SiteCovariance; 2]) -> LayerStatistics {
     let mut layer = layer.clone();
-    Site::BOTH.into_iter().zip(covariances).for_each(|(site, covariance)| layer.site_mut(site).covariance = Some(covariance.clone()));
+    Site::BOTH.into_iter().zip(covariances).for_each(|(site, covariance)| layer[site].covariance = Some(covariance.clone()));
     layer
 }
 

@@ -5,7 +5,6 @@
 //! written once, in files of single layers beside the saves.
 
 use super::curve::Curve;
-use super::curves::Curves;
 use super::saved_layers::{forget_covariances, keep_covariances, keep_weights, read_covariances, read_weights};
 use crate::architecture::Site;
 use crate::calibration::{Calibration, CalibrationSet, HIDDEN_STATES, read_statistics, write_statistics};
@@ -107,7 +106,7 @@ pub struct FirstPass<'a> {
     /// Statistics of all layers.
     pub layers: &'a [LayerStatistics],
     /// Curves of all sites.
-    pub curves: &'a Curves,
+    pub curves: &'a [Curve],
 }
 
 impl<'a> Saves<'a> {
@@ -190,7 +189,7 @@ impl<'a> Saves<'a> {
 
     /// Saves the first pass and how far the search has come, if it is time for it.
     pub fn save_searched<E: Engine>(&self, engine: &E, first: FirstPass<'_>, search: &Searched) {
-        let record = Record { curves: (&first.curves.sites).into(), search: Some(Cow::Borrowed(search)), fit: None };
+        let record = Record { curves: first.curves.into(), search: Some(Cow::Borrowed(search)), fit: None };
         self.state.save_if_due(&self.identity, |folder| self.write(engine, folder, first.layers, &record));
     }
 
@@ -203,7 +202,7 @@ impl<'a> Saves<'a> {
         replaced: &Replaced,
         [dense, pruned]: [&[Batch<E>]; 2],
     ) {
-        let record = Record { curves: (&first.curves.sites).into(), search: None, fit: Some(Cow::Borrowed(units)) };
+        let record = Record { curves: first.curves.into(), search: None, fit: Some(Cow::Borrowed(units)) };
         let saved = self.state.save_if_due(&self.identity, |folder| {
             keep_weights(self.state, 0..units.kept.len() / 2, replaced)?;
             self.write(engine, folder, first.layers, &record)?;

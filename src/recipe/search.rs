@@ -29,16 +29,15 @@ const SLICE: usize = 16;
 const ROUND: f64 = 0.05;
 
 /// Removed units of every site. Says beforehand what it will cost. Goes on behind the rounds of an interrupted run; finished ones go to the
-/// saves.
+/// saves, beside the first pass.
 pub fn allocate<E: Engine>(
     calibration: &Calibration<'_, E>,
     plan: &PlanOptions,
-    first: FirstPass<'_>,
+    curves: &Curves,
     finished: Option<Searched>,
-    saves: Option<&Saves<'_>>,
+    saves: Option<(&Saves<'_>, FirstPass<'_>)>,
 ) -> Result<Vec<usize>> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
-    let curves = first.curves;
     let sites = curves.allocation_sites(model, plan);
     // Fails where no allocation reaches the ratio.
     allocate_by_curves(&sites, plan.ratio)?;
@@ -89,7 +88,7 @@ pub fn allocate<E: Engine>(
         fits = made;
         fits.retain(|&(site, count), _| removed[site] == count);
         search.rounds = round;
-        if let Some(saves) = saves {
+        if let Some((saves, first)) = saves {
             saves.save_searched(engine, first, &search);
         }
     }

@@ -95,7 +95,7 @@ impl Statistics {
     /// # Errors
     /// If the statistics hold none.
     pub fn covariances(&self) -> Result<Vec<(usize, Site, &SiteCovariance)>> {
-        let sites = self.layers.iter().enumerate().flat_map(|(index, layer)| Site::BOTH.map(|site| (index, site, layer.site(site))));
+        let sites = self.layers.iter().enumerate().flat_map(|(index, layer)| Site::BOTH.map(|site| (index, site, &layer[site])));
         let found: Option<Vec<_>> = sites.map(|(layer, site, measured)| Some((layer, site, measured.covariance.as_ref()?))).collect();
         found.ok_or_else(no_covariances)
     }

@@ -168,7 +168,7 @@ pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
     for (index, layer) in statistics.layers.iter().enumerate() {
         for site in Site::BOTH {
             let name = |vector: &str| format!("layers.{index}.{}.{vector}", site.name());
-            let own = layer.site(site);
+            let own = &layer[site];
             tensors.extend(vectors(own).into_iter().map(|(vector, values)| (name(vector), Values::F64(values))));
             if let Some(covariance) = &own.covariance {
                 tensors.push((name(COVARIANCE_SCALES), Values::Pair([covariance.weight, covariance.stream_square])));
@@ -241,7 +241,7 @@ pub fn read(path: &Path) -> Result<Statistics> {
             }
             Ok(statistics)
         };
-        result.push(LayerStatistics { attention: site(Site::Attention)?, mlp: site(Site::Mlp)? });
+        result.push(LayerStatistics::try_from_fn(site)?);
     }
     Ok(Statistics { header, layers: result })
 }

@@ -11,7 +11,7 @@ pub use covariance::{SiteCovariance, TokenWeights, packed_length};
 pub use file::{Header, Mode, read, write};
 pub use moments::Moments;
 
-use crate::architecture::Site;
+use crate::architecture::{PerSite, Site};
 use crate::disk::Scratch;
 use crate::error::{Error, Result};
 
@@ -73,33 +73,7 @@ impl SiteStatistics {
 }
 
 /// Both sites of a layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerStatistics {
-    /// At `o_proj`'s input.
-    pub attention: SiteStatistics,
-    /// At `down_proj`'s input.
-    pub mlp: SiteStatistics,
-}
-
-impl LayerStatistics {
-    /// One of the sites.
-    #[must_use]
-    pub fn site(&self, site: Site) -> &SiteStatistics {
-        match site {
-            Site::Attention => &self.attention,
-            Site::Mlp => &self.mlp,
-        }
-    }
-
-    /// One of the sites.
-    #[must_use]
-    pub fn site_mut(&mut self, site: Site) -> &mut SiteStatistics {
-        match site {
-            Site::Attention => &mut self.attention,
-            Site::Mlp => &mut self.mlp,
-        }
-    }
-}
+pub type LayerStatistics = PerSite<SiteStatistics>;
 
 /// A calibration's result.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,8 +97,8 @@ pub fn merge(parts: Vec<Statistics>) -> Result<Statistics> {
     let mut scratch = Scratch::new()?;
     for (index, layer) in merged.layers.iter_mut().enumerate() {
         for site in Site::BOTH {
-            let into = layer.site_mut(site);
-            let same = || parts.iter().map(|part| part.layers.get(index).map(|layer| layer.site(site)));
+            let into = &mut layer[site];
+            let same = || parts.iter().map(|part| part.layers.get(index).map(|layer| &layer[site]));
             if !same().all(|part| part.is_some_and(|part| part.channels() == into.channels())) {
                 return Err(Error::input("the statistics do not belong together: their layers differ in size"));
             }

@@ -113,7 +113,7 @@ fn check_biases(reference: &Reference, run: &str, found: &[LayerBiases]) {
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         for (layer, expected) in expected.chunks_exact(reference.model.architecture.hidden_size).enumerate() {
             let zeros = vec![0.0; expected.len()];
-            let found = found[layer].site(site).unwrap_or(&zeros);
+            let found = found[layer][site].as_deref().unwrap_or(&zeros);
             let apart = expected.iter().zip(found).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(apart <= BIAS_TOLERANCE * largest, "{run} layer {layer} {}: bias differs by {apart} of {largest}", site.name());
         }

@@ -1,6 +1,7 @@
 //! Every family and number format against the activations that Hugging Face transformers computes in f32.
 
 use crate::support::{GOLDEN, data, normalised_squared_error, on_both_engines};
+use flap_gpu::architecture::PerSite;
 use flap_gpu::checkpoint::TensorFile;
 use flap_gpu::evaluation::run_tokens;
 use flap_gpu::model::Model;
@@ -44,7 +45,7 @@ fn logits_and_site_inputs_agree() {
             };
             check("logits", &output.logits);
             assert_eq!(output.taps.len(), model.architecture.layers.len());
-            for (layer, [attention, mlp]) in output.taps.iter().enumerate() {
+            for (layer, PerSite { attention, mlp }) in output.taps.iter().enumerate() {
                 check(&format!("layers.{layer}.attention"), attention);
                 check(&format!("layers.{layer}.mlp"), mlp);
             }
