@@ -107,10 +107,15 @@ fn main(
         b_tile[thread + 256u] = next.later_b;
         workgroupBarrier();
         next = read_ahead(a_columns, b_columns, token + DEPTH + staged_token);
-        // Step by step and not in a loop: compilers move what is read ahead behind a loop, where it is waited for at once.
+        if (LOOPED) {
+            for (var k = 0u; k < DEPTH; k++) {
+                add_products(&sums, k, local.y, local.x);
+            }
+        } else {
 //#repeat k 16
-        add_products(&sums, $ku, local.y, local.x);
+            add_products(&sums, $ku, local.y, local.x);
 //#end
+        }
         workgroupBarrier();
     }
     let row = first_a + local.y * 4u;

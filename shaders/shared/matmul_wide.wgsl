@@ -84,10 +84,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         stage(place, next, depth + staged_input < params.inputs);
         workgroupBarrier();
         next = read_ahead(x_lines, weight_lines, depth + DEPTH + staged_input);
-        // Step by step and not in a loop: compilers move what is read ahead behind a loop, where it is waited for at once.
+        if (LOOPED) {
+            for (var k = 0u; k < DEPTH; k++) {
+                add_products(&sums, k, line, column);
+            }
+        } else {
 //#repeat k 16
-        add_products(&sums, $ku, line, column);
+            add_products(&sums, $ku, line, column);
 //#end
+        }
         workgroupBarrier();
     }
     let token = first_token + line * 4u;

@@ -12,3 +12,7 @@ fn add_outer(sums: ptr<function, Sums>, a_low: vec4<f32>, a_high: vec4<f32>, b_l
     (*sums).high_low += outer(a_high, b_low);
     (*sums).high_high += outer(a_high, b_high);
 }
+
+// Whether the products of a tile are made in a loop or step by step. Written out, reads run ahead of them: compilers move what is read ahead
+// behind a loop, where it is waited for at once. But some then read all steps' operands at once, for which their GPUs have too few registers.
+override LOOPED: bool = false;

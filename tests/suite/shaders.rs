@@ -32,7 +32,7 @@ fn validated(kernel: Kernel) -> (naga::Module, ModuleInfo) {
 fn constants(module: &naga::Module, largest: bool) -> naga::back::PipelineConstants {
     let value = |name: &str| {
         let (with_largest, with_smallest) = match name {
-            "ALIGNED" | "PAIRED" => (1.0, 0.0),
+            "ALIGNED" | "LOOPED" | "PAIRED" => (1.0, 0.0),
             "HEAD_DIM" => (256.0, 64.0),
             "SUBGROUP_SIZE" => (64.0, 8.0),
             "STEPS" => (8.0, 1.0),

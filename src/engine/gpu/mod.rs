@@ -19,6 +19,7 @@ mod tiles;
 
 pub use adapter::{AdapterChoice, AdapterReport, list};
 pub use moments::Moments;
+pub use pace::Form;
 pub use products::Products;
 pub use shaders::Kernel;
 pub use tensor::{Matrix, Tensor};
@@ -49,8 +50,8 @@ pub struct GpuEngine {
     /// Whether attention runs on matrix units, where products do; and with heads of how many channels it has been right there, or not.
     attends_on_units: bool,
     attention_checks: RefCell<BTreeMap<usize, bool>>,
-    /// Whether large products take the wide tile, which needs many registers; see [`pace`].
-    wide: bool,
+    /// What suits the registers: see [`pace`].
+    form: Form,
     /// Stands in where a kernel's binding is not used.
     unused: Buffer,
 }
@@ -103,8 +104,8 @@ impl GpuEngine {
 
     /// Works as on a device with other registers or another speed: see [`pace`].
     #[must_use]
-    pub fn with_pace(mut self, wide: bool, short_work: u64) -> Self {
-        self.wide = wide;
+    pub fn with_pace(mut self, form: Form, short_work: u64) -> Self {
+        self.form = form;
         self.context.short_work = short_work;
         self
     }

@@ -1,7 +1,7 @@
 //! From an adapter to an engine that is known to multiply rightly: a driver that does not must not spoil a model.
 
 use super::adapter::{self, AdapterChoice, Opened};
-use super::{GpuEngine, Matrix, Products};
+use super::{Form, GpuEngine, Matrix, Products};
 use crate::engine::{AttentionShape, Engine, Precision};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, HostTensor, narrowed};
@@ -68,7 +68,7 @@ impl GpuEngine {
             products: products[0],
             attends_on_units: false,
             attention_checks: RefCell::default(),
-            wide,
+            form: Form { wide, looped: false },
             unused,
         };
         let mut result = Ok(());
@@ -81,7 +81,7 @@ impl GpuEngine {
         }
         result?;
         engine.measure_pace()?;
-        tracing::debug!(products = ?engine.products, wide = engine.wide, short_work = engine.context.short_work, "opened {}", engine.info.label());
+        tracing::debug!(products = ?engine.products, form = ?engine.form, short_work = engine.context.short_work, "opened {}", engine.info.label());
         Ok(engine)
     }
 

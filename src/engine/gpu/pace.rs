@@ -17,16 +17,33 @@ const SHORT: f64 = 0.1;
 /// Seconds of work before the tiles are compared, and how often each is timed, in turns.
 const WARM_UP: f64 = 0.03;
 const ROUNDS: usize = 3;
-/// How much faster the narrow tile must be to be taken: small differences are noise.
+/// How much faster than the wide tile the narrow one must be to be taken, because it reads more; and than steps written out, the loop: small
+/// differences are noise.
 const CLEARLY: f64 = 1.2;
+const SOMEWHAT: f64 = 1.05;
+
+/// How products are made in f32, and sums over tokens. All forms sum in the same order, so results do not depend on the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Whether large products take the wide tile, which needs four times the registers.
+    pub wide: bool,
+    /// Whether a wide tile's products are made in a loop.
+    pub looped: bool,
+}
+
+impl Form {
+    /// The kernels' constant.
+    pub(super) fn looped(self) -> (&'static str, u32) {
+        ("LOOPED", self.looped.into())
+    }
+}
 
 impl GpuEngine {
-    /// Multiplies a little in the wide tile and, in f32, in the narrow one, which needs a quarter of the registers: GPUs with few of them keep
-    /// the sums of a wide tile in memory. Both tiles sum in the same order, so results do not depend on the choice. (In f16 only the wide one
-    /// rounds activations.)
+    /// Multiplies a little in every form: GPUs with few registers keep the sums of a wide tile in memory, or what their compilers have read
+    /// for it. (In f16 the narrow tile is left out, as only the wide one rounds activations.)
     pub(super) fn measure_pace(&mut self) -> Result<()> {
         let mut side = FIRST_SIDE;
-        // Its kernel is built at the first use; the narrow tile's is while the first of its rounds is timed, which is not its least.
+        // A form's kernel is built at its first use; the others' are while the first of their rounds are timed, which are not their least.
         self.seconds(side, Self::upload_matrix)?;
         while self.seconds(side, Self::upload_matrix)? < LONG_ENOUGH && side < LAST_SIDE {
             side *= 2;
@@ -36,27 +53,43 @@ impl GpuEngine {
         while begin.elapsed().as_secs_f64() < WARM_UP {
             self.seconds(side, Self::upload_matrix)?;
         }
-        let tiles: &[bool] = if self.wide && self.products == Products::F32 { &[true, false] } else { &[self.wide] };
-        let mut least = vec![f64::INFINITY; tiles.len()];
-        for _ in 0..ROUNDS {
-            for (&wide, least) in tiles.iter().zip(&mut least) {
-                self.wide = wide;
-                *least = least.min(self.seconds(side, Self::upload_matrix)?);
-            }
+        let [narrow, wide, looped] = [(false, false), (true, false), (true, true)].map(|(wide, looped)| Form { wide, looped });
+        let forms: &[Form] = match self.products {
+            _ if !self.form.wide => &[narrow],
+            Products::F32 => &[wide, looped, narrow],
+            Products::F16 | Products::Cooperative { .. } => &[wide, looped],
+        };
+        // Sums over tokens, and attention of some shapes, are not for matrix units, and take as long as products in f32.
+        let least = self.least_seconds(side, forms, Self::upload_rows)?;
+        let looped = least.len() > 1 && least[1] * SOMEWHAT < least[0];
+        let mut chosen = usize::from(looped);
+        if least.len() > 2 && least[2] * CLEARLY < least[chosen] {
+            chosen = 2;
         }
-        let narrow = least.len() == 2 && least[1] * CLEARLY < least[0];
-        self.wide = tiles[usize::from(narrow)];
-        let mut pace = (side * side * INPUTS) as f64 / least[usize::from(narrow)];
+        self.form = Form { wide: forms[chosen].wide, looped };
+        let mut slowest = least[chosen];
         if matches!(self.products, Products::Cooperative { .. }) {
-            // Sums of products, and attention of some shapes, are not for matrix units, and take as long as products in f32.
-            let mut least = f64::INFINITY;
-            for _ in 0..ROUNDS {
-                least = least.min(self.seconds(side, Self::upload_rows)?);
-            }
-            pace = pace.min((side * side * INPUTS) as f64 / least);
+            slowest = slowest.max(self.least_seconds(side, &[self.form], Self::upload_matrix)?[0]);
         }
-        self.context.short_work = (pace * SHORT) as u64;
+        self.context.short_work = ((side * side * INPUTS) as f64 / slowest * SHORT) as u64;
         Ok(())
+    }
+
+    /// Of a product in each of these forms, which are timed in turns.
+    fn least_seconds(
+        &mut self,
+        side: usize,
+        forms: &[Form],
+        upload: impl Fn(&Self, &HostTensor) -> Result<Matrix> + Copy,
+    ) -> Result<Vec<f64>> {
+        let mut least = vec![f64::INFINITY; forms.len()];
+        for _ in 0..ROUNDS {
+            for (&form, least) in forms.iter().zip(&mut least) {
+                self.form = form;
+                *least = least.min(self.seconds(side, upload)?);
+            }
+        }
+        Ok(least)
     }
 
     /// Of a product with so many tokens and outputs, by a weight that is uploaded like this.

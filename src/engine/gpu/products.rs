@@ -101,6 +101,7 @@ impl GpuEngine {
                     let threads = SUBGROUPS * subgroup_size;
                     vec![("SUBGROUP_SIZE", subgroup_size), ("THREADS", threads), ("STEPS", tile_units(tile) as u32 / threads)]
                 }
+                _ if tile == WIDE_TILE => vec![weight.format(), self.form.looped()],
                 _ => vec![weight.format()],
             };
             let mut buffers = vec![(1, panel), (3, bias.map_or(&self.unused, Tensor::buffer)), (4, y.buffer())];
@@ -132,7 +133,7 @@ impl GpuEngine {
 
     /// The kernel for a product of so many tokens with rows of a weight, and the side of its tile.
     fn kernel(&self, tokens: usize, rows: usize, weight: &Matrix) -> (Kernel, usize) {
-        let fits = self.wide && weight.rows >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
+        let fits = self.form.wide && weight.rows >= WIDE_OUTPUTS && weight.columns.is_multiple_of(4);
         let wide = fits && tokens >= WIDE_TOKENS && rows >= WIDE_OUTPUTS;
         match (self.products, weight.tile) {
             (Products::Cooperative { side: 16, .. }, Some(tile)) => {

@@ -31,11 +31,11 @@ impl GpuEngine {
             return self.over(Kernel::CrossColumn, &params, &buffers, width, CROSS_COLUMN_WIDTH);
         }
         let aligned = [a.columns, columns.start, columns.len(), b.columns, sum.columns].iter().all(|n| n.is_multiple_of(4));
-        let constants = [("ALIGNED", u32::from(aligned))];
+        let constants = [("ALIGNED", u32::from(aligned)), self.form.looped()];
         let params = words([a.rows, a.columns, columns.start, columns.len(), b.columns, sum.columns, usize::from(symmetric)]);
         let [width, rows] = words([sum.columns.div_ceil(CROSS_TILE), columns.len().div_ceil(CROSS_TILE)]);
         // Where the wide tile of products does not suit the registers, this one does not either.
-        let slowness = if self.wide { 1 } else { SLOWNESS };
+        let slowness = if self.form.wide { 1 } else { SLOWNESS };
         let row_work = slowness * (CROSS_TILE * sum.columns * a.rows) as u64;
         let operation = || format!("[{}, {}] by [{}, {}]", a.rows, columns.len(), b.rows, b.columns);
         let buffers = [(1, a.buffer()), (2, b.buffer()), (3, sum.changed())];

@@ -10,6 +10,7 @@ use Case::*;
 
 use cases::{CASES, Case};
 use definitions::matrix;
+use flap_gpu::engine::gpu::Form;
 use flap_gpu::engine::{AttentionShape, Engine, Precision};
 use flap_gpu::tensor::Dtype::F16;
 use flap_gpu::tensor::HostTensor;
@@ -99,12 +100,14 @@ fn peaks_can_be_measured() {
 #[test]
 fn results_do_not_depend_on_the_pace() {
     for precision in [Precision::F32, Precision::F16] {
-        let engine = |wide, short_work| Some(gpu_with(precision)?.with_pace(wide, short_work));
-        let Some(whole) = engine(true, u64::MAX) else { return };
-        let (in_pieces, narrow) = (engine(true, 1).expect("opened before"), engine(false, u64::MAX).expect("opened before"));
+        let engine = |wide, looped, short_work| Some(gpu_with(precision)?.with_pace(Form { wide, looped }, short_work));
+        let Some(whole) = engine(true, false, u64::MAX) else { return };
+        let others = [(true, false, 1), (true, true, u64::MAX), (false, false, u64::MAX)];
+        let [in_pieces, looped, narrow] = others.map(|(wide, looped, work)| engine(wide, looped, work).expect("opened before"));
         for case in CASES.into_iter().filter(|case| matches!(case, Linear { .. } | Attention { .. } | Cross { .. })) {
             let expected = case.run(&whole);
             assert_eq!(case.run(&in_pieces), expected, "{case:?} in pieces, {precision:?}");
+            assert_eq!(case.run(&looped), expected, "{case:?} in a loop, {precision:?}");
             if precision == Precision::F32 {
                 assert_eq!(case.run(&narrow), expected, "{case:?} in narrow tiles");
             }
