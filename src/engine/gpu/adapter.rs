@@ -28,7 +28,7 @@ pub struct AdapterReport {
     pub shader_f16: bool,
     /// Subgroup operations in shaders.
     pub subgroups: bool,
-    /// Matrix units in shaders.
+    /// Matrix units in shaders, of a kind that products can use: square, f16 by f16 to f32.
     pub cooperative_matrix: bool,
 }
 
@@ -83,7 +83,7 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
         max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
-        cooperative_matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        cooperative_matrix: !matrix_units(adapter).is_empty(),
     }
 }
 
