@@ -66,7 +66,7 @@ impl Model {
         Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None }.checked()
     }
 
-    /// What lies in the model's folder or configuration and is not taken into account.
+    /// What lies in the model's folder or configuration and is not taken into account, or taken for something else.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let adapter = self.path.join("adapter_config.json").exists();
@@ -75,7 +75,9 @@ impl Model {
             adapter.then(|| "the adapter in the model's folder is left aside: merge it first if it belongs to the model".to_string());
         let family = self.architecture.family;
         let code = code.then(|| format!("the model's own code (`auto_map` in config.json) is not run: it is taken for a {family}"));
-        adapter.into_iter().chain(code).collect()
+        let fused = is_fused(&self.config)
+            .then(|| format!("a Phi-3 is a {family} but for matrices that hold several projections: it is opened, and written, as one"));
+        adapter.into_iter().chain(code).chain(fused).collect()
     }
 
     fn checked(self) -> Result<Self> {
