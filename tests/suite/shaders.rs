@@ -75,27 +75,35 @@ fn kernels_can_be_written_for_every_backend() {
                 // DX12 has no matrix units in this shading language; the engine uses another tier there.
                 continue;
             }
-            if !kernel.source().contains("enable f16;") {
+            let needs_f16 = kernel.source().contains("enable f16;");
+            if !needs_f16 {
                 check_glsl(name, module, info);
+                // For Windows' older compiler.
+                hlsl_of(name, module, info, hlsl::ShaderModel::V5_1);
             }
-            let mut text = String::new();
-            // As the engine has them written: without run-time checks.
-            let options = hlsl::Options {
-                shader_model: hlsl::ShaderModel::V6_2,
-                restrict_indexing: false,
-                force_loop_bounding: false,
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            };
-            hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
-                .write(module, info, None)
-                .unwrap_or_else(|e| panic!("{name}, HLSL: {e}"));
-            assert!(text.contains("numthreads"), "{name}: HLSL without a compute entry");
+            let text = hlsl_of(name, module, info, hlsl::ShaderModel::V6_2);
             if let Some(compiler) = std::env::var_os("FLAP_GPU_DXC") {
                 compile_hlsl(&compiler, name, &text);
             }
         }
     }
+}
+
+/// The kernel for DX12, as the engine has it written: without run-time checks.
+fn hlsl_of(name: &str, module: &naga::Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel) -> String {
+    let options = hlsl::Options {
+        shader_model,
+        restrict_indexing: false,
+        force_loop_bounding: false,
+        zero_initialize_workgroup_memory: false,
+        ..Default::default()
+    };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+        .write(module, info, None)
+        .unwrap_or_else(|e| panic!("{name}, HLSL {shader_model:?}: {e}"));
+    assert!(text.contains("numthreads"), "{name}: HLSL without a compute entry");
+    text
 }
 
 /// GL ES, which has fewer functions than GL, writes the kernel.
