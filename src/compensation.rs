@@ -49,7 +49,11 @@ pub fn biases<E: Engine>(
             let input = engine.upload(&removed, removed.len())?;
             let bias = engine.download(&engine.linear(&input, &engine.upload_matrix(&matrix)?, None)?)?;
             if bias.iter().any(|b| !b.is_finite()) {
-                return Err(Error::NotFinite(format!("NaN or infinity in the compensation bias of layer {layer} ({})", site.name())));
+                return Err(Error::NotFinite(format!(
+                    "NaN or infinity in the compensation bias of layer {layer} ({}): in `{}`, or in the statistics",
+                    site.name(),
+                    site.writer().0.name(layer)
+                )));
             }
             Ok(Some(bias))
         };

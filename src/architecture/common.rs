@@ -60,19 +60,31 @@ pub fn apply_layer_windows(config: &Config, architecture: &mut Architecture) -> 
     if !config.flag("use_sliding_window", false)? || window.is_none() {
         return Ok(());
     }
-    let types = config.get("layer_types").and_then(Value::as_array);
+    let types =
+        config.get("layer_types").filter(|types| !types.is_null()).map(|types| layer_types(config, types, architecture.layers.len()));
+    let types = types.transpose()?;
     let first = config.get("max_window_layers").map_or(Some(DEFAULT_FIRST), Value::as_u64);
     let first = first.ok_or_else(|| config.error("`max_window_layers` must be a number"))? as usize;
     for (index, layer) in architecture.layers.iter_mut().enumerate() {
-        let slides = match types {
-            Some(types) => types.get(index).and_then(Value::as_str) == Some("sliding_attention"),
-            None => index >= first,
-        };
+        let slides = types.as_ref().map_or(index >= first, |types| types[index]);
         if slides {
             layer.sliding_window = window;
         }
     }
     Ok(())
+}
+
+/// Which of so many layers slide, as `layer_types` has it.
+fn layer_types(config: &Config, types: &Value, layers: usize) -> Result<Vec<bool>> {
+    let slides = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => Some(true),
+        Some("full_attention") => Some(false),
+        _ => None,
+    };
+    let listed: Option<Vec<bool>> = types.as_array().and_then(|types| types.iter().map(slides).collect());
+    let wrong =
+        || config.error(format_args!("`layer_types` is no list of \"full_attention\" or \"sliding_attention\" for {layers} layers"));
+    listed.filter(|listed| listed.len() == layers).ok_or_else(wrong)
 }
 
 /// The sizes of all layers, as the `config.json` of a pruned model keeps them: by the layer's number, in the shape that transformers

@@ -57,7 +57,7 @@ impl Tensors {
             };
             let rows = parts.iter().map(|part| part.1).sum::<usize>();
             if entry.shape.len() != 2 || entry.rows() != rows {
-                return Err(entry.error(format_args!("has shape {:?}; config.json asks for {rows} rows", entry.shape)));
+                return Err(entry.error(format_args!("has shape {:?}; the configuration asks for {rows} rows", entry.shape)));
             }
             let row_bytes = entry.bytes.as_ref().len() / rows;
             let mut start = 0;
@@ -94,11 +94,11 @@ impl Tensors {
     /// If it is missing, has another shape, or cannot be computed with.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor> {
         let place = self.places.get(name).ok_or_else(|| {
-            Error::file(&self.source, format!("tensor `{name}` is missing from the weights; config.json says the model has it"))
+            Error::file(&self.source, format!("tensor `{name}` is missing from the weights; the configuration says the model has it"))
         })?;
         let entry = &self.entries[*place];
         if entry.shape != shape {
-            return Err(entry.error(format_args!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
+            return Err(entry.error(format_args!("has shape {:?}; the configuration asks for {shape:?}", entry.shape)));
         }
         entry.read_rows(0..0)?;
         Ok(entry)

@@ -89,15 +89,22 @@ fn special_tokens(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Optio
     Ok(place.map(|place| [with[..place].to_vec(), with[place + without.len()..].to_vec()]))
 }
 
-/// Cuts a text before lines that begin with something else than white space, or one space and something else: no tokenizer of these models has
-/// tokens across that.
+/// Cuts a text before lines that begin with something else than white space, or one space and something else; where lines go on and on, before a
+/// space between two words: no tokenizer of these models has tokens across that.
 fn parts(text: &str) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let mut start = 0;
     while start < text.len() {
         let from = boundary(text, start + PART_BYTES);
         let begins = |end: &usize| text[*end..].strip_prefix(' ').unwrap_or(&text[*end..]).starts_with(|c: char| !c.is_whitespace());
-        let end = text[from..].match_indices('\n').map(|(place, _)| from + place + 1).find(begins).unwrap_or(text.len());
+        let near = &text[from..boundary(text, from + PART_BYTES)];
+        let line = near.match_indices('\n').map(|(place, _)| from + place + 1).find(begins);
+        let is_word = |place: &usize| {
+            let [before, behind] = [text[..*place].chars().next_back(), text[place + 1..].chars().next()];
+            before.zip(behind).is_some_and(|(before, behind)| !before.is_whitespace() && !behind.is_whitespace())
+        };
+        let word = || text[from..].match_indices(' ').map(|(place, _)| from + place).find(is_word);
+        let end = line.or_else(word).unwrap_or(text.len());
         parts.push(start..end);
         start = end;
     }

@@ -15,7 +15,8 @@ use std::path::Path;
 pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Result<()> {
     let model = open_folder(&args.model, terminal)?;
     let options = args.export.options(&args.output, Format::Hf)?;
-    let output = folder::create(&args.output, &args.model, common.force)?;
+    let inputs: Vec<&Path> = [&args.model, &args.plan].into_iter().chain(&args.statistics).map(AsRef::as_ref).collect();
+    let output = folder::create(&args.output, &inputs, common.force)?;
     let plan = Plan::read(&args.plan)?;
     let place = || args.plan.display().to_string();
     plan.check(&model.architecture, &model.fingerprint()).with_context(place)?;

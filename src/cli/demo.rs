@@ -95,7 +95,7 @@ fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, pass: PassOptions, t
             let outcome = recipe::run(&calibration, &PlanOptions { recipe, ratio, ..PlanOptions::default() }, None)?;
             outcome.notes.iter().for_each(|note| terminal.note(note));
             let output = folder.join(format!("pruned-{ratio}-{}", recipe.name()));
-            let place = folder::create(&output, dense, false)?;
+            let place = folder::create(&output, &[dense], false)?;
             export::export(&model, &outcome.plan, &outcome.changes, &ExportOptions::hf(&output), &place, terminal)?;
             place.commit()?;
             let seconds = begin.elapsed().as_secs_f64();

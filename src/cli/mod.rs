@@ -17,6 +17,7 @@ mod signals;
 mod terminal;
 
 use crate::engine::{self, AnyEngine};
+use crate::error::Error;
 use crate::model::Model;
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
@@ -25,6 +26,9 @@ use clap_complete::Shell;
 use std::path::Path;
 use std::process::ExitCode;
 use terminal::Terminal;
+
+/// Threads that no machine is refused: with many more than it can run, work that takes a second was seen to take minutes.
+const MANY_THREADS: usize = 128;
 
 /// Runs the body with the engine at its own type.
 macro_rules! with_engine {
@@ -81,6 +85,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     logging::start(common, &terminal);
     signals::handle()?;
     if let Some(threads) = common.threads {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if usize::from(threads) > MANY_THREADS.max(cores) {
+            return Err(Error::input(format!(
+                "--threads {threads}: this machine runs {cores} at a time, and more than {MANY_THREADS} would only wait for each other"
+            ))
+            .into());
+        }
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global().context("cannot start threads")?;
     }
     match &arguments.command {

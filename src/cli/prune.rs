@@ -58,7 +58,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         .into());
     }
     if options.method == Method::MagnitudeSp && args.calibration.calibration.is_some() {
-        terminal.note("magnitude-sp goes by the weights alone: the calibration text is not used");
+        terminal.note("magnitude-sp goes by the weights alone: the calibration text, and options about it, are not used");
     }
     if let (None, None, Some(option)) = (args.planning.recipe, args.planning.method, args.planning.option_of_flap(args.calibration.compat))
     {
@@ -78,7 +78,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         resume.expect_none()?;
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
-    let output = folder::create(&args.output, &args.model, common.force)?;
+    let output = folder::create(&args.output, &[&args.model], common.force)?;
     let result = result_bytes(&model, &options, export.formats.len());
     if let Some(note) =
         files::shortage(output.path().parent().unwrap_or(output.path()), result, "the result", "make room, or choose another --output")

@@ -17,6 +17,10 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
     };
     let parent = dunce::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
     for input in inputs {
+        // A pipe has no place among files.
+        if input.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            continue;
+        }
         let source = dunce::canonicalize(input).map_err(Error::io(input, "cannot open"))?;
         let place = parent.join(output.file_name().unwrap_or_default());
         let place = dunce::canonicalize(&place).unwrap_or(place);
@@ -27,7 +31,10 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
             return Err(Error::file(output, "lies inside the model folder, which is never written to; choose another --output"));
         }
         if source.starts_with(&place) {
-            return Err(Error::file(output, "contains the model folder and cannot be replaced; choose another --output"));
+            return Err(Error::file(
+                output,
+                format!("contains {}, an input, and cannot be replaced; choose another --output", input.display()),
+            ));
         }
     }
     if output.symlink_metadata().is_ok() && !force {
@@ -51,6 +58,29 @@ pub fn settled(output: &Path) -> PathBuf {
 /// A folder that someone made for the output to go into.
 fn is_empty_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether a folder may give way to another. An empty one is tried, with a folder `beside` it as the place to go.
+fn can_be_moved(folder: &Path, beside: &Path) -> bool {
+    if !is_empty_folder(folder) {
+        return same_disk(folder, beside);
+    }
+    let aside = beside.join(REPLACED);
+    fs::rename(folder, &aside).and_then(|()| fs::rename(&aside, folder)).is_ok()
+}
+
+/// Whether files can be moved from one folder to the other, as far as it can be told without.
+#[cfg(unix)]
+fn same_disk(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let disk = |folder: &Path| folder.metadata().map(|found| found.dev()).ok();
+    disk(one) == disk(other)
+}
+
+/// Folders are seldom mounted within others here.
+#[cfg(not(unix))]
+fn same_disk(_: &Path, _: &Path) -> bool {
+    true
 }
 
 /// Whether something stands in an output folder's place that would have to go.
@@ -82,14 +112,21 @@ pub struct OutputFolder {
 pub type Replaceable = fn(&Path) -> Result<()>;
 
 impl OutputFolder {
-    /// Starts an output folder. An empty folder may be there, or one that is found replaceable.
-    pub fn create(output: &Path, source: &Path, replaceable: Option<Replaceable>) -> Result<Self> {
-        let parent = check(output, &[source], replaceable.is_some() || is_empty_folder(output))?;
+    /// Starts an output folder; the inputs, files and folders, are never written to. An empty folder may be there, or one that is found
+    /// replaceable.
+    pub fn create(output: &Path, inputs: &[&Path], replaceable: Option<Replaceable>) -> Result<Self> {
+        let parent = check(output, inputs, replaceable.is_some() || is_empty_folder(output))?;
         let output = settled(output);
         if let Some(check) = replaceable.filter(|_| is_taken(&output)) {
             check(&output)?;
         }
-        Ok(Self { partial: Partial::create(&output, &parent)?, output, replaceable })
+        let partial = Partial::create(&output, &parent)?;
+        if output.is_dir() && !can_be_moved(&output, partial.path()) {
+            let advice =
+                "is in use or a place where a disk is mounted, so the finished folder cannot be moved there; choose a name inside it";
+            return Err(Error::file(&output, advice));
+        }
+        Ok(Self { partial, output, replaceable })
     }
 
     /// Where files are written until the commit.

@@ -48,7 +48,7 @@ pub fn perplexity<E: Engine>(
     progress.finish();
     let perplexity = (total / windows as f64).exp();
     if !perplexity.is_finite() {
-        return Err(Error::NotFinite("the perplexity is not finite: NaN or infinity in the language-model head".into()));
+        return Err(Error::NotFinite("the perplexity is not finite: NaN or infinity in the embedding, the final norm or the language-model head; is the checkpoint damaged?".into()));
     }
     Ok(Perplexity { perplexity, windows })
 }

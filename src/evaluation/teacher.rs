@@ -47,7 +47,11 @@ impl<E: Engine> Teacher<E> {
             let tokens: usize = losses.iter().map(Vec::len).sum();
             let above = |(loss, own): (&Vec<f64>, &Vec<f64>)| -> f64 { loss.iter().zip(own).map(|(loss, own)| loss - own).sum() };
             let mean = losses.iter().zip(&self.own).map(above).sum::<f64>() / tokens as f64;
-            if mean.is_finite() { Ok(mean) } else { Err(Error::NotFinite("the divergence of a variant is not finite".into())) }
+            if mean.is_finite() {
+                Ok(mean)
+            } else {
+                Err(Error::NotFinite("the divergence of a variant is not finite: NaN or infinity in the embedding, the final norm or the language-model head".into()))
+            }
         };
         batches.chunks_exact(count).zip(normalisers.chunks_exact(count)).map(mean).collect()
     }

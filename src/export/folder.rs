@@ -42,9 +42,9 @@ pub fn gguf_file(model: &str, storage: &str) -> String {
     format!("{model}-{storage}.gguf")
 }
 
-/// Starts the folder of a pruned model, made from `source`. With `force`, an earlier one, with nothing else in it, is replaced.
-pub fn create(output: &Path, source: &Path, force: bool) -> Result<OutputFolder> {
-    OutputFolder::create(output, source, force.then_some(check_replaceable))
+/// Starts the folder of a pruned model, made from these inputs. With `force`, an earlier one, with nothing else in it, is replaced.
+pub fn create(output: &Path, inputs: &[&Path], force: bool) -> Result<OutputFolder> {
+    OutputFolder::create(output, inputs, force.then_some(check_replaceable))
 }
 
 /// Fails unless there is a pruned model's folder, with nothing else in it.

@@ -27,13 +27,18 @@ pub fn open(path: &Path) -> Result<Model> {
     };
     let tensors: HashMap<&str, &GgufTensor> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let keys = Keys { file: &file, prefix: name };
+    keys.refuse_others()?;
     let config = Config::new(path.to_owned(), config(&keys, &tensors, family)?);
     let mut architecture = Architecture::describe(&config)?;
     let tensors = rename(&file, &architecture, interleaved)?;
     if let Some(factors) = keys.rope_factors(ROPE_FACTORS)? {
         architecture.rope.frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= f64::from(factor));
     }
-    architecture.rope.amplitude *= keys.number("rope.scaling.attn_factor").unwrap_or(1.0);
+    let amplitude = keys.number("rope.scaling.attn_factor").unwrap_or(1.0);
+    if !(amplitude.is_finite() && amplitude > 0.0) {
+        return Err(file.error(format_args!("says {amplitude} under `{name}.rope.scaling.attn_factor`, which must be positive")));
+    }
+    architecture.rope.amplitude *= amplitude;
     let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(Value::as_text).map(str::to_owned);
     Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer })
 }
@@ -55,6 +60,44 @@ impl Keys<'_> {
 
     fn number(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_number()
+    }
+
+    /// Refuses what is computed otherwise than here. What the value may be is what a missing key means.
+    fn refuse_others(&self) -> Result<()> {
+        const HARMLESS: [(&str, f64); 9] = [
+            ("expert_count", 0.0),
+            ("use_parallel_residual", 0.0),
+            ("logit_scale", 1.0),
+            ("embedding_scale", 1.0),
+            ("residual_scale", 1.0),
+            ("attention.scale", 0.0),
+            ("attention.clamp_kqv", 0.0),
+            ("attn_logit_softcapping", 0.0),
+            ("rope.scale_linear", 1.0),
+        ];
+        for (key, harmless) in HARMLESS {
+            let Some(value) = self.get(key) else { continue };
+            let number = value.as_number().or_else(|| value.as_size().map(|size| size as f64));
+            if number.or((*value == Value::Bool(false)).then_some(0.0)) != Some(harmless) {
+                return Err(self.file.error(format_args!("has the key `{}.{key}`: such models are not supported", self.prefix)));
+            }
+        }
+        match self.file.get("split.count").and_then(Value::as_size) {
+            Some(count) if count > 1 => {
+                Err(self.file.error(format_args!("is one of {count} parts of a model; merge them first (llama-gguf-split)")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if a size is given that must be another's.
+    fn same(&self, key: &str, size: u64, what: &str) -> Result<()> {
+        match self.get(key).map(Value::as_size) {
+            Some(given) if given != Some(size) => Err(self
+                .file
+                .error(format_args!("does not say {size} under `{}.{key}`, as {what} has it; such models are not supported", self.prefix))),
+            _ => Ok(()),
+        }
     }
 
     /// The numbers of a tensor that divides rotary frequencies, if there is one.
@@ -105,6 +148,11 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
     let has = |part: Part, layer: usize| tensors.contains_key(part.gguf_name(layer).as_str());
     let hidden = keys.size("embedding_length")?;
     let head_dim = keys.size("attention.key_length").unwrap_or(hidden / first_heads.max(1));
+    keys.same("attention.value_length", head_dim, "a key")?;
+    keys.same("rope.dimension_count", head_dim, "a head")?;
+    keys.same("vocab_size", embedding.shape[0] as u64, "`token_embd.weight`")?;
+    let eps = keys.number("attention.layer_norm_rms_epsilon");
+    let eps = eps.ok_or_else(|| keys.file.error(format_args!("has no number under `{}.attention.layer_norm_rms_epsilon`", keys.prefix)))?;
     let layer = |layer: usize| {
         json!({
             "num_attention_heads": heads[layer],
@@ -124,7 +172,7 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
         "head_dim": head_dim,
         "vocab_size": embedding.shape[0],
         "max_position_embeddings": keys.size("context_length")?,
-        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": eps,
         "rope_theta": keys.number("rope.freq_base"),
         "rope_scaling": keys.rope_scaling()?,
         "tie_word_embeddings": !tensors.contains_key("output.weight"),

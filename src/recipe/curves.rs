@@ -132,8 +132,8 @@ impl Curves {
         progress.start("measuring error curves", "sites", covariances.len() as u64);
         let mut sites = Vec::new();
         for (layer, site, covariance) in covariances {
+            covariance.check_finite(&format!("layer {layer}, {}", site.name()))?;
             let matrix = Symmetric::unpacked(covariance);
-            matrix.check_finite(&format!("layer {layer}, {}", site.name()))?;
             let removal = remove_all(engine, room_without_pass(engine), model, (layer, site), matrix, covariance.tokens)?;
             sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance.clone()) });
             progress.advance(1);

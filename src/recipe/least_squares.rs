@@ -28,6 +28,7 @@ pub fn fit<E: Engine>(
     scratch: &mut Scratch,
 ) -> Result<Fitted> {
     let what = format!("layer {layer}, {}", site.name());
+    covariance.check_finite(&what)?;
     let (part, bias_part) = site.writer();
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);

@@ -148,7 +148,7 @@ impl ResumeState {
                 return Err(Error::file(&self.folder, "was left by another run"));
             }
             let folder = self.save_folder(pointer.save);
-            if sizes(&folder)? != pointer.files {
+            if !folder.is_dir() || sizes(&folder)? != pointer.files {
                 return Err(Error::file(&folder, "is incomplete"));
             }
             read(&folder)
@@ -224,6 +224,8 @@ impl ResumeState {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "cannot create"))?;
         write(&folder)?;
+        files::sync_folder(&folder);
+        files::sync_folder(&self.folder);
         let pointer = Pointer { save, identity: complete(identity), files: sizes(&folder)? };
         OutputFile::create(&self.pointer(), &[], true)?.commit_json(&pointer)?;
         self.saves.set(save);

@@ -56,6 +56,14 @@ impl SiteCovariance {
         numbers[first..=first + column].iter().map(|&number| f64::from(f32::from_le_bytes(number)))
     }
 
+    /// Fails unless all of it is finite. `what` says whose it is.
+    pub fn check_finite(&self, what: &str) -> Result<()> {
+        if self.packed.is_finite() {
+            return Ok(());
+        }
+        Err(Error::NotFinite(format!("NaN or infinity in the statistics' covariance of {what}; run `flap-gpu calibrate` again")))
+    }
+
     /// That of all parts' tokens, in f64 and rounded at the end.
     pub fn merge(parts: &[&Self], scratch: &mut Scratch) -> Result<Self> {
         let weight: f64 = parts.iter().map(|part| part.weight).sum();

@@ -233,8 +233,14 @@ pub fn read(path: &Path) -> Result<Statistics> {
                 weight_absolute_mean: vector("weight_absolute_mean")?,
                 covariance: header.covariances.map(|_| covariance(&file, layer, site, header.tokens(), &vector)).transpose()?,
             };
-            if vectors(&statistics).iter().any(|(_, values)| values.len() != statistics.channels()) {
-                return Err(damaged("vectors of one site differ in length"));
+            for (name, values) in vectors(&statistics) {
+                if values.len() != statistics.channels() {
+                    return Err(damaged("vectors of one site differ in length"));
+                }
+                // The fluctuation of the authors' code is no sum of squares.
+                if !["mean", "fluctuation"].contains(&name) && values.iter().any(|&value| value < 0.0) {
+                    return Err(damaged(&format!("negative numbers in `layers.{layer}.{}.{name}`", site.name())));
+                }
             }
             if statistics.covariance.as_ref().is_some_and(|c| c.mean.len() != statistics.channels()) {
                 return Err(damaged("a covariance of another size"));

@@ -171,7 +171,7 @@ fn compare_with_authors<E: Engine>(engine: &E, reference: &Reference) {
             continue;
         }
         let output = folder.path().join(name);
-        let place = folder::create(&output, &reference.model.path, false).unwrap();
+        let place = folder::create(&output, &[&reference.model.path], false).unwrap();
         export(&reference.model, plan, &added.clone().into(), &ExportOptions::hf(&output), &place, &Silent).unwrap();
         place.commit().unwrap();
         let pruned = reference.perplexity(engine, &Model::open(&output).unwrap(), None);

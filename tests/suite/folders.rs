@@ -18,7 +18,7 @@ fn written(name: &str, gone: impl Fn(usize, usize) -> bool, with_biases: bool, p
         plan.settings.compensation = flap_gpu::plan::Compensation::None;
         biases.iter_mut().for_each(|b| *b = flap_gpu::compensation::LayerBiases::default());
     }
-    let output = folder::create(place, &model.path, true).unwrap();
+    let output = folder::create(place, &[&model.path], true).unwrap();
     let exported = export(&model, &plan, &biases.clone().into(), &ExportOptions::hf(place), &output, &Silent).unwrap();
     output.commit().unwrap();
     let config = serde_json::from_str(&std::fs::read_to_string(place.join("config.json")).unwrap()).unwrap();
@@ -64,7 +64,7 @@ fn equal_layers_need_no_code_where_a_class_has_their_biases() {
             plan.settings.compensation = flap_gpu::plan::Compensation::None;
         }
         let biases = if with_biases { biases } else { vec![flap_gpu::compensation::LayerBiases::default(); biases.len()] };
-        let output = folder::create(&masked, &dense.path, true).unwrap();
+        let output = folder::create(&masked, &[&dense.path], true).unwrap();
         export(&dense, &plan, &biases.clone().into(), &ExportOptions::hf(&masked), &output, &Silent).unwrap();
         output.commit().unwrap();
         let error = normalised_squared_error(&logits(&model), &logits(&Model::open(&masked).unwrap()));
@@ -85,7 +85,7 @@ fn layers_that_differ_keep_their_sizes_and_can_be_pruned_again() {
     let keep = |layer: usize, i: usize| if layer == 1 { false } else { i % 3 == 1 };
     let (plan, biases) = prune_by_place(&model, keep);
     let twice = folder.path().join("twice");
-    let output = folder::create(&twice, &model.path, false).unwrap();
+    let output = folder::create(&twice, &[&model.path], false).unwrap();
     let mut options = ExportOptions::hf(&twice);
     options.formats.push(Format::Gguf);
     let exported = export(&model, &plan, &biases.clone().into(), &options, &output, &Silent).unwrap();
@@ -121,7 +121,7 @@ fn the_tokenizer_is_taken_as_it_is() {
         });
         let model = Model::open(&source).unwrap();
         let (plan, biases) = prune_by_place(&model, |layer, i| i % 3 == layer % 3);
-        let output = folder::create(&place, &source, true).unwrap();
+        let output = folder::create(&place, &[&source], true).unwrap();
         export(&model, &plan, &biases.into(), &ExportOptions::hf(&place), &output, &Silent).unwrap();
         output.commit().unwrap();
         let written: Value = serde_json::from_str(&std::fs::read_to_string(place.join("tokenizer_config.json")).unwrap()).unwrap();
@@ -136,7 +136,7 @@ fn the_tokenizer_is_taken_as_it_is() {
         );
         // What holds no settings is copied as it is.
         std::fs::write(&settings, "[]").unwrap();
-        let output = folder::create(&place, &source, true).unwrap();
+        let output = folder::create(&place, &[&source], true).unwrap();
         export(&model, &plan, &Vec::new().into(), &ExportOptions::hf(&place), &output, &Silent).unwrap();
         assert_eq!(std::fs::read_to_string(output.path().join("tokenizer_config.json")).unwrap(), "[]");
     }

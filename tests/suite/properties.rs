@@ -214,7 +214,7 @@ proptest! {
 }
 
 fn pruned(model: &Model, plan: &Plan, biases: &[LayerBiases], place: &std::path::Path) -> Model {
-    let output = folder::create(place, &model.path, false).unwrap();
+    let output = folder::create(place, &[&model.path], false).unwrap();
     export(model, plan, &biases.to_vec().into(), &ExportOptions::hf(place), &output, &Silent).unwrap();
     output.commit().unwrap();
     Model::open(place).unwrap()

@@ -53,7 +53,7 @@ fn measure(model: &Model, tokens: &[u32], test: &[u32], plan: &PlanOptions, fold
     let outcome = recipe::run(&Calibration { engine: &engine, model, set: &set, pass, progress: &Silent }, plan, None)?;
     let seconds = begin.elapsed().as_secs_f64();
     let place = folder.join("pruned");
-    let output = folder::create(&place, &model.path, true)?;
+    let output = folder::create(&place, &[&model.path], true)?;
     export(model, &outcome.plan, &outcome.changes, &ExportOptions::hf(&place), &output, &Silent)?;
     output.commit()?;
     let pruned = Model::open(&place)?;

@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let folder = folder.ok_or(USAGE)?;
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
-    let output = folder::create(&folder, &demo, false)?;
+    let output = folder::create(&folder, &[&demo], false)?;
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "float16",
         "hidden_size": sizes["--hidden"], "intermediate_size": sizes["--mlp"], "num_hidden_layers": sizes["--layers"],

@@ -52,7 +52,13 @@ impl GgufFile {
         };
         let data_start = cursor.position.next_multiple_of(alignment);
         let mut tensors = Vec::with_capacity(headers.len());
+        // Where the next tensor begins; unknown behind one whose size is.
+        let mut expected = Some(0);
         for Header { name, shape, kind, offset } in headers {
+            if expected.is_some_and(|expected| expected != offset) || offset % alignment as u64 != 0 {
+                return Err(wrong(format!("tensor `{name}` does not begin where the one before it ends, but at {offset}")));
+            }
+            expected = None;
             let storage = STORAGES.iter().find(|(known, _)| *known == kind);
             let storage = storage.map_or_else(|| Storage::Other(format!("GGML type {kind}")), |(_, storage)| storage.clone());
             let mut range = 0..0;
@@ -63,6 +69,7 @@ impl GgufFile {
                 let start = usize::try_from(offset).ok().and_then(|o| data_start.checked_add(o));
                 let end = start.zip(length).and_then(|(s, l)| s.checked_add(l)).filter(|&e| e <= map.len());
                 range = start.zip(end).map(|(s, e)| s..e).ok_or_else(|| wrong(format!("tensor `{name}` reaches beyond its end")))?;
+                expected = Some((range.end - data_start).next_multiple_of(alignment) as u64);
             }
             tensors.push(GgufTensor { name, shape, storage, bytes: SharedBytes::new(map.clone(), range) });
         }

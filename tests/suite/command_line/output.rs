@@ -110,7 +110,7 @@ fn output_that_appears_meanwhile_is_not_replaced() {
     // Even where an earlier result might be replaced.
     for force in [false, true] {
         let path = place.path().join(format!("model {force}"));
-        let output = folder::create(&path, Path::new(env!("CARGO_MANIFEST_DIR")), force).unwrap();
+        let output = folder::create(&path, &[Path::new(env!("CARGO_MANIFEST_DIR"))], force).unwrap();
         fs::write(output.path().join("finished"), "").unwrap();
         fs::create_dir(&path).unwrap();
         fs::write(path.join("precious"), "").unwrap();
@@ -121,7 +121,7 @@ fn output_that_appears_meanwhile_is_not_replaced() {
     // A folder that was made for the output takes it, however it is named.
     let path = place.path().join("empty");
     fs::create_dir(&path).unwrap();
-    let output = folder::create(&path.join("."), Path::new(env!("CARGO_MANIFEST_DIR")), false).unwrap();
+    let output = folder::create(&path.join("."), &[Path::new(env!("CARGO_MANIFEST_DIR"))], false).unwrap();
     fs::write(output.path().join("finished"), "").unwrap();
     output.commit().unwrap();
     assert!(path.join("finished").is_file());

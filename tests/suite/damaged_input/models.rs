@@ -191,3 +191,46 @@ fn shards_outside_the_folder() {
         folder.prune_fails(&[], &["index.json", "plain file name"]);
     }
 }
+
+/// The number behind a name that stands in a GGUF file's header once.
+fn set_number(bytes: &mut [u8], name: &str, skipped: usize, number: &[u8]) {
+    let place = bytes.windows(name.len()).position(|part| part == name.as_bytes()).expect("the name is there") + name.len() + skipped;
+    bytes[place..place + number.len()].copy_from_slice(number);
+}
+
+#[test]
+fn gguf_files_that_lie() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.path(name).to_str().unwrap().to_string();
+    let (model, whole, damaged) = (path("model"), path("whole.gguf"), path("damaged.gguf"));
+    assert_eq!(run(&["convert", &model, "--output", &whole]).0, 0);
+    let bytes = fs::read(&whole).unwrap();
+    let refused = |change: &dyn Fn(&mut Vec<u8>), parts: &[&str]| {
+        let mut bytes = bytes.clone();
+        change(&mut bytes);
+        fs::write(&damaged, bytes).unwrap();
+        fails(run(&["inspect", &damaged]), &[&["damaged.gguf"], parts].concat());
+    };
+    // Behind a vector's name: its rank, length and kind.
+    let norm = "blk.0.ffn_norm.weight";
+    for offset in [0u64, 2, 1 << 40] {
+        refused(&|bytes| set_number(bytes, norm, 16, &offset.to_le_bytes()), &[norm, "does not begin"]);
+    }
+    // Another kind, so that it would run into what follows.
+    refused(&|bytes| set_number(bytes, norm, 12, &1u32.to_le_bytes()), &["does not begin"]);
+    for (key, kind) in [("llama.rope.dimension_count", 4), ("llama.attention.value_length", 4), ("llama.vocab_size", 4)] {
+        refused(&|bytes| set_number(bytes, key, kind, &7u32.to_le_bytes()), &[key]);
+    }
+}
+
+#[test]
+fn layer_types_that_are_none() {
+    for types in [json!("sliding_attention"), json!(["sliding_attention"]), json!(["x", "x", "x", "x"]), json!([null, 5, 1, 2])] {
+        let folder = Folder::new();
+        folder.set_config("architectures", json!(["Qwen2ForCausalLM"]));
+        folder.set_config("use_sliding_window", json!(true));
+        folder.set_config("sliding_window", json!(16));
+        folder.set_config("layer_types", types);
+        folder.prune_fails(&[], &["config.json", "layer_types", "4 layers"]);
+    }
+}

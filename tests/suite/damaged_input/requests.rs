@@ -47,7 +47,7 @@ fn requests_that_cannot_be_met() {
     let inside = folder.path("model/pruned");
     folder.prune_fails(&["--output", text_of(&inside)], &["inside the model folder"]);
     folder.prune_fails(&["--output", text_of(&folder.path("model")), "--force"], &["model folder"]);
-    folder.prune_fails(&["--output", text_of(folder.temporary.path()), "--force"], &["contains the model folder"]);
+    folder.prune_fails(&["--output", text_of(folder.temporary.path()), "--force"], &["contains", "model, an input"]);
     folder.prune_fails(&["--output", text_of(&folder.path("no/such/place"))], &["no/such"]);
     fs::create_dir(folder.path("out")).unwrap();
     fs::write(folder.path("out/mine.txt"), "keep me").unwrap();
@@ -83,7 +83,20 @@ fn statistics_and_plans_of_another_model() {
     let whole = fs::read(&stats).unwrap();
     fs::write(&stats, &whole[..whole.len() / 2]).unwrap();
     fails(run(&compact), &["stats", "complete"]);
+    // Squares are not negative.
+    let mut negative = whole.clone();
+    let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+    let place = 8 + length + header["layers.1.mlp.m2"]["data_offsets"][0].as_u64().unwrap() as usize;
+    negative[place..place + 8].copy_from_slice(&(-5.0f64).to_le_bytes());
+    fs::write(&stats, &negative).unwrap();
+    fails(run(&compact), &["stats", "layers.1.mlp.m2", "negative"]);
     fs::write(&stats, &whole).unwrap();
+    // A folder with an input in it is not replaced.
+    fs::create_dir(folder.path("old")).unwrap();
+    fs::copy(&plan, folder.path("old/plan.json")).unwrap();
+    let (own, old) = (path("old/plan.json"), path("old"));
+    fails(run(&["compact", &model, "--statistics", &stats, "--plan", &own, "--output", &old, "--force"]), &["contains", "plan.json"]);
     let text_of_plan = fs::read_to_string(&plan).unwrap();
     let mut hostile: Value = serde_json::from_str(&text_of_plan).unwrap();
     hostile["layers"][0]["neurons"] = json!([5, 3]);
