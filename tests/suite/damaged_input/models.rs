@@ -192,7 +192,7 @@ fn shards_outside_the_folder() {
     }
 }
 
-/// The number behind a name that stands in a GGUF file's header once.
+/// Sets the number behind a name that stands in a GGUF file's header once, and so many bytes.
 fn set_number(bytes: &mut [u8], name: &str, skipped: usize, number: &[u8]) {
     let place = bytes.windows(name.len()).position(|part| part == name.as_bytes()).expect("the name is there") + name.len() + skipped;
     bytes[place..place + number.len()].copy_from_slice(number);
@@ -221,6 +221,14 @@ fn gguf_files_that_lie() {
     for (key, kind) in [("llama.rope.dimension_count", 4), ("llama.attention.value_length", 4), ("llama.vocab_size", 4)] {
         refused(&|bytes| set_number(bytes, key, kind, &7u32.to_le_bytes()), &[key]);
     }
+    // A key as long that asks for another model.
+    let (known, scale) = ("general.file_type", "llama.logit_scale");
+    let rename = |bytes: &mut Vec<u8>| {
+        set_number(bytes, known, 4, &2u32.to_le_bytes());
+        let place = bytes.windows(known.len()).position(|part| part == known.as_bytes()).expect("every file has the key");
+        bytes[place..place + scale.len()].copy_from_slice(scale.as_bytes());
+    };
+    refused(&rename, &[scale, "not supported"]);
 }
 
 #[test]
