@@ -3,6 +3,7 @@
 use flap_gpu::compensation::LayerBiases;
 use flap_gpu::engine::Precision;
 use flap_gpu::engine::gpu::{AdapterChoice, GpuEngine};
+use flap_gpu::error::Error;
 use flap_gpu::model::Model;
 use flap_gpu::plan::{Plan, PlanOptions};
 use flap_gpu::pruning::plan_from_kept;
@@ -20,14 +21,16 @@ pub fn gpu() -> Option<GpuEngine> {
     gpu_with(Precision::F32)
 }
 
-/// The first adapter with a precision.
+/// The first adapter with a precision. `None` likewise where it does not have that precision, as f16 with some drivers.
 pub fn gpu_with(precision: Precision) -> Option<GpuEngine> {
-    let engine = GpuEngine::open(AdapterChoice::Index(0), precision).expect("the adapter opens");
-    if engine.is_none() {
-        assert!(std::env::var_os("FLAP_GPU_REQUIRE_GPU").is_none(), "no GPU adapter was found, but one is required");
-        say_loudly("SKIPPED on the GPU: no adapter was found (a software Vulkan driver would do)");
-    }
-    engine
+    let missing = match GpuEngine::open(AdapterChoice::Index(0), precision) {
+        Ok(None) => "no adapter was found (a software Vulkan driver would do)".into(),
+        Err(Error::Unsupported(reason)) => reason,
+        engine => return engine.expect("the adapter opens"),
+    };
+    assert!(std::env::var_os("FLAP_GPU_REQUIRE_GPU").is_none(), "the GPU is required, but {missing}");
+    say_loudly(&format!("SKIPPED on the GPU: {missing}"));
+    None
 }
 
 /// Runs a test body with the CPU engine and, where there is an adapter, with the GPU engine.
