@@ -24,8 +24,8 @@ pub fn describe(config: &Config) -> Result<Architecture> {
     let interval = config.optional_size("no_rope_layer_interval")?.unwrap_or(INTERVAL);
     let listed = config.get("no_rope_layers");
     let layers = architecture.layers.len();
-    if listed.and_then(Value::as_array).is_some_and(|list| list.len() != layers) {
-        return Err(config.error(format_args!("`no_rope_layers` is not a list for {layers} layers")));
+    if listed.and_then(Value::as_array).is_some_and(|list| list.len() > layers) {
+        return Err(config.error(format_args!("`no_rope_layers` has more than the {layers} layers")));
     }
     for (index, layer) in architecture.layers.iter_mut().enumerate() {
         layer.rotary = match listed {

@@ -58,7 +58,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         .into());
     }
     if options.method == Method::MagnitudeSp && args.calibration.calibration.is_some() {
-        terminal.note("magnitude-sp goes by the weights alone: the calibration text, and options about it, are not used");
+        terminal.note("magnitude-sp goes by the weights alone: the calibration text is not used, nor are options about it");
     }
     if let (None, None, Some(option)) = (args.planning.recipe, args.planning.method, args.planning.option_of_flap(args.calibration.compat))
     {

@@ -17,6 +17,9 @@ use crate::model::Model;
 use crate::pass::{Batch, Pass, PassOptions, Visitor};
 use crate::progress::Progress;
 
+/// What it must be if the layers' activations are finite and what follows is not.
+const OUTSIDE_LAYERS: &str = "NaN or infinity in the embedding, the final norm or the language-model head; the checkpoint is damaged";
+
 /// Result of [`perplexity`].
 #[derive(Debug, Clone, Copy)]
 pub struct Perplexity {
@@ -48,7 +51,7 @@ pub fn perplexity<E: Engine>(
     progress.finish();
     let perplexity = (total / windows as f64).exp();
     if !perplexity.is_finite() {
-        return Err(Error::NotFinite("the perplexity is not finite: NaN or infinity in the embedding, the final norm or the language-model head; is the checkpoint damaged?".into()));
+        return Err(Error::NotFinite(format!("the perplexity is not finite: {OUTSIDE_LAYERS}")));
     }
     Ok(Perplexity { perplexity, windows })
 }

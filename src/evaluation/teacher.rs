@@ -3,7 +3,7 @@
 //! With the dense model's probabilities `p`, the divergence of logits `W h` from its own `W h*` is
 //! `log Z - <e, h> - (log Z* - <e, h*>)`, where `e = sum_v p_v W_v`: the expected row of the head, which is computed once.
 
-use super::{Unvisited, normalised_head, normaliser_states};
+use super::{OUTSIDE_LAYERS, Unvisited, normalised_head, normaliser_states};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Head;
@@ -47,11 +47,8 @@ impl<E: Engine> Teacher<E> {
             let tokens: usize = losses.iter().map(Vec::len).sum();
             let above = |(loss, own): (&Vec<f64>, &Vec<f64>)| -> f64 { loss.iter().zip(own).map(|(loss, own)| loss - own).sum() };
             let mean = losses.iter().zip(&self.own).map(above).sum::<f64>() / tokens as f64;
-            if mean.is_finite() {
-                Ok(mean)
-            } else {
-                Err(Error::NotFinite("the divergence of a variant is not finite: NaN or infinity in the embedding, the final norm or the language-model head".into()))
-            }
+            let wrong = || Error::NotFinite(format!("the divergence of a variant is not finite: {OUTSIDE_LAYERS}"));
+            mean.is_finite().then_some(mean).ok_or_else(wrong)
         };
         batches.chunks_exact(count).zip(normalisers.chunks_exact(count)).map(mean).collect()
     }

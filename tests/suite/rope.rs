@@ -73,6 +73,7 @@ fn some_layers_do_not_turn() {
     for (own, what) in [
         (json!({"no_rope_layers": [1, 1, 1, 0]}), "layer 4"),
         (json!({"no_rope_layers": [1, 1, 2, 0, 1]}), "layer 2"),
+        (json!({"no_rope_layers": [1, 1, 1, 0, 1, 1]}), "5 layers"),
         (json!({"rope_theta": null}), "rope_theta"),
         (json!({"use_sliding_window": true, "sliding_window": 8}), "use_sliding_window"),
     ] {

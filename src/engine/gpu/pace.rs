@@ -17,9 +17,9 @@ const SHORT: f64 = 0.1;
 /// Seconds of work before the tiles are compared, and how often each is timed, in turns.
 const WARM_UP: f64 = 0.03;
 const ROUNDS: usize = 3;
-/// How much faster than the wide tile the narrow one must be to be taken, because it reads more; and than steps written out, the loop: small
-/// differences are noise.
+/// How much faster the narrow tile must be to be taken: it reads more, and small differences are noise.
 const CLEARLY: f64 = 1.2;
+/// How much faster a loop must be than steps written out.
 const SOMEWHAT: f64 = 1.05;
 
 /// How products are made in f32, and sums over tokens. All forms sum in the same order, so results do not depend on the choice.
