@@ -97,14 +97,15 @@ fn parts(text: &str) -> Vec<Range<usize>> {
     while start < text.len() {
         let from = boundary(text, start + PART_BYTES);
         let begins = |end: &usize| text[*end..].strip_prefix(' ').unwrap_or(&text[*end..]).starts_with(|c: char| !c.is_whitespace());
-        let near = &text[from..boundary(text, from + PART_BYTES)];
-        let line = near.match_indices('\n').map(|(place, _)| from + place + 1).find(begins);
-        let is_word = |place: &usize| {
-            let [before, behind] = [text[..*place].chars().next_back(), text[place + 1..].chars().next()];
+        let is_word = |place: usize| {
+            let [before, behind] = [text[..place].chars().next_back(), text[place + 1..].chars().next()];
             before.zip(behind).is_some_and(|(before, behind)| !before.is_whitespace() && !behind.is_whitespace())
         };
-        let word = || text[from..].match_indices(' ').map(|(place, _)| from + place).find(is_word);
-        let end = line.or_else(word).unwrap_or(text.len());
+        let cut = |(place, found): (usize, &str)| match found {
+            "\n" => Some(from + place + 1).filter(begins),
+            _ => (place > PART_BYTES && is_word(from + place)).then_some(from + place),
+        };
+        let end = text[from..].match_indices(['\n', ' ']).find_map(cut).unwrap_or(text.len());
         parts.push(start..end);
         start = end;
     }

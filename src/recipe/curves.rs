@@ -8,7 +8,7 @@ use super::removal::{Removal, remove_greedily};
 use super::saves::{Measured, Saves, keeps_covariances};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{AllocationSite, keep, ridge_share};
+use super::{AllocationSite, keep, ridge_share, site_name};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
 use crate::disk::Scratch;
@@ -40,7 +40,7 @@ fn remove_all<E: Engine>(
     tokens: u64,
 ) -> Result<Removal> {
     let begin = Instant::now();
-    let what = format!("layer {layer}, {}", site.name());
+    let what = site_name(layer, site);
     let per_unit = model.architecture.channels_per_unit(layer, site);
     let units = covariance.size() / per_unit;
     if covariance.mean_of_diagonal() == 0.0 {
@@ -132,7 +132,7 @@ impl Curves {
         progress.start("measuring error curves", "sites", covariances.len() as u64);
         let mut sites = Vec::new();
         for (layer, site, covariance) in covariances {
-            covariance.check_finite(&format!("layer {layer}, {}", site.name()))?;
+            covariance.check_finite(&site_name(layer, site))?;
             let matrix = Symmetric::unpacked(covariance);
             let removal = remove_all(engine, room_without_pass(engine), model, (layer, site), matrix, covariance.tokens)?;
             sites.push(Curve { layer, site, removal, stream_square: covariance.stream_square, covariance: Some(covariance.clone()) });

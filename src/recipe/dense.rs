@@ -1,7 +1,7 @@
 //! The first pass: through the dense model, with the second moments of every site.
 
 use super::site_moments::{SiteMoments, SiteSums, mean_square};
-use super::{half_of_work, leave_room};
+use super::{half_of_work, leave_room, site_name};
 use crate::architecture::Site;
 use crate::calibration::{Calibration, CalibrationSet, ChannelMoments};
 use crate::disk::Scratch;
@@ -72,7 +72,7 @@ impl<E: Engine, S: Sites<E>> Visitor<E> for Measure<'_, S> {
         let mut of_channels = ChannelMoments::new(engine, weights, self.set)?;
         for site in Site::BOTH {
             let begin = Instant::now();
-            let what = format!("layer {layer}, {}", site.name());
+            let what = site_name(layer, site);
             let half = half_of_work(pass.model, layer, site);
             pass.stage(&format!("{what}: activations"));
             let mut sums = SiteSums::new();

@@ -6,7 +6,7 @@ use super::placement::{eliminate, room_without_pass};
 use super::products::{product, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
-use super::{kept_channels, ridge_share};
+use super::{kept_channels, ridge_share, site_name};
 use crate::architecture::Site;
 use crate::compaction::Replaced;
 use crate::disk::Scratch;
@@ -27,8 +27,7 @@ pub fn fit<E: Engine>(
     kept: &[bool],
     scratch: &mut Scratch,
 ) -> Result<Fitted> {
-    let what = format!("layer {layer}, {}", site.name());
-    covariance.check_finite(&what)?;
+    let what = site_name(layer, site);
     let (part, bias_part) = site.writer();
     let host = model.part(layer, part)?;
     let weight = to_matrix(&host);
@@ -58,6 +57,7 @@ pub fn run<E: Engine>(
     for (&(layer, site, covariance), kept) in sites.iter().zip(kept) {
         crate::interrupt::check()?;
         if kept.contains(&false) {
+            covariance.check_finite(&site_name(layer, site))?;
             let fitted = fit(engine, room_without_pass(engine), model, (layer, site), covariance, kept, &mut scratch)?;
             let (part, bias_part) = site.writer();
             replaced.insert((layer, part), fitted.weight);

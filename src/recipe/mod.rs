@@ -166,6 +166,11 @@ fn half_of_work(model: &Model, layer: usize, site: Site) -> f64 {
     square(site) / (2.0 * Site::BOTH.map(square).iter().sum::<f64>())
 }
 
+/// What messages call a site.
+fn site_name(layer: usize, site: Site) -> String {
+    format!("layer {layer}, {}", site.name())
+}
+
 /// The units that stay of so many when some go.
 fn keep(removed: &[usize], units: usize) -> Vec<bool> {
     let mut kept = vec![true; units];

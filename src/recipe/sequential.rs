@@ -9,7 +9,7 @@ use super::removal::remove_greedily;
 use super::saves::{FirstPass, FittedLayers, Saves, Units};
 use super::site_moments::{SiteMoments, SiteSums};
 use super::weights::to_matrix;
-use super::{half_of_work, keep, kept_channels, leave_room, ridge_share};
+use super::{half_of_work, keep, kept_channels, leave_room, ridge_share, site_name};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
 use crate::compaction::Replaced;
@@ -105,7 +105,7 @@ impl<E: Engine> Fit<'_, E> {
         dense: &mut [Batch<E>],
     ) -> Result<()> {
         let (engine, model) = (pass.engine, pass.model);
-        let what = format!("layer {layer}, {}", site.name());
+        let what = site_name(layer, site);
         let mut read: Vec<HostTensor> = readers(site).iter().map(|&part| model.part(layer, part)).collect::<Result<_>>()?;
         let begin = Instant::now();
         let is_first = layer == 0 && site == Site::Attention;

@@ -1,4 +1,4 @@
-//! How fast a freshly opened device multiplies: which tile suits its registers, and how much work is short for it.
+//! How fast a freshly opened device multiplies: which form of its products suits its registers, and how much work is short for it.
 
 use super::{GpuEngine, Matrix, Products};
 use crate::engine::Engine;
