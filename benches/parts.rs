@@ -9,7 +9,7 @@ use flap_gpu::compaction::Slice;
 use flap_gpu::engine::cpu::CpuEngine;
 use flap_gpu::engine::{AttentionShape, Engine, MomentsShape};
 use flap_gpu::search::{LayerScores, Problem, Structure};
-use flap_gpu::tensor::{Dtype, HostTensor};
+use flap_gpu::tensor::{Dtype, HostTensor, narrowed};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 
@@ -19,9 +19,7 @@ fn noise(count: usize) -> Vec<f32> {
 }
 
 fn matrix(rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
-    let mut bytes = Vec::with_capacity(rows * columns * dtype.size());
-    noise(rows * columns).into_iter().for_each(|v| dtype.push(v, &mut bytes));
-    HostTensor::owning(bytes, dtype, rows, columns)
+    HostTensor::owning(narrowed(dtype, &noise(rows * columns)).expect("small numbers"), dtype, rows, columns)
 }
 
 fn kernels(c: &mut Criterion) {

@@ -61,15 +61,6 @@ impl Dtype {
             Self::Bf16 => half::bf16::from_f32(value).to_f32(),
         }
     }
-
-    /// Appends `value` in this format, rounded to nearest even, little endian.
-    pub fn push(self, value: f32, bytes: &mut Vec<u8>) {
-        match self {
-            Self::F32 => bytes.extend(value.to_le_bytes()),
-            Self::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
-            Self::Bf16 => bytes.extend(half::bf16::from_f32(value).to_le_bytes()),
-        }
-    }
 }
 
 /// A range of bytes kept alive by its owner, such as a memory map.
@@ -87,6 +78,12 @@ impl SharedBytes {
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= (*owner).as_ref().len(), "byte range outside its owner");
         Self { owner, range }
+    }
+
+    /// All bytes of `owner`.
+    pub fn whole(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        let length = owner.as_ref().len();
+        Self::new(Arc::new(owner), 0..length)
     }
 
     /// Part of these bytes.
@@ -142,17 +139,23 @@ impl HostTensor {
         Self { bytes, dtype, rows, columns }
     }
 
-    /// A copy of `values` as an f32 tensor.
+    /// An f32 tensor that owns its numbers.
     #[must_use]
-    pub fn from_f32(values: &[f32], columns: usize) -> Self {
-        Self::owning(bytemuck::cast_slice(values).to_vec(), Dtype::F32, values.len() / columns, columns)
+    pub fn from_f32(values: Vec<f32>, columns: usize) -> Self {
+        struct Numbers(Vec<f32>);
+        impl AsRef<[u8]> for Numbers {
+            fn as_ref(&self) -> &[u8] {
+                bytemuck::cast_slice(&self.0)
+            }
+        }
+        let rows = values.len() / columns;
+        Self::new(SharedBytes::whole(Numbers(values)), Dtype::F32, rows, columns)
     }
 
     /// A tensor that owns its bytes.
     #[must_use]
     pub fn owning(bytes: Vec<u8>, dtype: Dtype, rows: usize, columns: usize) -> Self {
-        let length = bytes.len();
-        Self::new(SharedBytes::new(Arc::new(bytes), 0..length), dtype, rows, columns)
+        Self::new(SharedBytes::whole(bytes), dtype, rows, columns)
     }
 
     /// Bytes of one row.

@@ -1,4 +1,4 @@
-// Matrix units of 16 x 16 numbers (Vulkan, on GPUs whose subgroups have one size), staged four numbers at a time.
+// Matrix units of 16 x 16 numbers (Vulkan), staged four numbers at a time.
 enable f16;
 enable wgpu_cooperative_matrix;
 const SIDE = 16u;

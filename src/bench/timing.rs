@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::engine::cpu::{Arithmetic, CpuEngine};
 use crate::engine::gpu::GpuEngine;
 use crate::error::Result;
-use crate::tensor::{Dtype, HostTensor};
+use crate::tensor::{Dtype, HostTensor, narrowed};
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -114,12 +114,12 @@ pub fn noise(count: usize) -> Vec<f32> {
 
 /// A matrix of such numbers, scaled so that products keep the size of their input.
 pub fn random_matrix(rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
+    const LINES: usize = 4096;
     let scale = (3.0 / columns as f32).sqrt();
     let mut bytes = Vec::with_capacity(rows * columns * dtype.size());
     // A few thousand rows of noise, repeated: making gigabytes of it would take longer than the measurement.
-    let line = noise(columns + 4096);
-    for row in 0..rows {
-        line[row % 4096..][..columns].iter().for_each(|v| dtype.push(v * scale, &mut bytes));
-    }
+    let numbers: Vec<f32> = noise(columns + LINES).iter().map(|number| number * scale).collect();
+    let line = narrowed(dtype, &numbers).expect("small numbers");
+    (0..rows).for_each(|row| bytes.extend_from_slice(&line[row % LINES * dtype.size()..][..columns * dtype.size()]));
     HostTensor::owning(bytes, dtype, rows, columns)
 }

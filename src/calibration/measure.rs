@@ -126,7 +126,7 @@ impl<E: Engine> Visitor<E> for Measure<'_, E> {
 
 /// Writes the statistics of the finished layers into the folder of a save.
 pub fn write_statistics<E: Engine>(engine: &E, folder: &Path, set: &CalibrationSet, layers: &[LayerStatistics]) -> Result<()> {
-    statistics::write(&folder.join(STATISTICS), &Statistics { header: set.measured_on(engine), layers: layers.to_vec() })
+    statistics::write(&folder.join(STATISTICS), &set.measured_on(engine), layers)
 }
 
 /// Writes them, and the hidden states behind these layers.

@@ -115,7 +115,7 @@ impl StoredTensor {
                 let row_bytes = q8_0::bytes(columns);
                 let mut values = vec![0.0f32; rows.len() * columns];
                 q8_0::decode(&self.bytes.as_ref()[rows.start * row_bytes..rows.end * row_bytes], &mut values);
-                Ok(HostTensor::from_f32(&values, columns))
+                Ok(HostTensor::from_f32(values, columns))
             }
             Storage::Other(name) => Err(self
                 .error(format_args!("is {name}; supported are F32, F16, BF16 and GGUF's Q8_0 (other quantised models cannot be pruned)"))),

@@ -1,6 +1,6 @@
 //! `flap-gpu bench`.
 
-use super::args::{BenchArguments, Common, PrecisionArgument};
+use super::args::{BenchArguments, Common};
 use super::terminal::{Terminal, table};
 use crate::bench::{Bench, Measurement, Peak};
 use crate::disk::{OutputFile, files};
@@ -46,7 +46,7 @@ impl Report {
 }
 
 pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Result<()> {
-    if common.memory_budget.is_some() || !matches!(common.precision, PrecisionArgument::Auto) {
+    if common.memory_budget.is_some() || common.precision != Precision::Auto {
         return Err(
             Error::input("bench measures every precision, in the memory that it takes: leave --precision and --memory-budget out").into()
         );
@@ -113,8 +113,18 @@ fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigur
     collect(engine.info().label(), terminal, |report| {
         let peak = Peak::of_gpu(&engine)?;
         whole(&engine, peak, "f32", report)?;
+        // Its memory is needed below.
+        drop(engine);
         // The same adapter again with f16 operands, where it has them.
-        let Ok(AnyEngine::Gpu(engine)) = select(choice, Precision::F16) else { return Ok(()) };
+        let engine = match select(choice, Precision::F16) {
+            Ok(AnyEngine::Gpu(engine)) => engine,
+            Ok(AnyEngine::Cpu(_)) => unreachable!("a GPU was asked for"),
+            Err(Error::Unsupported(_)) => return Ok(()),
+            Err(error) => {
+                terminal.note(&format!("f16 is left out: {error}"));
+                return Ok(());
+            }
+        };
         let tier = match engine.products() {
             Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
             Products::F16 | Products::F32 => "f16".to_string(),

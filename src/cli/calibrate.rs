@@ -5,7 +5,6 @@ use super::eval::{SHORTER, note_long};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, open_folder, resumable, shown, with_engine};
 use crate::calibration::{self, Calibration, CalibrationSet, ENOUGH_BYTES, Shard};
-use crate::checkpoint::Tokenizer;
 use crate::disk::OutputFile;
 use crate::error::Error;
 use crate::model::Model;
@@ -47,7 +46,7 @@ fn calibrate(args: &CalibrateArguments, common: &Common, resume: &ResumeState, t
         }
     })?;
     let seconds = begin.elapsed().as_secs_f64();
-    statistics::write(&output.path(), &statistics)?;
+    statistics::write(&output.path(), &statistics.header, &statistics.layers)?;
     output.commit()?;
     // Finished layers may be mapped: some systems remove no file that is.
     drop(statistics);
@@ -90,7 +89,11 @@ pub fn draw(
     terminal: &Terminal,
 ) -> Result<CalibrationSet> {
     let source = args.source()?;
-    let (text, is_cut) = source.read_beginning(ENOUGH_BYTES)?;
+    let (mut text, mut is_cut) = source.read_beginning(ENOUGH_BYTES)?;
+    if is_cut && text.len() < ENOUGH_BYTES / 4 {
+        // It would end before a document that goes on and on.
+        (text, is_cut) = (source.read()?, false);
+    }
     if is_cut {
         terminal.note(&format!(
             "{} is long: its first {} are enough to draw windows from",
@@ -98,7 +101,7 @@ pub fn draw(
             size(ENOUGH_BYTES as u64)
         ));
     }
-    let tokenizer = Tokenizer::open(&model.path)?;
+    let tokenizer = model.tokenizer()?;
     terminal.start("tokenising", "", 0);
     let tokens = tokenizer.encode(text)?;
     terminal.finish();
@@ -125,7 +128,7 @@ pub fn merge(args: &MergeArguments, common: &Common, terminal: &Terminal) -> Res
     let output = OutputFile::create(&args.output, &inputs, common.force)?;
     let parts = args.statistics.iter().map(|path| statistics::read(path)).collect::<Result<Vec<Statistics>, _>>()?;
     let merged = statistics::merge(parts)?;
-    statistics::write(&output.path(), &merged)?;
+    statistics::write(&output.path(), &merged.header, &merged.layers)?;
     output.commit()?;
     let header = &merged.header;
     if !header.is_complete() {

@@ -4,9 +4,10 @@ use super::args::{Common, CompactArguments};
 use super::plan::{layers_json, removed};
 use super::terminal::{Terminal, grouped, size};
 use super::{open_engine, open_folder, shown, with_engine};
+use crate::compaction::Changes;
 use crate::error::Error;
 use crate::export::{self, Exported, Format, folder};
-use crate::plan::{Plan, Recipe};
+use crate::plan::{Compensation, Plan, Recipe};
 use crate::{compensation, pruning, recipe, statistics};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -36,12 +37,17 @@ pub fn run(args: &CompactArguments, common: &Common, terminal: &Terminal) -> Res
             return Err(Error::input(message)).with_context(place);
         }
     }
-    let engine = open_engine(common)?;
-    let changes = with_engine!(engine, e => if plan.settings.recipe == Recipe::Flap {
-        compensation::biases(e, &model, statistics.as_ref(), &plan, terminal)?.into()
+    let changes = if plan.settings.compensation == Compensation::None {
+        // Nothing is to be computed: no device is opened.
+        Changes::default()
     } else {
-        recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?
-    });
+        let engine = open_engine(common)?;
+        with_engine!(engine, e => if plan.settings.recipe == Recipe::Flap {
+            compensation::biases(e, &model, statistics.as_ref(), &plan, terminal)?.into()
+        } else {
+            recipe::changes_from_covariances(e, &model, statistics.as_ref(), &plan, terminal)?
+        })
+    };
     let exported = export::export(&model, &plan, &changes, &options, &output, terminal)?;
     export::write_card(output.path(), &args.model, &options.name, &plan, &exported, None)?;
     output.commit()?;

@@ -4,7 +4,6 @@ use super::args::Common;
 use super::terminal::{Terminal, grouped, size, table};
 use super::{open_engine, with_engine};
 use crate::calibration::{Calibration, CalibrationOptions, sequential_windows};
-use crate::checkpoint::Tokenizer;
 use crate::disk::files;
 use crate::engine::Engine;
 use crate::evaluation::perplexity;
@@ -83,7 +82,7 @@ fn text(rows: &[Row], device: &str) -> String {
 
 fn rows<E: Engine>(engine: &E, dense: &Path, folder: &Path, pass: PassOptions, terminal: &Terminal) -> Result<Vec<Row>> {
     let model = Model::open(dense)?;
-    let tokenizer = Tokenizer::open(dense)?;
+    let tokenizer = model.tokenizer()?;
     let mut test = tokenizer.encode(TEST_TEXT)?;
     test.truncate(sequential_windows(test.len(), WINDOW_TOKENS, None)? * WINDOW_TOKENS);
     let mut rows = vec![row(engine, "dense".into(), &model, &test, 0.0, pass, terminal)?];

@@ -152,7 +152,7 @@ fn remarked(model: Model, terminal: &Terminal) -> Model {
 }
 
 fn open_engine(common: &Common) -> crate::error::Result<AnyEngine> {
-    let mut engine = engine::select(&common.device, common.precision.into())?;
+    let mut engine = engine::select(&common.device, common.precision)?;
     if let Some(bytes) = common.memory_budget {
         engine = engine.with_memory_budget(bytes);
     }

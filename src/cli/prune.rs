@@ -11,7 +11,7 @@ use crate::disk::files;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::evaluation::{Guard, Guarded, perplexity};
-use crate::export::{self, Choice, Format, Measured, folder, gguf, name_of};
+use crate::export::{self, Choice, ExportOptions, Format, Measured, folder, gguf, name_of};
 use crate::interrupt;
 use crate::model::Model;
 use crate::pass::PassOptions;
@@ -57,7 +57,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
         )
         .into());
     }
-    if options.method == Method::MagnitudeSp && args.calibration.calibration.is_some() {
+    if options.method == Method::MagnitudeSp && (args.calibration.calibration.is_some() || args.calibration.samples.is_some()) {
         terminal.note("magnitude-sp goes by the weights alone: the calibration text is not used, nor are options about it");
     }
     if let (None, None, Some(option)) = (args.planning.recipe, args.planning.method, args.planning.option_of_flap(args.calibration.compat))
@@ -79,7 +79,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     }
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = folder::create(&args.output, &[&args.model], common.force)?;
-    let result = result_bytes(&model, &options, export.formats.len());
+    let result = result_bytes(&model, &options, &export);
     if let Some(note) =
         files::shortage(output.path().parent().unwrap_or(output.path()), result, "the result", "make room, or choose another --output")
     {
@@ -152,11 +152,15 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     })
 }
 
-/// What a result in so many formats takes, about.
-fn result_bytes(model: &Model, options: &PlanOptions, formats: usize) -> u64 {
+/// What a result takes, about.
+fn result_bytes(model: &Model, options: &PlanOptions, export: &ExportOptions) -> u64 {
     let prunable = model.architecture.prunable_parameters() as f64 / model.parameters() as f64;
     let stays = if options.mask_only { 1.0 } else { 1.0 - options.ratio * prunable };
-    (stays * (model.tensors.total_bytes() * formats as u64) as f64) as u64
+    let dense = |format: &Format| match format {
+        Format::Hf => model.tensors.total_bytes(),
+        Format::Gguf => export.gguf_type.bytes(model.parameters()),
+    };
+    (stays * export.formats.iter().map(dense).sum::<u64>() as f64) as u64
 }
 
 /// What is measured on a complete model, which neither a failure nor an interrupt spoils.

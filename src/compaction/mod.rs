@@ -6,8 +6,7 @@ mod slice;
 
 pub use slice::Slice;
 
-use crate::architecture::Site;
-use crate::architecture::{Architecture, LayerTensor, Part};
+use crate::architecture::{Architecture, LayerTensor, Part, Site};
 use crate::checkpoint::{Storage, StoredTensor};
 use crate::compensation::LayerBiases;
 use crate::engine::Engine;

@@ -38,7 +38,7 @@ impl std::str::FromStr for DeviceChoice {
 }
 
 /// What `--precision` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Precision {
     /// f16 on real GPUs with matrix units, f32 otherwise.
     #[default]

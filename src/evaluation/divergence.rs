@@ -75,18 +75,18 @@ impl<E: Engine> Predictions<E> {
     }
 
     /// Mean over all tokens of the Kullback-Leibler divergence of `other` from these predictions, in nats. Both must have been made in the
-    /// same batches.
+    /// same batches, by models with the same head, which pruning leaves as it is.
     pub fn divergence(&self, engine: &E, other: &Self) -> Result<f64> {
         let tokens = self.batch_tokens();
         let zeros = |batch: &Batch<E>| engine.zeros(batch.windows * self.window_tokens, 1);
         let mut sums = self.batches.iter().map(zeros).collect::<Result<Vec<_>>>()?;
-        for (left, right) in self.head.panels(engine, tokens).zip(other.head.panels(engine, tokens)) {
-            let (left, right) = (left?, right?);
+        for panel in self.head.panels(engine, tokens) {
+            let panel = panel?;
             let batches = self.batches.iter().zip(&other.batches).zip(self.states.iter().zip(&other.states));
             for (((a, b), (state_a, state_b)), sums) in batches.zip(&mut sums) {
                 interrupt::check()?;
-                let logits_a = a.read(engine, |states| left.logits(engine, states))?;
-                let logits_b = b.read(engine, |states| right.logits(engine, states))?;
+                let logits_a = a.read(engine, |states| panel.logits(engine, states))?;
+                let logits_b = b.read(engine, |states| panel.logits(engine, states))?;
                 engine.divergence_panel(sums, [&logits_a, &logits_b], [&state_a.state, &state_b.state])?;
             }
         }

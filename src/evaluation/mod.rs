@@ -99,13 +99,17 @@ fn normaliser_states<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &[B
 /// The head, and the last layer's hidden states made ready for it, in place.
 fn normalised_head<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>]) -> Result<Head<E>> {
     let head = pass.model.head(pass.engine)?;
-    for batch in batches {
-        batch.update(pass.engine, |hidden_states| {
-            *hidden_states = head.normalise(pass.engine, hidden_states)?;
-            Ok(())
-        })?;
-    }
+    normalise(pass, &head, batches)?;
     Ok(head)
+}
+
+/// Makes hidden states ready for a head, in place.
+fn normalise<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &mut [Batch<E>]) -> Result<()> {
+    let normalised = |hidden_states: &mut E::Tensor| {
+        *hidden_states = head.normalise(pass.engine, hidden_states)?;
+        Ok(())
+    };
+    batches.iter_mut().try_for_each(|batch| batch.update(pass.engine, normalised))
 }
 
 /// Runs the layers and looks at nothing.

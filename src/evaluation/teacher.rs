@@ -3,7 +3,7 @@
 //! With the dense model's probabilities `p`, the divergence of logits `W h` from its own `W h*` is
 //! `log Z - <e, h> - (log Z* - <e, h*>)`, where `e = sum_v p_v W_v`: the expected row of the head, which is computed once.
 
-use super::{OUTSIDE_LAYERS, Unvisited, normalised_head, normaliser_states};
+use super::{Unvisited, normalise, normalised_head, normaliser_states};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forward::Head;
@@ -40,14 +40,14 @@ impl<E: Engine> Teacher<E> {
     pub fn divergences(&self, pass: &Pass<'_, E>, streams: Vec<Vec<Batch<E>>>) -> Result<Vec<f64>> {
         let count = self.own.len();
         let mut batches: Vec<Batch<E>> = streams.into_iter().flatten().collect();
-        normalised_head(pass, &mut batches)?;
+        normalise(pass, &self.head, &mut batches)?;
         let normalisers = normalisers(pass, &self.head, &batches)?;
         let mean = |(batches, normalisers): (&[Batch<E>], &[Vec<f64>])| {
             let losses = self.losses(pass, batches, normalisers)?;
             let tokens: usize = losses.iter().map(Vec::len).sum();
             let above = |(loss, own): (&Vec<f64>, &Vec<f64>)| -> f64 { loss.iter().zip(own).map(|(loss, own)| loss - own).sum() };
             let mean = losses.iter().zip(&self.own).map(above).sum::<f64>() / tokens as f64;
-            let wrong = || Error::NotFinite(format!("the divergence of a variant is not finite: {OUTSIDE_LAYERS}"));
+            let wrong = || Error::NotFinite("NaN or infinity in the activations or logits of a variant; try a smaller --ratio".into());
             mean.is_finite().then_some(mean).ok_or_else(wrong)
         };
         batches.chunks_exact(count).zip(normalisers.chunks_exact(count)).map(mean).collect()

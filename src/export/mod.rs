@@ -24,7 +24,7 @@ use gguf::GgufType;
 use std::path::Path;
 
 /// Form of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Format {
     /// A model folder with safetensors, for transformers and its relatives
     Hf,

@@ -16,7 +16,7 @@ pub fn panel_bytes(info: &DeviceInfo) -> u64 {
     MOST_PANEL_BYTES.min(info.memory_budget / PANEL_SHARE)
 }
 
-/// Rows below which a product is mostly waiting.
+/// Rows below which a product is mostly waiting, and of which a panel has a multiple: products are fastest in whole tiles.
 const LEAST_ROWS: usize = 64;
 
 /// The final norm and the head's matrix, which stays in host memory.
@@ -47,7 +47,7 @@ impl<E: Engine> Head<E> {
     /// Brings the head to the device panel by panel, each within [`panel_bytes`], as are its logits for `tokens` tokens.
     pub fn panels<'a>(&'a self, engine: &'a E, tokens: usize) -> impl Iterator<Item = Result<HeadPanel<E>>> + 'a {
         let columns = tokens.max(engine.columns(&self.norm));
-        let rows = (panel_bytes(engine.info()) as usize / 4 / columns).max(LEAST_ROWS);
+        let rows = (panel_bytes(engine.info()) as usize / 4 / columns / LEAST_ROWS).max(1) * LEAST_ROWS;
         (0..self.vocabulary_size).step_by(rows).map(move |first| {
             let entries = first..(first + rows).min(self.vocabulary_size);
             let weight = engine.upload_matrix(&(self.rows)(entries.clone())?)?;

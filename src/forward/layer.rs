@@ -1,7 +1,6 @@
 //! One decoder layer: pre-norm attention and pre-norm gated MLP on the residual stream.
 
-use crate::architecture::Site;
-use crate::architecture::{Architecture, LayerShape, Part};
+use crate::architecture::{Architecture, LayerShape, Part, Site};
 use crate::engine::{AttentionShape, Engine};
 use crate::error::Result;
 use crate::tensor::HostTensor;

@@ -32,6 +32,12 @@ pub fn open(path: &Path) -> Result<Model> {
     let mut architecture = Architecture::describe(&config)?;
     let tensors = rename(&file, &architecture, interleaved)?;
     if let Some(factors) = keys.rope_factors(ROPE_FACTORS)? {
+        let pairs = architecture.rope.frequencies.len();
+        if factors.len() != pairs || !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+            return Err(file.error(format_args!(
+                "tensor `{ROPE_FACTORS}` must hold {pairs} positive numbers, one for each pair of a head's channels"
+            )));
+        }
         architecture.rope.frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= f64::from(factor));
     }
     let amplitude = keys.number("rope.scaling.attn_factor").unwrap_or(1.0);

@@ -4,7 +4,7 @@ mod wanda;
 
 pub use wanda::wanda_sp;
 
-use crate::architecture::Site;
+use crate::architecture::{Architecture, Site};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::importance;
@@ -12,7 +12,7 @@ use crate::interrupt;
 use crate::model::Model;
 use crate::plan::{Method, Plan, PlanOptions};
 use crate::progress::Progress;
-use crate::search::{Kept, LayerScores, Problem};
+use crate::search::{Kept, LayerScores, Problem, Structure};
 use crate::statistics::{LayerStatistics, Mode, Statistics};
 
 /// Fails unless the statistics were taken on this model, over all windows.
@@ -94,8 +94,7 @@ pub fn plan_from_kept(model: &Model, options: &PlanOptions, kept: &[Kept], compa
 }
 
 /// The search that the options ask for.
-fn problem(options: &PlanOptions, model: &Model, layers: Vec<LayerScores>, strict: bool) -> Problem {
-    let architecture = &model.architecture;
+fn problem(options: &PlanOptions, architecture: &Architecture, layers: Vec<LayerScores>, strict: bool) -> Problem {
     let group = architecture.layers[0].group_size();
     Problem {
         unit_parameters: (0..layers.len()).map(|i| architecture.unit_parameters(i)).collect(),
@@ -110,9 +109,26 @@ fn problem(options: &PlanOptions, model: &Model, layers: Vec<LayerScores>, stric
     }
 }
 
+/// The structure of that search; the recipes beyond FLAP share units out as AL-AM does.
+fn structure(options: &PlanOptions) -> Structure {
+    options.settings(false).structure.unwrap_or_default()
+}
+
 fn search(model: &Model, options: &PlanOptions, layers: Vec<LayerScores>, compat: bool) -> Result<(Plan, Vec<String>)> {
     options.check(&model.architecture)?;
-    let structure = options.settings(compat).structure.unwrap_or_default();
-    let found = problem(options, model, layers, compat).search(structure)?;
+    let found = problem(options, &model.architecture, layers, compat).search(structure(options))?;
     Ok((plan_from_kept(model, options, &found.layers, compat), found.notes))
+}
+
+/// Fails if no plan can be what the options ask for, whatever the scores: a search among any tells, before something is measured.
+pub fn check_options(architecture: &Architecture, options: &PlanOptions, compat: bool) -> Result<()> {
+    options.check(architecture)?;
+    let scores = |count: usize| (0..count).map(|score| score as f64).collect();
+    let layer = |index: usize| LayerScores {
+        attention: scores(architecture.channels(index, Site::Attention)),
+        mlp: scores(architecture.channels(index, Site::Mlp)),
+        units: architecture.layers[index].key_value_heads,
+    };
+    let layers = (0..architecture.layers.len()).map(layer).collect();
+    problem(options, architecture, layers, compat).search(structure(options)).map(drop)
 }

@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Observer};
 use crate::importance;
+use crate::interrupt;
 use crate::pass::{Batch, Pass, Visitor};
 use crate::search::{self, Kept, LayerScores};
 use crate::statistics::Mode;
@@ -32,8 +33,13 @@ impl<E: Engine> Visitor<E> for Wanda<'_> {
     fn run(&mut self, pass: &Pass<'_, E>, layer: usize, weights: &LayerWeights<E>, batches: &mut [Batch<E>]) -> Result<()> {
         let mut moments = ChannelMoments::new(pass.engine, weights, self.set)?;
         for batch in batches.iter() {
+            interrupt::check()?;
             moments.begin(batch);
-            pass.decode(weights, &mut batch.copy_to_device(pass.engine)?, &mut moments)?;
+            let (engine, rope, tokens) = (pass.engine, pass.rope(), pass.window_tokens);
+            let mut states = batch.copy_to_device(engine)?;
+            weights.pass_site(engine, Site::Attention, rope, &mut states, tokens, |x| moments.observe(engine, Site::Attention, x))?;
+            // What the MLP gives to the stream is not looked at.
+            moments.observe(engine, Site::Mlp, &mut weights.site_input(engine, Site::Mlp, rope, &states, tokens)?)?;
             pass.advance(batch);
         }
         let statistics = moments.read(pass.engine, weights, Mode::Exact)?;

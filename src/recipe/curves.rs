@@ -5,7 +5,7 @@ use super::dense::{DenseSite, Sites, measure};
 use super::linear_algebra::System;
 use super::placement::{eliminate, room_without_pass};
 use super::removal::{Removal, remove_greedily};
-use super::saves::{Measured, Saves, keeps_covariances};
+use super::saves::{FirstPass, Measured, Saves, keeps_covariances};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{AllocationSite, keep, ridge_share, site_name};
@@ -19,7 +19,6 @@ use crate::pass::Batch;
 use crate::plan::PlanOptions;
 use crate::progress::Progress;
 use crate::statistics::{LayerStatistics, SiteCovariance, Statistics};
-use memmap2::Mmap;
 use std::time::Instant;
 
 /// All sites, attention and MLP of every layer in turn.
@@ -65,17 +64,12 @@ struct Measuring<'a, E: Engine> {
     /// For covariances that are kept.
     scratch: Option<Scratch>,
     saves: Option<&'a Saves<'a>>,
-    finished: Option<(Vec<LayerStatistics>, Mmap)>,
     sites: Vec<Curve>,
     /// Seconds of linear algebra.
     algebra: f64,
 }
 
 impl<E: Engine> Sites<E> for Measuring<'_, E> {
-    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
-        self.finished.take()
-    }
-
     fn site(&mut self, found: DenseSite) -> Result<()> {
         let covariance = self.scratch.as_mut().map(|scratch| found.keep(scratch)).transpose()?;
         let DenseSite { layer, site, moments, stream_square, room } = found;
@@ -116,11 +110,11 @@ impl Curves {
             model,
             scratch: keeps_covariances(options.recipe).then(Scratch::new).transpose()?,
             saves,
-            finished: hidden_states.map(|hidden_states| (layers, hidden_states)),
             sites,
             algebra: 0.0,
         };
-        let statistics = measure(calibration, options.token_weights, &mut measuring)?;
+        let finished = hidden_states.map(|hidden_states| (layers, hidden_states));
+        let statistics = measure(calibration, options.token_weights, finished, &mut measuring)?;
         let Measuring { sites, algebra, .. } = measuring;
         let seconds = Some([(begin.elapsed().as_secs_f64() - algebra) / share, algebra / share]);
         Ok((Self { sites, seconds }, statistics))
@@ -140,6 +134,16 @@ impl Curves {
         }
         progress.finish();
         Ok(Self { sites, seconds: None })
+    }
+
+    /// Them with the statistics of the same pass, as saves have both.
+    pub fn first_pass<'a>(&'a self, statistics: &'a Statistics) -> FirstPass<'a> {
+        FirstPass { layers: &statistics.layers, curves: &self.sites }
+    }
+
+    /// Gives the disk back what only the first pass and the search go by.
+    pub fn drop_covariances(&mut self) {
+        self.sites.iter_mut().for_each(|curve| curve.covariance = None);
     }
 
     /// The sites as the allocation sees them.

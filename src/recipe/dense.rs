@@ -30,24 +30,24 @@ pub struct DenseSite {
 
 /// Takes what a pass through the dense model finds.
 pub trait Sites<E: Engine> {
-    /// Layers that are finished already, and the hidden states behind them.
-    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
-        None
-    }
-
     /// The next site.
     fn site(&mut self, found: DenseSite) -> Result<()>;
 
     /// A layer is finished: the statistics of all so far, and the hidden states behind it.
-    fn layer(&mut self, _: &E, _: &[LayerStatistics], _: &[Batch<E>]) {}
+    fn layer(&mut self, engine: &E, statistics: &[LayerStatistics], batches: &[Batch<E>]);
 }
 
 /// Sends the calibration through the dense model and hands out what is found, site by site, with the layers' statistics as FLAP takes them
-/// gathered on the way.
-pub fn measure<E: Engine>(calibration: &Calibration<'_, E>, token_weights: TokenWeights, sites: &mut impl Sites<E>) -> Result<Statistics> {
+/// gathered on the way. Goes on behind layers that are finished already, from their statistics and the hidden states behind them.
+pub fn measure<E: Engine>(
+    calibration: &Calibration<'_, E>,
+    token_weights: TokenWeights,
+    finished: Option<(Vec<LayerStatistics>, Mmap)>,
+    sites: &mut impl Sites<E>,
+) -> Result<Statistics> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
     let pass = calibration.start(set.leave_room(model, leave_room(engine, model, calibration.pass, 0)))?;
-    let (statistics, mut batches) = match sites.finished() {
+    let (statistics, mut batches) = match finished {
         Some((layers, hidden_states)) => (layers, pass.restore(&hidden_states)?),
         None => (Vec::new(), pass.embed(&set.ids)?),
     };

@@ -68,6 +68,11 @@ impl<E: Engine> Products<E> {
     }
 }
 
+/// Bytes of the device that the sum of products of so many columns with themselves takes.
+pub fn device_bytes(columns: usize) -> u64 {
+    2 * columns as u64 * (columns + columns.min(DEVICE_COLUMNS)) as u64
+}
+
 /// The sum of products of `a` with itself.
 pub struct Gram<E: Engine> {
     products: Products<E>,

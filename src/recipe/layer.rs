@@ -2,8 +2,7 @@
 
 use super::products::times_vector;
 use super::weights::{row, to_bytes, to_matrix};
-use crate::architecture::Part;
-use crate::architecture::Site;
+use crate::architecture::{Part, Site};
 use crate::compaction::Slice;
 use crate::disk::Scratch;
 use crate::engine::Engine;
@@ -60,13 +59,17 @@ pub fn readers(site: Site) -> &'static [Part] {
     }
 }
 
-/// Brings a site's readers to the device.
-pub fn place_readers<E: Engine>(engine: &E, own: &mut LayerWeights<E>, site: Site, read: &[HostTensor]) -> Result<()> {
-    let places = match site {
+/// The same in a layer on the device.
+fn reader_places<E: Engine>(own: &mut LayerWeights<E>, site: Site) -> Vec<&mut Linear<E>> {
+    match site {
         Site::Attention => vec![&mut own.q_proj, &mut own.k_proj, &mut own.v_proj],
         Site::Mlp => vec![&mut own.gate_proj, &mut own.up_proj],
-    };
-    for (place, host) in places.into_iter().zip(read) {
+    }
+}
+
+/// Brings a site's readers to the device.
+pub fn place_readers<E: Engine>(engine: &E, own: &mut LayerWeights<E>, site: Site, read: &[HostTensor]) -> Result<()> {
+    for (place, host) in reader_places(own, site).into_iter().zip(read) {
         place.weight = engine.upload_matrix(host)?;
     }
     Ok(())
@@ -106,12 +109,8 @@ fn cut_biases<E: Engine>(
     kept: &[usize],
     of: usize,
 ) -> Result<()> {
-    let places = match site {
-        Site::Attention => vec![(&mut own.q_proj, Part::QueryBias), (&mut own.k_proj, Part::KeyBias), (&mut own.v_proj, Part::ValueBias)],
-        Site::Mlp => vec![(&mut own.gate_proj, Part::GateBias), (&mut own.up_proj, Part::UpBias)],
-    };
-    for (place, part) in places {
-        if let Some(bias) = model.bias(layer, part)? {
+    for (place, reader) in reader_places(own, site).into_iter().zip(readers(site)) {
+        if let Some(bias) = reader.bias().map(|part| model.bias(layer, part)).transpose()?.flatten() {
             let run = bias.len() / of;
             let cut: Vec<f32> = kept.iter().flat_map(|&unit| bias[unit * run..(unit + 1) * run].iter().copied()).collect();
             place.bias = Some(engine.upload(&cut, cut.len())?);

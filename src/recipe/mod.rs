@@ -54,7 +54,7 @@ use crate::resume::ResumeState;
 use crate::search::Kept;
 use crate::statistics::{Header, Statistics};
 use curves::Curves;
-use saves::{Finished, FirstPass, Saves};
+use saves::{Finished, Saves};
 use sequential::Start;
 use std::time::Instant;
 
@@ -97,12 +97,15 @@ pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, r
     let saves = resume.map(|state| Saves::new(calibration, options, state));
     let saves = saves.as_ref();
     let Finished { first, search, second } = saves.map(|saves| saves.load(progress)).transpose()?.unwrap_or_default();
-    let (curves, statistics) = Curves::measure(calibration, options, first, saves)?;
-    let first = FirstPass { layers: &statistics.layers, curves: &curves.sites };
-    let kept_in = saves.map(|saves| (saves, first));
+    let (mut curves, statistics) = Curves::measure(calibration, options, first, saves)?;
     let removed = match (&second, options.recipe) {
         (Some(fitted), _) => fitted.units.removed.clone(),
-        (None, Recipe::Search) => search::allocate(calibration, options, &curves, search, kept_in)?,
+        (None, Recipe::Search) => {
+            let kept_in = saves.map(|saves| (saves, curves.first_pass(&statistics)));
+            let removed = search::allocate(calibration, options, &curves, search, kept_in)?;
+            curves.drop_covariances();
+            removed
+        }
         (None, _) => curves.allocate(model, options)?,
     };
     if removed.iter().all(|&count| count == 0) {
@@ -115,7 +118,7 @@ pub fn run<E: Engine>(calibration: &Calibration<'_, E>, options: &PlanOptions, r
         (kept, replaced)
     } else {
         let start = second.map_or(Start::First(removed), Start::Behind);
-        sequential::run(calibration, options, start, kept_in)?
+        sequential::run(calibration, options, start, saves.map(|saves| (saves, curves.first_pass(&statistics))))?
     };
     let plan = plan_of(model, options, kept, errors, &statistics);
     let changes = Changes { biases: Vec::new(), replaced };
@@ -147,8 +150,8 @@ fn leave_room<E: Engine>(engine: &E, model: &Model, options: PassOptions, other_
     let architecture = &model.architecture;
     let layers = 0..architecture.layers.len();
     let channels = |layer: usize, site: Site| (model.architecture.channels(layer, site), model.architecture.channels_per_unit(layer, site));
-    // Half of a symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
-    let sum = |(channels, _): (usize, usize)| 4 * (channels * (channels / 2 + architecture.hidden_size)) as u64;
+    // The symmetric sum, and the sums with the target; later the elimination in their place, where the device has room for it.
+    let sum = |(channels, _): (usize, usize)| gram::device_bytes(channels) + 4 * (channels * architecture.hidden_size) as u64;
     let elimination = |(channels, per_unit)| placement::device_bytes(engine, channels, architecture.hidden_size, per_unit).unwrap_or(0);
     let widest =
         |site: Site, bytes: &dyn Fn((usize, usize)) -> u64| layers.clone().map(|layer| bytes(channels(layer, site))).max().unwrap_or(0);

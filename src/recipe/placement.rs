@@ -43,7 +43,7 @@ fn on_device<E: Engine, R>(
     Some(on_device.and_then(|mut on_device| work(&mut on_device)))
 }
 
-/// Bytes that an elimination takes on the device, if its budget has them; none if it stays on the host in any case.
+/// Bytes that an elimination takes on the device; none if it stays on the host in any case.
 pub fn device_bytes<E: Engine>(engine: &E, size: usize, outputs: usize, channels_per_unit: usize) -> Option<u64> {
     let info = engine.info();
     let bytes = OnDevice::<E>::bytes(size, outputs, channels_per_unit);

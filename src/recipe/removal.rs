@@ -11,7 +11,7 @@ pub const BLOCKS: usize = 16;
 pub struct Removal {
     /// Units, the first removed first.
     pub order: Vec<usize>,
-    /// Squared error of the site's output per token after so many removals, when the rest makes up for them; one more than units.
+    /// Squared error of the site's output per token after so many removals, when the rest makes up for them; one more than removals.
     pub curve: Vec<f64>,
 }
 

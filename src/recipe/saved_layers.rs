@@ -26,10 +26,7 @@ pub fn with_covariances(layer: &LayerStatistics, covariances: [&SiteCovariance; 
 /// Writes the covariances of the layers' sites, where they are not there yet. The header says that there are any.
 pub fn keep_covariances(state: &ResumeState, header: &Header, layers: &[LayerStatistics], covariances: &[&SiteCovariance]) -> Result<()> {
     for (index, (layer, &own)) in layers.iter().zip(covariances.as_chunks().0).enumerate() {
-        state.keep_layer(COVARIANCES, index, |path| {
-            let layers = vec![with_covariances(layer, own)];
-            statistics::write(path, &Statistics { header: header.clone(), layers })
-        })?;
+        state.keep_layer(COVARIANCES, index, |path| statistics::write(path, header, &[with_covariances(layer, own)]))?;
     }
     Ok(())
 }

@@ -96,8 +96,8 @@ pub struct FittedLayers {
     pub units: Units,
     /// Their weights.
     pub replaced: Replaced,
-    /// The dense and the pruned stream behind them.
-    pub streams: [Mmap; 2],
+    /// The dense and the pruned stream behind them, unless these are all layers.
+    pub streams: Option<[Mmap; 2]>,
 }
 
 /// The whole first pass.
@@ -135,7 +135,8 @@ impl<'a> Saves<'a> {
             let map = |name: &str| self.set.map_hidden_states(self.model, &folder.join(name));
             let hidden_states = (layers.len() < all).then(|| map(HIDDEN_STATES)).transpose()?;
             let fit = |units: Cow<'_, Units>| -> Result<FittedLayers> {
-                Ok(FittedLayers { units: units.into_owned(), replaced, streams: [map(HIDDEN_STATES)?, map(PRUNED)?] })
+                let streams = (fitted < all).then(|| Ok::<_, Error>([map(HIDDEN_STATES)?, map(PRUNED)?])).transpose()?;
+                Ok(FittedLayers { units: units.into_owned(), replaced, streams })
             };
             let second = record.fit.map(fit).transpose()?;
             let search = record.search.map(Cow::into_owned);
@@ -204,8 +205,12 @@ impl<'a> Saves<'a> {
     ) {
         let record = Record { curves: first.curves.into(), search: None, fit: Some(Cow::Borrowed(units)) };
         let saved = self.state.save_if_due(&self.identity, |folder| {
-            keep_weights(self.state, 0..units.kept.len() / 2, replaced)?;
+            let fitted = units.kept.len() / 2;
+            keep_weights(self.state, 0..fitted, replaced)?;
             self.write(engine, folder, first.layers, &record)?;
+            if fitted == self.model.architecture.layers.len() {
+                return Ok(());
+            }
             Batch::save(engine, dense, &folder.join(HIDDEN_STATES))?;
             Batch::save(engine, pruned, &folder.join(PRUNED))
         });

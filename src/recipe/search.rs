@@ -8,7 +8,7 @@ use super::allocation::give_back;
 use super::curves::Curves;
 use super::layer::{Fitted, cut_readers, readers};
 use super::saves::{FirstPass, Saves, Searched};
-use super::{AllocationSite, allocate as allocate_by_curves, keep, least_squares, leave_room};
+use super::{AllocationSite, keep, least_squares, leave_room};
 use crate::architecture::Site;
 use crate::calibration::Calibration;
 use crate::disk::Scratch;
@@ -39,8 +39,6 @@ pub fn allocate<E: Engine>(
 ) -> Result<Vec<usize>> {
     let &Calibration { engine, model, set, progress, .. } = calibration;
     let sites = curves.allocation_sites(model, plan);
-    // Fails where no allocation reaches the ratio.
-    allocate_by_curves(&sites, plan.ratio)?;
     let chunks = Chunks::of(&sites);
     let length = set.header.sequence_length;
     let ids = set.one_in(SLICE);
@@ -86,7 +84,8 @@ pub fn allocate<E: Engine>(
         tracing::info!("round {round} of {rounds}: divergence {:.5} nats a token with {removed:?} removed", divergences[0]);
         take(&sites, &chunks, &costs, total * plan.ratio * round as f64 / rounds as f64, removed);
         fits = made;
-        fits.retain(|&(site, count), _| removed[site] == count);
+        // The next round tries the same chunk of a site that has lost none.
+        fits.retain(|&(site, count), _| removed[site] == count || chunks.next(site, removed[site]) == Some(count));
         search.rounds = round;
         if let Some((saves, first)) = saves {
             saves.save_searched(engine, first, &search);
@@ -122,7 +121,7 @@ fn announce(seconds: Option<[f64; 2]>, sites: usize, left: usize, ratio: f64, pr
     });
     let of = if left < rounds(ratio) { format!("the last {left} of {}", rounds(ratio)) } else { left.to_string() };
     progress.note(&format!(
-        "the search tries {sites} sites in {of} rounds: {passes:.1} passes of the calibration and up to {} fits{}",
+        "the search tries {sites} sites in {of} rounds: {passes:.1} passes of the calibration and some {} fits{}",
         left * sites,
         time.unwrap_or_default()
     ));

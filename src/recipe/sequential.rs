@@ -47,7 +47,8 @@ pub fn run<E: Engine>(
             let pruned = pass.copy(&dense)?;
             (Units { removed, kept: Vec::new() }, Replaced::new(), [dense, pruned])
         }
-        Start::Behind(FittedLayers { units, replaced, streams: [dense, pruned] }) => {
+        Start::Behind(FittedLayers { units, replaced, streams: None }) => return Ok((units.kept, replaced)),
+        Start::Behind(FittedLayers { units, replaced, streams: Some([dense, pruned]) }) => {
             (units, replaced, [pass.restore(&dense)?, pass.restore(&pruned)?])
         }
     };
@@ -203,7 +204,12 @@ impl<E: Engine> Fit<'_, E> {
         system.rows = rows;
         let count = self.units.removed[self.units.kept.len()];
         let (removal, weights) = eliminate(pass.engine, pass.room(), system, [host.rows, per_unit], |system| {
-            system.invert(what)?;
+            // Where nothing goes, the weights are all that is asked for.
+            if count == 0 {
+                system.solve(what)?;
+            } else {
+                system.invert(what)?;
+            }
             Ok((remove_greedily(system, per_unit, count, what)?, system.take_rows()?))
         })?;
         let kept = keep(&removal.order, units);

@@ -17,7 +17,6 @@ use crate::progress::Progress;
 use crate::pruning::check_statistics;
 use crate::resume::ResumeState;
 use crate::statistics::{Header, LayerStatistics, SiteCovariance, Statistics, TokenWeights};
-use memmap2::Mmap;
 use serde_json::{Value, json};
 
 /// The statistics of a calibration with the covariances of all sites, which stay in a temporary file. With `resume`, finished layers are kept
@@ -43,8 +42,8 @@ pub fn calibrate<E: Engine>(
     let (found, finished) = finished.transpose()?.flatten().unzip();
     let header = Header { covariances: Some(token_weights), ..set.measured_on(engine) };
     let saves = resume.map(|state| (state, identity, set));
-    let mut sites = Covariances { scratch: Scratch::new()?, found: found.unwrap_or_default(), finished, saves, header, all };
-    let statistics = dense::measure(calibration, token_weights, &mut sites)?;
+    let mut sites = Covariances { scratch: Scratch::new()?, found: found.unwrap_or_default(), saves, header, all };
+    let statistics = dense::measure(calibration, token_weights, finished, &mut sites)?;
     let of_layers = sites.found.as_chunks().0.iter().map(|[attention, mlp]| [attention, mlp]);
     let layers = statistics.layers.iter().zip(of_layers).map(|(layer, found)| with_covariances(layer, found)).collect();
     Ok(Statistics { layers, header: sites.header })
@@ -54,7 +53,6 @@ struct Covariances<'a> {
     scratch: Scratch,
     /// Of all sites so far.
     found: Vec<SiteCovariance>,
-    finished: Option<(Vec<LayerStatistics>, Mmap)>,
     /// Where finished layers are kept, as whose, and their windows.
     saves: Option<(&'a ResumeState, Value, &'a CalibrationSet)>,
     header: Header,
@@ -63,10 +61,6 @@ struct Covariances<'a> {
 }
 
 impl<E: Engine> Sites<E> for Covariances<'_> {
-    fn finished(&mut self) -> Option<(Vec<LayerStatistics>, Mmap)> {
-        self.finished.take()
-    }
-
     fn site(&mut self, found: DenseSite) -> Result<()> {
         self.found.push(found.keep(&mut self.scratch)?);
         Ok(())

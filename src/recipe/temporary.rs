@@ -1,6 +1,5 @@
 //! What a recipe will put into temporary files, said before it begins rather than hours later.
 
-use super::saves::keeps_covariances;
 use crate::architecture::Site;
 use crate::disk::{temporary_file, temporary_shortage};
 use crate::error::Result;
@@ -21,17 +20,20 @@ pub fn covariances(model: &Model) -> u64 {
     channels(model).map(|channels| 4 * packed_length(channels) as u64).sum()
 }
 
-/// Bytes of those, where a recipe needs them again, and of the weights that it fits.
+/// Bytes of what a recipe keeps at a time: covariances, where it needs them again, and the weights that it fits.
 pub fn of_recipe(model: &Model, options: &PlanOptions) -> u64 {
-    let writers = || channels(model).map(|channels| (channels * model.architecture.hidden_size) as u64).sum();
-    let fitted = match options.recipe {
-        Recipe::Flap => 0,
-        Recipe::LeastSquares => writers(),
-        Recipe::Sequential | Recipe::Search => model.architecture.prunable_parameters(),
+    let of_parameter = (1.0 - options.ratio) * model.tensors.total_bytes() as f64 / model.parameters() as f64;
+    let writers = channels(model).map(|channels| (channels * model.architecture.hidden_size) as u64).sum::<u64>() as f64 * of_parameter;
+    let fitted = model.architecture.prunable_parameters() as f64 * of_parameter;
+    let covariances = covariances(model) as f64;
+    let bytes = match options.recipe {
+        Recipe::Flap => 0.0,
+        Recipe::LeastSquares => covariances + writers,
+        Recipe::Sequential => fitted,
+        // Of every site, the weights of a round and those that it tries; once it knows how many units go, those that it ends with.
+        Recipe::Search => (covariances + 2.0 * writers).max(fitted),
     };
-    let of_parameter = model.tensors.total_bytes() as f64 / model.parameters() as f64;
-    let covariances = if keeps_covariances(options.recipe) { covariances(model) } else { 0 };
-    covariances + ((1.0 - options.ratio) * of_parameter * fitted as f64) as u64
+    bytes as u64
 }
 
 /// Channels of every site.

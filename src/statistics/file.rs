@@ -162,10 +162,10 @@ impl Values<'_> {
     }
 }
 
-/// Writes statistics to a new file.
-pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
+/// Writes the statistics of some layers to a new file.
+pub fn write(path: &Path, header: &Header, layers: &[LayerStatistics]) -> Result<()> {
     let mut tensors = Vec::new();
-    for (index, layer) in statistics.layers.iter().enumerate() {
+    for (index, layer) in layers.iter().enumerate() {
         for site in Site::BOTH {
             let name = |vector: &str| format!("layers.{index}.{}.{vector}", site.name());
             let own = &layer[site];
@@ -178,13 +178,13 @@ pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
         }
     }
     let headers: Vec<TensorHeader> = tensors.iter().map(|(name, values)| values.header(name)).collect();
-    let header = serde_json::to_string(&statistics.header).map_err(|e| Error::file(path, e.to_string()))?;
+    let words = serde_json::to_string(header).map_err(|e| Error::file(path, e.to_string()))?;
     let metadata = BTreeMap::from([
         ("format".to_string(), FORMAT.to_string()),
         ("version".to_string(), VERSION.to_string()),
-        ("layers".to_string(), statistics.layers.len().to_string()),
-        ("tokens".to_string(), statistics.header.tokens().to_string()),
-        (HEADER_KEY.to_string(), header),
+        ("layers".to_string(), layers.len().to_string()),
+        ("tokens".to_string(), header.tokens().to_string()),
+        (HEADER_KEY.to_string(), words),
     ]);
     let mut writer = SafetensorsWriter::create(path, &headers, &metadata)?;
     tensors.iter().try_for_each(|(_, values)| values.write(&mut writer))?;

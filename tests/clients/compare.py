@@ -2,7 +2,7 @@
 
     python tests/clients/compare.py [--flap-gpu target/release/flap-gpu] [--model FOLDER]... [--markdown FILE]
 
-For every family, two ratios and three kinds of plan it compares, on the same token ids, the logits of `flap-gpu forward`, of
+For every family, two ratios and four kinds of plan it compares, on the same token ids, the logits of `flap-gpu forward`, of
 transformers and of llama.cpp, as normalised squared errors; the ids of a page of text (in transformers, the source's too); 64 greedily generated tokens; and the
 round trip through `save_pretrained`. It exits with 1 if one of them is out of tolerance.
 """

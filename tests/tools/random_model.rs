@@ -9,7 +9,7 @@ use flap_gpu::architecture::Architecture;
 use flap_gpu::checkpoint::{Config, SafetensorsWriter, TensorHeader};
 use flap_gpu::disk::files;
 use flap_gpu::export::folder;
-use flap_gpu::tensor::Dtype;
+use flap_gpu::tensor::{Dtype, narrowed};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,9 +84,8 @@ fn write_weights(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let mut left: usize = shape.iter().product();
         while left > 0 {
             let part = left.min(1 << 20);
-            let mut bytes = Vec::with_capacity(2 * part);
-            (0..part).for_each(|_| Dtype::F16.push(offset + size * random.next(), &mut bytes));
-            writer.write(&bytes)?;
+            let numbers: Vec<f32> = (0..part).map(|_| offset + size * random.next()).collect();
+            writer.write(&narrowed(Dtype::F16, &numbers).expect("small numbers"))?;
             left -= part;
         }
     }

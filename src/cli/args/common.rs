@@ -1,7 +1,7 @@
 //! Options of every command.
 
 use crate::engine::{DeviceChoice, Precision};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::num::NonZeroUsize;
 
 /// Everywhere.
@@ -11,8 +11,8 @@ pub struct Common {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
     pub device: DeviceChoice,
     /// Number format of the matrix products
-    #[arg(long, global = true, value_enum, default_value_t = PrecisionArgument::Auto, help_heading = "Everywhere")]
-    pub precision: PrecisionArgument,
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Everywhere")]
+    pub precision: Precision,
     /// Print one JSON document on standard output, and nothing else there; one with `error` if the command fails
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
@@ -26,7 +26,7 @@ pub struct Common {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub force: bool,
     /// Device memory to stay within, such as 1.5G or 800M (powers of 1024); hidden states that do not fit move to host memory or a temporary file
-    /// [default: three quarters of a card's memory, 4G where it is not known, 2G on an integrated GPU, 1G on the CPU]
+    /// [default: three quarters of a card's memory, 4G where it is not known, a quarter of the machine's on an integrated GPU, 1G on the CPU]
     #[arg(long, global = true, value_name = "BYTES", value_parser = parse_bytes, help_heading = "Everywhere")]
     pub memory_budget: Option<u64>,
     /// Threads of the CPU engine and of reading [default: all cores]
@@ -75,23 +75,4 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
             .map(|count| (count * f64::from(10 * power).exp2()) as u64),
     };
     bytes.ok_or_else(wrong)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PrecisionArgument {
-    Auto,
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<PrecisionArgument> for Precision {
-    fn from(argument: PrecisionArgument) -> Self {
-        match argument {
-            PrecisionArgument::Auto => Self::Auto,
-            PrecisionArgument::F32 => Self::F32,
-            PrecisionArgument::F16 => Self::F16,
-            PrecisionArgument::Bf16 => Self::Bf16,
-        }
-    }
 }

@@ -5,8 +5,8 @@ mod common;
 mod planning;
 
 pub use calibration::{CalibrationArguments, DEFAULT_TEXT_FIELD};
+pub use common::Common;
 use common::parse_count;
-pub use common::{Common, PrecisionArgument};
 pub use planning::PlanningArguments;
 
 use crate::calibration::Shard;
@@ -96,7 +96,9 @@ pub struct ExportArguments {
 impl ExportArguments {
     /// As the library wants it; `format` where the user did not say.
     pub fn options(&self, output: &Path, format: Format) -> crate::error::Result<ExportOptions> {
-        let formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
+        let mut formats = if self.format.is_empty() { vec![format] } else { self.format.clone() };
+        formats.sort_unstable();
+        formats.dedup();
         if self.gguf_type.is_some() && !formats.contains(&Format::Gguf) {
             return Err(crate::error::Error::input("--gguf-type is of a GGUF file: give --format gguf too"));
         }

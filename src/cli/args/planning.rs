@@ -5,6 +5,7 @@ use crate::architecture::Architecture;
 use crate::export::{Choice, Client};
 use crate::importance::Metric;
 use crate::plan::{Compensation, DEFAULT_REMOVE_HEADS, Method, PlanOptions, Recipe, Uniform};
+use crate::pruning;
 use crate::search::Structure;
 use crate::statistics::TokenWeights;
 use clap::Args;
@@ -16,7 +17,7 @@ pub struct PlanningArguments {
     /// and 1
     #[arg(long, default_value_t = 0.2, value_parser = parse_ratio, allow_negative_numbers = true, help_heading = "Planning")]
     pub ratio: f64,
-    /// How the pruned model is made [default: sequential for prune, unless one of the options of flap is given; flap for plan]
+    /// How the pruned model is made [default: sequential for prune, but flap with one of its options or for a client that loads no biases; flap for plan]
     #[arg(long, value_enum, help_heading = "Planning")]
     pub recipe: Option<Recipe>,
     /// Leave the projections that read the residual stream as they are (sequential, search)
@@ -141,7 +142,7 @@ impl PlanningArguments {
         }
     }
 
-    /// As the library wants it for a model; fails on a ratio outside (0, 1) before any work is done. `otherwise` is the recipe where
+    /// As the library wants it for a model; fails on what no plan can be before any work is done. `otherwise` is the recipe where
     /// nothing speaks for one.
     pub fn options(&self, model: &Architecture, compat: bool, otherwise: Recipe) -> crate::error::Result<PlanOptions> {
         let choice = self.choice(model);
@@ -163,7 +164,7 @@ impl PlanningArguments {
             token_weights: TokenWeights::default(),
             refit: !self.no_refit,
         };
-        options.check(model)?;
+        pruning::check_options(model, &options, compat)?;
         Ok(options)
     }
 }

@@ -62,9 +62,10 @@ impl Arithmetic {
     /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
     pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
         match self {
-            Self::F32(_) if x.len() < FEW_TOKENS * weight.tensor.columns => linear::linear(x, &weight.tensor, bias),
-            Self::Library => linear::linear(x, &weight.tensor, bias),
-            Self::F32(unit) => packed::linear(unit, Parts::of_f32(unit, weight.tensor.dtype), x, weight, bias),
+            Self::F32(unit) if x.len() >= FEW_TOKENS * weight.tensor.columns => {
+                packed::linear(unit, Parts::of_f32(unit, weight.tensor.dtype), x, weight, bias)
+            }
+            Self::Library | Self::F32(_) => linear::linear(x, &weight.tensor, bias),
             Self::Bf16(unit) => packed::linear(unit, Parts::BF16, x, weight, bias),
         }
     }

@@ -4,7 +4,7 @@ use crate::checkpoint::Storage;
 use crate::checkpoint::gguf::{GgufWriter, q8_0};
 use crate::compaction::CompactTensor;
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, narrowed, widen};
+use crate::tensor::{Dtype, HostTensor, narrowed};
 use half::f16;
 use rayon::prelude::*;
 
@@ -66,9 +66,8 @@ impl<'a> Encoder<'a> {
         if *self.target == Storage::Plain(self.source) {
             return self.writer.write(&bytes);
         }
-        let mut values = vec![0.0f32; bytes.len() / self.source.size()];
-        let parts = values.par_chunks_mut(1 << 14).zip(bytes.par_chunks((1 << 14) * self.source.size()));
-        parts.for_each(|(values, bytes)| widen(self.source, bytes, values));
+        let count = bytes.len() / self.source.size();
+        let values = HostTensor::owning(bytes, self.source, 1, count).to_f32();
         let encoded = match self.target {
             Storage::Plain(dtype) => narrowed(*dtype, &values).ok_or_else(|| self.out_of_range())?,
             Storage::Q8_0 => {

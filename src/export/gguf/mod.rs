@@ -10,7 +10,7 @@ mod vocabulary;
 
 use crate::architecture::{Architecture, LayerShape, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 use crate::checkpoint::Storage;
-use crate::checkpoint::gguf::{GgufHeader, GgufWriter};
+use crate::checkpoint::gguf::{GgufHeader, GgufWriter, q8_0};
 use crate::compaction::{CompactModel, CompactTensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -49,6 +49,16 @@ impl GgufType {
         }
     }
 
+    /// Bytes of so many numbers of matrices.
+    #[must_use]
+    pub fn bytes(self, numbers: u64) -> u64 {
+        match self {
+            Self::F32 => 4 * numbers,
+            Self::F16 | Self::Bf16 => 2 * numbers,
+            Self::Q8_0 => q8_0::bytes(numbers as usize) as u64,
+        }
+    }
+
     /// The number under `general.file_type`.
     fn file_type(self) -> u32 {
         match self {
@@ -64,7 +74,7 @@ impl GgufType {
         match self {
             Self::F32 => Storage::Plain(Dtype::F32),
             Self::Bf16 => Storage::Plain(Dtype::Bf16),
-            Self::Q8_0 if columns.is_multiple_of(crate::checkpoint::gguf::q8_0::BLOCK) => Storage::Q8_0,
+            Self::Q8_0 if columns.is_multiple_of(q8_0::BLOCK) => Storage::Q8_0,
             Self::F16 | Self::Q8_0 => Storage::Plain(Dtype::F16),
         }
     }

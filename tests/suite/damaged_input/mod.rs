@@ -5,7 +5,7 @@ mod mutations;
 mod requests;
 
 use crate::support::{demo_model, run};
-use flap_gpu::tensor::Dtype;
+use flap_gpu::tensor::{Dtype, narrow};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,9 +50,7 @@ impl Folder {
     fn poison(&self, tensor: &str, values: &[f32]) {
         self.edit(|header, content| {
             let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-            let mut bytes = Vec::new();
-            values.iter().for_each(|&v| Dtype::Bf16.push(v, &mut bytes));
-            content[start..start + bytes.len()].copy_from_slice(&bytes);
+            narrow(Dtype::Bf16, values, &mut content[start..][..2 * values.len()]);
         });
     }
 

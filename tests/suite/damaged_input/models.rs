@@ -2,7 +2,6 @@
 
 use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
 use crate::support::{data, noise, run, run_json};
-use flap_gpu::tensor::Dtype;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -170,7 +169,7 @@ fn tensors_of_other_ranks() {
         let folder = Folder::new();
         folder.edit(|header, content| {
             let start = content.len();
-            values.iter().for_each(|&v| Dtype::F32.push(v, content));
+            content.extend(values.iter().flat_map(|v| v.to_le_bytes()));
             header["extra"] = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, content.len()]});
         });
         if finite {

@@ -4,7 +4,7 @@ use super::cases::Case;
 use crate::support::noise;
 use Case::*;
 use flap_gpu::engine::{AttentionShape, Engine, negative_log_likelihood};
-use flap_gpu::tensor::{Dtype, HostTensor, widen};
+use flap_gpu::tensor::{Dtype, HostTensor, narrowed, widen};
 
 impl Case {
     /// Bound of the normalised squared error. f32 rounds by 6e-8, squared 3.6e-15; a sum of n terms in some order gathers at most
@@ -268,9 +268,7 @@ fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {
 }
 
 pub fn matrix(seed: u64, rows: usize, columns: usize, dtype: Dtype) -> HostTensor {
-    let mut bytes = Vec::new();
-    noise(seed, rows * columns).into_iter().for_each(|value| dtype.push(value, &mut bytes));
-    HostTensor::owning(bytes, dtype, rows, columns)
+    HostTensor::owning(narrowed(dtype, &noise(seed, rows * columns)).expect("small numbers"), dtype, rows, columns)
 }
 
 /// `x W^T`, plus the bias that a case with one has.

@@ -53,7 +53,7 @@ fn f16_never_clips() {
     let values: Vec<f32> = noise(2, size * size).iter().map(|v| v * 1e6).collect();
     let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     let expected: Vec<f32> = linear_reference(&wide(&x), &wide(&values), size, false).into_iter().map(|v| v as f32).collect();
-    assert!(normalised_squared_error(&product(&engine, &x, &HostTensor::from_f32(&values, size)), &expected) < 1e-11);
+    assert!(normalised_squared_error(&product(&engine, &x, &HostTensor::from_f32(values.clone(), size)), &expected) < 1e-11);
 
     // From 2^-100 to 2^109, tokens that share a scale up to 2^15 apart: f16 has 2^28 without loss of digits, of which each token's own
     // numbers take the rest. The results, brought back to one size, must all be right.
@@ -71,7 +71,7 @@ fn f16_never_clips() {
     // Zeros stay zeros, and what is not finite is not hidden by the scale of its row.
     let mut odd = vec![0.0; tokens * size];
     (odd[0], odd[size]) = (f32::NAN, f32::INFINITY);
-    let found = product(&engine, &odd, &HostTensor::from_f32(&vec![1.0; size * size], size));
+    let found = product(&engine, &odd, &HostTensor::from_f32(vec![1.0; size * size], size));
     assert!(found[..2 * size].iter().all(|v| !v.is_finite()));
     assert!(found[2 * size..].iter().all(|&v| v == 0.0));
 }

@@ -78,6 +78,6 @@ fn packed_weights_that_stay_change_no_product() {
 
 fn what_is_not_finite_stays_visible(engine: &CpuEngine) {
     let bad = engine.upload(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2).unwrap();
-    let y = engine.linear(&bad, &engine.upload_matrix(&HostTensor::from_f32(&[1.0, 0.0], 2)).unwrap(), None).unwrap();
+    let y = engine.linear(&bad, &engine.upload_matrix(&HostTensor::from_f32(vec![1.0, 0.0], 2)).unwrap(), None).unwrap();
     assert!(engine.download(&y).unwrap().iter().all(|y| y.is_nan()), "NaN, and infinity times zero, stay visible");
 }

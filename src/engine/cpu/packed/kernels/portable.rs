@@ -2,8 +2,7 @@
 
 use super::{Row, SIDE, Step, Sums, Tile};
 use crate::engine::cpu::vectors::vectorised;
-use crate::tensor::Dtype;
-use crate::tensor::{widen_bf16, widen_f16};
+use crate::tensor::{Dtype, widen_bf16, widen_f16};
 
 /// Tokens whose sums with 16 outputs fit the registers of any processor with vectors of 32 bytes.
 pub const TOKENS: usize = 4;
@@ -65,7 +64,7 @@ pub fn whole<'a>(dtype: Dtype, bytes: &[u8], mut rows: impl Iterator<Item = &'a 
         dtype,
         bytes,
         #[inline(always)]
-        |numbers: [f32; SIDE]| {
+        |numbers| {
             let row = rows.next().expect("a row for every 16 inputs");
             for place in 0..SIDE {
                 row[place] = bits(numbers[place]);
@@ -74,20 +73,20 @@ pub fn whole<'a>(dtype: Dtype, bytes: &[u8], mut rows: impl Iterator<Item = &'a 
     );
 }
 
-/// Calls `take` with so many numbers at a time, the last filled up with zeros.
-fn for_each_piece<const COUNT: usize>(dtype: Dtype, bytes: &[u8], take: impl FnMut([f32; COUNT])) {
+/// Calls `take` with 16 numbers at a time, the last filled up with zeros.
+fn for_each_piece(dtype: Dtype, bytes: &[u8], take: impl FnMut([f32; SIDE])) {
     #[inline(always)]
-    fn each<T: Copy, const COUNT: usize>(numbers: &[T], widen: impl Fn(T) -> f32, mut take: impl FnMut([f32; COUNT])) {
-        let (whole, last) = numbers.as_chunks::<COUNT>();
+    fn each<T: Copy>(numbers: &[T], widen: impl Fn(T) -> f32, mut take: impl FnMut([f32; SIDE])) {
+        let (whole, last) = numbers.as_chunks::<SIDE>();
         for numbers in whole {
-            let mut values = [0.0; COUNT];
-            for place in 0..COUNT {
+            let mut values = [0.0; SIDE];
+            for place in 0..SIDE {
                 values[place] = widen(numbers[place]);
             }
             take(values);
         }
         if !last.is_empty() {
-            let mut values = [0.0; COUNT];
+            let mut values = [0.0; SIDE];
             values.iter_mut().zip(last).for_each(|(value, &number)| *value = widen(number));
             take(values);
         }
