@@ -58,6 +58,12 @@ impl TextSource {
         Ok((self.text(&found)?, is_cut))
     }
 
+    /// Likewise; the whole text where that would leave little, before a document that goes on and on.
+    pub fn read_enough(&self, most: usize) -> Result<(String, bool)> {
+        let (text, is_cut) = self.read_beginning(most)?;
+        if is_cut && text.len() < most / 4 { Ok((self.read()?, false)) } else { Ok((text, is_cut)) }
+    }
+
     /// Whether the file holds documents as JSON.
     fn is_documents(&self) -> bool {
         matches!(self.extension().as_deref(), Some("jsonl" | "ndjson" | "json"))

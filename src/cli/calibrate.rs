@@ -89,11 +89,7 @@ pub fn draw(
     terminal: &Terminal,
 ) -> Result<CalibrationSet> {
     let source = args.source()?;
-    let (mut text, mut is_cut) = source.read_beginning(ENOUGH_BYTES)?;
-    if is_cut && text.len() < ENOUGH_BYTES / 4 {
-        // It would end before a document that goes on and on.
-        (text, is_cut) = (source.read()?, false);
-    }
+    let (text, is_cut) = source.read_enough(ENOUGH_BYTES)?;
     if is_cut {
         terminal.note(&format!(
             "{} is long: its first {} are enough to draw windows from",

@@ -71,6 +71,11 @@ fn a_long_text_is_cut_where_it_may_be() {
     let long = source(folder.path(), "long.jsonl", b"{\"text\": \"A document of one line.\"}\n");
     assert_eq!(long.read_beginning(10).unwrap(), ("A document".to_string(), true));
     assert_eq!(long.read_beginning(usize::MAX).unwrap(), ("A document of one line.".to_string(), false));
+    // A heading before a document that goes on and on is not enough.
+    let late = source(folder.path(), "late.jsonl", b"\"One.\"\n\"A document of one line.\"\n");
+    assert_eq!(late.read_beginning(20).unwrap(), ("One.".to_string(), true));
+    assert_eq!(late.read_enough(20).unwrap(), ("One.\n\nA document of one line.".to_string(), false));
+    assert_eq!(late.read_enough(10).unwrap(), ("One.".to_string(), true));
     let lines = source(folder.path(), "a.jsonl.gz", &gzip(LINES.as_bytes()));
     assert_eq!(lines.read_beginning(40).unwrap(), ("One.".to_string(), true));
 }

@@ -2,6 +2,8 @@
 
 use super::{Folder, Q_PROJ, fails, file_bytes, text_of};
 use crate::support::{data, noise, run, run_json};
+use flap_gpu::architecture::ROPE_FACTORS;
+use flap_gpu::checkpoint::gguf::GgufFile;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -228,6 +230,25 @@ fn gguf_files_that_lie() {
         bytes[place..place + scale.len()].copy_from_slice(scale.as_bytes());
     };
     refused(&rename, &[scale, "not supported"]);
+}
+
+/// Divisors of the rotary frequencies, one for each pair of a head's channels.
+#[test]
+fn rotary_factors_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scaled.gguf");
+    let model = data("golden/llama3-gqa-rope-scaled-tied-bf16");
+    assert_eq!(run(&["convert", text_of(&model), "--output", text_of(&path)]).0, 0);
+    let bytes = fs::read(&path).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    let factors = file.tensors.iter().find(|tensor| tensor.name == ROPE_FACTORS).unwrap();
+    let place = bytes.windows(factors.bytes.as_ref().len()).position(|part| part == factors.bytes.as_ref()).unwrap();
+    for wrong in [0.0f32, -1.0, f32::NAN, f32::INFINITY] {
+        let mut bytes = bytes.clone();
+        bytes[place..place + 4].copy_from_slice(&wrong.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        fails(run(&["inspect", text_of(&path)]), &["scaled.gguf", ROPE_FACTORS, "positive"]);
+    }
 }
 
 #[test]

@@ -38,6 +38,12 @@ fn requests_that_cannot_be_met() {
     folder.prune_fails(&["--sequence-length", "18446744073709551615"], &["--samples", "tokens"]);
     folder.prune_fails(&["--recipe", "search", "--uniform"], &["search", "--uniform"]);
     folder.prune_fails(&["--method", "magnitude-sp", "--ratio", "0.001", "-q"], &["nothing would be removed", "--ratio 0.001"]);
+    // What no plan can be is said before anything is read or measured.
+    let nowhere = ["--calibration", "nowhere.txt"];
+    let impossible = |options: &[&str], parts: &[&str]| folder.prune_fails(&[&nowhere, options].concat(), parts);
+    impossible(&["--structure", "al-mm", "--uniform"], &["al-mm", "--uniform"]);
+    impossible(&["--structure", "ul-mm", "--remove-heads", "16", "--ratio", "0.05"], &["0.05", "--remove-heads"]);
+    impossible(&["--uniform", "--round-heads", "4", "--ratio", "0.02"], &["no uniform plan", "0.02"]);
     // What would change nothing is not taken in silence.
     folder.prune_fails(&["--recipe", "flap", "--no-refit"], &["--no-refit", "sequential"]);
     folder.prune_fails(&["--method", "magnitude-sp", "--metric", "ifv"], &["--metric", "magnitude-sp"]);
