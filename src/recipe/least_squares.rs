@@ -3,7 +3,7 @@
 use super::layer::Fitted;
 use super::linear_algebra::{System, ridge};
 use super::placement::{eliminate, room_without_pass};
-use super::products::{cast, product, select_columns, times_vector};
+use super::products::{product, select_columns, times_vector};
 use super::symmetric::Symmetric;
 use super::weights::to_matrix;
 use super::{kept_channels, ridge_share, site_name};
@@ -83,9 +83,7 @@ fn solve<E: Engine>(
     let mut matrix = covariance.principal(kept);
     let ridge = ridge(covariance, ridge_share);
     matrix.add_to_diagonal(&kept.iter().map(|&channel| ridge[channel]).collect::<Vec<_>>());
-    // In f32, as the covariances are kept and the system is solved.
-    let [left, right] = [select_columns(weight, removed), covariance.block(removed, kept)].map(|matrix| cast::<_, f32>(matrix.as_ref()));
-    let rows = cast(product(left.as_ref(), right.as_ref()).as_ref());
+    let rows = product(select_columns(weight, removed).as_ref(), covariance.block(removed, kept).as_ref());
     let taken_over = eliminate(engine, room, System { matrix, rows }, [weight.nrows(), 1], |system| {
         system.solve(what)?;
         system.take_rows()

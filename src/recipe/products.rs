@@ -52,9 +52,9 @@ pub fn add_product<T: Number>(sum: MatMut<'_, T>, left: MatRef<'_, T>, right: Ma
 }
 
 /// `left right`.
-pub fn product<T: Number>(left: MatRef<'_, T>, right: MatRef<'_, T>) -> Mat<T> {
+pub fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut product = Mat::zeros(left.nrows(), right.ncols());
-    add_product(product.as_mut(), left, right, T::of(1.0));
+    add_product(product.as_mut(), left, right, 1.0);
     product
 }
 
