@@ -17,18 +17,7 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
     if heads % key_value_heads != 0 {
         return Err(config.error(format_args!("{heads} attention heads cannot be shared by {key_value_heads} key-value heads")));
     }
-    let head_dim = match config.optional_size("head_dim")? {
-        Some(head_dim) => head_dim,
-        None if hidden_size % heads == 0 => hidden_size / heads,
-        None => {
-            return Err(
-                config.error(format_args!("`hidden_size` {hidden_size} is not a multiple of {heads} heads, and `head_dim` is missing"))
-            );
-        }
-    };
-    if head_dim % 2 != 0 {
-        return Err(config.error(format_args!("`head_dim` {head_dim} is odd; rotary embedding needs pairs of channels")));
-    }
+    let head_dim = head_dim(config)?;
     let layer = LayerShape::plain(heads, key_value_heads, config.size("intermediate_size")?);
     let layers = config.size("num_hidden_layers")?;
     if layers > 10_000 {
@@ -44,6 +33,24 @@ pub fn decoder(config: &Config, family: &'static str) -> Result<Architecture> {
         tied_embeddings: config.flag("tie_word_embeddings", false)?,
         layers: vec![layer; layers],
     })
+}
+
+/// Channels of a head.
+pub fn head_dim(config: &Config) -> Result<usize> {
+    let (hidden_size, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let head_dim = match config.optional_size("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden_size % heads == 0 => hidden_size / heads,
+        None => {
+            return Err(
+                config.error(format_args!("`hidden_size` {hidden_size} is not a multiple of {heads} heads, and `head_dim` is missing"))
+            );
+        }
+    };
+    if head_dim % 2 != 0 {
+        return Err(config.error(format_args!("`head_dim` {head_dim} is odd; rotary embedding needs pairs of channels")));
+    }
+    Ok(head_dim)
 }
 
 /// The window of a configuration that says nothing of it, as in transformers; `null` is none.

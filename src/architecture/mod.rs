@@ -5,15 +5,16 @@
 mod common;
 mod llama;
 mod mistral;
-mod phi3;
 mod qwen2;
 mod qwen3;
+mod relatives;
 mod rope;
 mod site;
 mod smollm3;
 mod tensors;
 
 pub use common::{PRUNED_KEY, per_layer_config};
+pub use relatives::Relative;
 pub use rope::{LongWindows, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, Rope};
 pub use site::{PerSite, Site};
 pub use tensors::{LayerTensor, Part};
@@ -100,13 +101,12 @@ pub struct Architecture {
 
 type Describe = fn(&Config) -> Result<Architecture>;
 
-/// Families and their files. What else a new one needs, CONTRIBUTING.md says.
-const FAMILIES: [(&str, Describe); 6] = [
+/// Families and their files; those that are one of these in other words are in `relatives`. What else a new one needs, CONTRIBUTING.md says.
+const FAMILIES: [(&str, Describe); 5] = [
     (llama::FAMILY, llama::describe),
     (mistral::FAMILY, mistral::describe),
     (qwen2::FAMILY, qwen2::describe),
     (qwen3::FAMILY, qwen3::describe),
-    (phi3::FAMILY, phi3::describe),
     (smollm3::FAMILY, smollm3::describe),
 ];
 
@@ -117,19 +117,15 @@ fn family(config: &Config) -> Option<&str> {
     pruned.or_else(own)
 }
 
-/// Whether a checkpoint with this configuration stores the rows of several projections in one matrix, as Phi-3 does.
-#[must_use]
-pub fn is_fused(config: &Config) -> bool {
-    family(config) == Some(phi3::FAMILY)
-}
-
 impl Architecture {
     /// Reads the structure from a configuration.
     ///
     /// # Errors
     /// If the family is not supported (the message lists those that are) or a value is missing or out of range.
     pub fn describe(config: &Config) -> Result<Self> {
-        let supported = || FAMILIES.map(|f| f.0).join(", ");
+        let relative = Relative::of(config)?;
+        let config = relative.as_ref().map_or(config, |relative| &relative.config);
+        let supported = || FAMILIES.iter().map(|known| known.0).chain(relatives::names()).collect::<Vec<_>>().join(", ");
         let Some(name) = family(config) else {
             return Err(config.error(format_args!("`architectures` is missing; supported are {}", supported())));
         };

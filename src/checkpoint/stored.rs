@@ -1,6 +1,7 @@
 //! A tensor still in its file, and how its numbers are read: in a checkpoint's number formats or in the forms that GGUF files have.
 
 use super::gguf::q8_0;
+use super::head_rows::HeadRows;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, HostTensor, SharedBytes};
 use std::ops::Range;
@@ -41,9 +42,8 @@ pub struct StoredTensor {
     pub shape: Vec<usize>,
     /// Its bytes in the map.
     pub bytes: SharedBytes,
-    /// Channels of a head, if the rows of each head are stored as pairs of rotary embedding, first and second half in turns, instead of
-    /// one half after the other.
-    pub interleaved: Option<usize>,
+    /// The order of its heads' rows, if it is another one than here.
+    pub heads: Option<HeadRows>,
     /// Its file.
     pub file: Arc<Path>,
 }
@@ -84,11 +84,7 @@ impl StoredTensor {
     /// If its numbers are stored in a way that is not computed with.
     pub fn read(&self) -> Result<HostTensor> {
         let stored = self.read_rows(0..self.rows())?;
-        let Some(head_dim) = self.interleaved else { return Ok(stored) };
-        // A bias is a row of heads: its channels are moved as a matrix' rows are.
-        let row_bytes = if self.shape.len() == 1 { stored.dtype.size() } else { stored.row_bytes() };
-        let bytes = deinterleave(stored.bytes.as_ref(), head_dim, row_bytes);
-        Ok(HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns))
+        Ok(self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored)))
     }
 
     /// The same; fails if one of its numbers is NaN or infinite.
@@ -103,7 +99,7 @@ impl StoredTensor {
         Error::weights_not_finite(Some(&self.file), &self.name)
     }
 
-    /// Some of its rows, which must not be interleaved.
+    /// Some of its rows, in the order in which they are stored.
     pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
         let columns = self.columns();
         match &self.storage {
@@ -121,15 +117,4 @@ impl StoredTensor {
                 .error(format_args!("is {name}; supported are F32, F16, BF16 and GGUF's Q8_0 (other quantised models cannot be pruned)"))),
         }
     }
-}
-
-/// Rows `2i` and `2i + 1` of each head back to rows `i` and `head_dim / 2 + i`.
-fn deinterleave(stored: &[u8], head_dim: usize, row_bytes: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(stored.len());
-    for head in stored.chunks_exact(head_dim * row_bytes) {
-        for half in 0..2 {
-            head.chunks_exact(row_bytes).skip(half).step_by(2).for_each(|row| bytes.extend_from_slice(row));
-        }
-    }
-    bytes
 }

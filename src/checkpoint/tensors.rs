@@ -1,5 +1,6 @@
 //! All tensors of a model by their checkpoint names, wherever they lie: one or several mapped files.
 
+use super::head_rows::HeadRows;
 use super::safetensors::TensorFile;
 use super::stored::StoredTensor;
 use crate::disk::files;
@@ -68,6 +69,13 @@ impl Tensors {
             }
         }
         Self::new(&self.source, entries, self.file_bytes)
+    }
+
+    /// With the order of heads' rows that `of` gives by a tensor's name.
+    #[must_use]
+    pub fn with_head_rows(mut self, mut of: impl FnMut(&str) -> Option<HeadRows>) -> Self {
+        self.entries.iter_mut().for_each(|entry| entry.heads = of(&entry.name));
+        self
     }
 
     /// All but one.

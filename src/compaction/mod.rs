@@ -39,9 +39,11 @@ impl From<Vec<LayerBiases>> for Changes {
 
 /// Where a tensor's data comes from.
 enum Source {
-    /// A part of a layer, cut, or numbers that were made.
-    Cut(HostTensor, Slice),
-    /// A tensor that no pruning touches, as it is.
+    /// Numbers that were made.
+    Made(HostTensor),
+    /// What is left of a tensor.
+    Cut(StoredTensor, Slice),
+    /// A tensor that no pruning touches.
     Kept(StoredTensor),
 }
 
@@ -71,10 +73,8 @@ impl CompactTensor {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.source {
-            Source::Cut(host, slice) => {
-                let (rows, columns) = slice.shape(host);
-                rows * columns * host.dtype.size()
-            }
+            Source::Made(host) => host.bytes.as_ref().len(),
+            Source::Cut(stored, _) => stored.bytes.as_ref().len() / stored.len().max(1) * self.shape.iter().product::<usize>(),
             Source::Kept(stored) => stored.bytes.as_ref().len(),
         }
     }
@@ -82,7 +82,8 @@ impl CompactTensor {
     /// Its numbers, in memory where it is cut.
     fn read(&self) -> Result<HostTensor> {
         match &self.source {
-            Source::Cut(host, slice) => slice.cut(host),
+            Source::Made(host) => Ok(host.clone()),
+            Source::Cut(stored, slice) => slice.cut(&stored.read()?),
             Source::Kept(stored) => stored.read(),
         }
     }
@@ -103,7 +104,9 @@ impl CompactTensor {
             Ok(())
         };
         match &self.source {
-            Source::Cut(host, slice) => slice.write(host, &mut checked),
+            Source::Made(host) => checked(host.bytes.as_ref()),
+            Source::Cut(stored, slice) => slice.write(&stored.read()?, &mut checked),
+            Source::Kept(stored) if stored.heads.is_some() => checked(stored.read()?.bytes.as_ref()),
             Source::Kept(stored) => checked(stored.bytes.as_ref()),
         }
     }
@@ -207,14 +210,10 @@ fn kept_part(
     tensor: LayerTensor,
     stored: &StoredTensor,
 ) -> Result<CompactTensor> {
-    let host = stored.read()?;
     let Some(site) = Site::BOTH.into_iter().find(|site| site.writer().1 == tensor.part) else {
-        let cut = cut(host, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only);
-        return Ok(CompactTensor { file: Some(stored.file.clone()), ..cut });
+        return Ok(cut(stored, layer, tensor, &plan.layers[layer], model.architecture.head_dim, plan.settings.mask_only));
     };
-    if !host.is_finite() {
-        return Err(stored.not_finite());
-    }
+    let host = stored.read_finite()?;
     let added = biases.get(layer).and_then(|biases| biases[site].as_deref());
     let values: Vec<f32> = host.to_f32().iter().enumerate().map(|(i, b)| b + added.map_or(0.0, |a| a[i])).collect();
     bias(tensor.part, layer, host.dtype, &values)
@@ -228,13 +227,13 @@ fn whole(layer: usize, part: Part, host: &HostTensor) -> CompactTensor {
         storage: Storage::Plain(host.dtype),
         shape: LayerTensor { part, rows: host.rows, columns: host.columns }.shape(),
         file: None,
-        source: Source::Cut(host.clone(), Slice::whole(host)),
+        source: Source::Made(host.clone()),
     }
 }
 
-fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer, head_dim: usize, mask_only: bool) -> CompactTensor {
+fn cut(stored: &StoredTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer, head_dim: usize, mask_only: bool) -> CompactTensor {
     use Part::*;
-    let whole = Slice::whole(&host).zeroing(mask_only);
+    let whole = Slice::whole([tensor.rows, tensor.columns]).zeroing(mask_only);
     let slice = match tensor.part {
         QueryProjection => whole.rows(&kept.heads, head_dim),
         KeyProjection | ValueProjection => whole.rows(&kept.kv_heads, head_dim),
@@ -244,14 +243,14 @@ fn cut(host: HostTensor, layer: usize, tensor: LayerTensor, kept: &PlannedLayer,
         GateBias | UpBias | DownProjection => whole.columns(&kept.neurons, 1),
         InputNorm | PostAttentionNorm | QueryNorm | KeyNorm | OutputBias | DownBias => whole,
     };
-    let (rows, columns) = slice.shape(&host);
+    let [rows, columns] = slice.shape();
     CompactTensor {
         name: tensor.part.name(layer),
         part: Some((layer, tensor.part)),
-        storage: Storage::Plain(host.dtype),
+        storage: stored.storage.clone(),
         shape: LayerTensor { part: tensor.part, rows, columns }.shape(),
-        file: None,
-        source: Source::Cut(host, slice),
+        file: Some(stored.file.clone()),
+        source: Source::Cut(stored.clone(), slice),
     }
 }
 

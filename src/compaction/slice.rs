@@ -11,6 +11,8 @@ const BLOCK_BYTES: usize = 8 << 20;
 /// Which rows and columns of a tensor stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
+    /// Rows and columns of the tensor.
+    of: [usize; 2],
     rows: Vec<Range<usize>>,
     columns: Vec<Range<usize>>,
     /// Zero what does not stay, instead of removing it.
@@ -37,8 +39,8 @@ fn length(runs: &[Range<usize>]) -> usize {
 impl Slice {
     /// Everything stays.
     #[must_use]
-    pub fn whole(tensor: &HostTensor) -> Self {
-        Self { rows: vec![0..tensor.rows], columns: vec![0..tensor.columns], zero: false }
+    pub fn whole([rows, columns]: [usize; 2]) -> Self {
+        Self { of: [rows, columns], rows: vec![0..rows], columns: vec![0..columns], zero: false }
     }
 
     /// Only the rows of the kept units stay; `width` rows a unit.
@@ -64,16 +66,16 @@ impl Slice {
 
     /// Rows and columns of the result.
     #[must_use]
-    pub fn shape(&self, tensor: &HostTensor) -> (usize, usize) {
-        if self.zero { (tensor.rows, tensor.columns) } else { (length(&self.rows), length(&self.columns)) }
+    pub fn shape(&self) -> [usize; 2] {
+        if self.zero { self.of } else { [length(&self.rows), length(&self.columns)] }
     }
 
     /// The result in memory; the tensor itself where everything stays.
     pub fn cut(&self, tensor: &HostTensor) -> Result<HostTensor> {
-        if *self == Self::whole(tensor) {
+        if *self == Self::whole(self.of) {
             return Ok(tensor.clone());
         }
-        let (rows, columns) = self.shape(tensor);
+        let [rows, columns] = self.shape();
         let mut bytes = Vec::with_capacity(rows * columns * tensor.dtype.size());
         self.write(tensor, &mut |part| {
             bytes.extend_from_slice(part);

@@ -3,7 +3,7 @@
 use super::{EMBEDDING, FINAL_NORM, HEAD, Model};
 use crate::architecture::{Architecture, PRUNED_KEY, Part, ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::checkpoint::gguf::{GgufFile, GgufTensor, Value};
-use crate::checkpoint::{Config, StoredTensor, Tensors};
+use crate::checkpoint::{Config, HeadRows, StoredTensor, Tensors};
 use crate::error::Result;
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ pub fn open(path: &Path) -> Result<Model> {
     }
     architecture.rope.amplitude *= amplitude;
     let embedded_tokenizer = file.get("tokenizer.huggingface.json").and_then(Value::as_text).map(str::to_owned);
-    Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer })
+    Ok(Model { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer, remark: None })
 }
 
 /// The keys of one architecture.
@@ -193,30 +193,30 @@ fn config(keys: &Keys, tensors: &HashMap<&str, &GgufTensor>, family: &str) -> Re
 
 /// All tensors under their checkpoint names.
 fn rename(file: &GgufFile, architecture: &Architecture, interleaved: bool) -> Result<Tensors> {
-    let mut names: HashMap<String, (String, Option<usize>)> =
+    let mut names: HashMap<String, (String, Option<HeadRows>)> =
         [("token_embd.weight", EMBEDDING), ("output_norm.weight", FINAL_NORM), ("output.weight", HEAD)]
             .map(|(gguf, name)| (gguf.to_string(), (name.to_string(), None)))
             .into();
     for layer in 0..architecture.layers.len() {
         for part in Part::ALL {
-            let interleaved = (interleaved && part.is_rotary()).then_some(architecture.head_dim);
-            names.insert(part.gguf_name(layer), (part.name(layer), interleaved));
+            let heads = (interleaved && part.is_rotary()).then(|| HeadRows::interleaved(architecture.head_dim));
+            names.insert(part.gguf_name(layer), (part.name(layer), heads));
         }
     }
     let mut entries = Vec::new();
     let factors = [ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT];
     for tensor in file.tensors.iter().filter(|t| !factors.contains(&t.name.as_str())) {
-        let (name, interleaved) =
+        let (name, heads) =
             names.get(&tensor.name).ok_or_else(|| file.error(format_args!("holds the unknown tensor `{}`", tensor.name)))?;
-        if interleaved.is_some_and(|head_dim| tensor.shape[0] % head_dim != 0) {
+        if heads.is_some_and(|heads| tensor.shape[0] % heads.head_dim != 0) {
             return Err(file.error(format_args!("tensor `{}` is not made of whole heads", tensor.name)));
         }
-        entries.push(stored(file, tensor, name.clone(), *interleaved));
+        entries.push(stored(file, tensor, name.clone(), *heads));
     }
     Tensors::new(&file.path, entries, file.length)
 }
 
-fn stored(file: &GgufFile, tensor: &GgufTensor, name: String, interleaved: Option<usize>) -> StoredTensor {
+fn stored(file: &GgufFile, tensor: &GgufTensor, name: String, heads: Option<HeadRows>) -> StoredTensor {
     let (storage, shape, bytes) = (tensor.storage.clone(), tensor.shape.clone(), tensor.bytes.clone());
-    StoredTensor { name, storage, shape, bytes, interleaved, file: Arc::from(file.path.as_path()) }
+    StoredTensor { name, storage, shape, bytes, heads, file: Arc::from(file.path.as_path()) }
 }

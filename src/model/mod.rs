@@ -1,9 +1,9 @@
 //! A model as the engines see it: the tensors of a folder or a GGUF file in the parts that the architecture gives them.
 
 mod gguf;
-mod phi3;
+mod layout;
 
-use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, is_fused};
+use crate::architecture::{Architecture, LayerTensor, PRUNED_KEY, Part, Relative};
 use crate::checkpoint::{Config, Storage, StoredTensor, Tensors, Tokenizer};
 use crate::digest::hex;
 use crate::engine::Engine;
@@ -37,6 +37,8 @@ pub struct Model {
     pub tensors: Tensors,
     /// The `tokenizer.json` that a GGUF file holds.
     embedded_tokenizer: Option<String>,
+    /// What it is opened as, if not as what its configuration says.
+    remark: Option<String>,
 }
 
 impl Model {
@@ -61,9 +63,14 @@ impl Model {
         }
         let config = Config::read(path)?;
         let architecture = Architecture::describe(&config)?;
-        let tensors = Tensors::open(path)?;
-        let tensors = if is_fused(&config) { phi3::split(tensors, &architecture)? } else { tensors };
-        Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None }.checked()
+        let mut tensors = Tensors::open(path)?;
+        let relative = Relative::of(&config)?;
+        if let Some(relative) = &relative {
+            tensors = layout::unified(tensors, &architecture, relative)?;
+        }
+        let remark = relative.as_ref().map(Relative::remark);
+        let config = relative.map_or(config, |relative| relative.config);
+        Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None, remark }.checked()
     }
 
     /// What lies in the model's folder or configuration and is not taken into account, or taken for something else.
@@ -75,9 +82,7 @@ impl Model {
             adapter.then(|| "the adapter in the model's folder is left aside: merge it first if it belongs to the model".to_string());
         let family = self.architecture.family;
         let code = code.then(|| format!("the model's own code (`auto_map` in config.json) is not run: it is taken for a {family}"));
-        let fused = is_fused(&self.config)
-            .then(|| format!("a Phi-3 is a {family} but for matrices that hold several projections: it is opened, and written, as one"));
-        adapter.into_iter().chain(code).chain(fused).collect()
+        adapter.into_iter().chain(code).chain(self.remark.clone()).collect()
     }
 
     fn checked(self) -> Result<Self> {

@@ -86,7 +86,7 @@ pub fn cut_readers<E: Engine>(
     read: &[HostTensor],
 ) -> Result<Vec<HostTensor>> {
     let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
-    let cut = |host: &HostTensor| Slice::whole(host).rows(&places, host.rows / kept.len()).cut(host);
+    let cut = |host: &HostTensor| Slice::whole([host.rows, host.columns]).rows(&places, host.rows / kept.len()).cut(host);
     let cut = read.iter().map(cut).collect::<Result<Vec<_>>>()?;
     place_readers(engine, own, site, &cut)?;
     cut_biases(engine, model, layer, site, own, &places, kept.len())?;

@@ -18,6 +18,12 @@ POSITIONS = 256
 LLAMA3_RULE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O_RULE = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{ENDING}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2_RULE = LLAMA3_RULE.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
@@ -64,6 +70,7 @@ TOKENIZERS = {
     "gpt-2": lambda: byte_level([]),
     "llama-bpe": lambda: byte_level(split(LLAMA3_RULE), ignore_merges=True),
     "qwen2": lambda: byte_level(split(QWEN2_RULE), normalizer=normalizers.NFC()),
+    "gpt-4o": lambda: byte_level(split(GPT4O_RULE)),
     "smollm": lambda: byte_level([pre_tokenizers.Digits(individual_digits=True)]),
     "pieces": pieces,
 }
@@ -105,6 +112,7 @@ LLAMA3_ROPE = dict(
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
 # As Phi-3 was published.
 LONGROPE = dict(type="longrope", short_factor=[1 + 0.05 * i for i in range(16)], long_factor=[1 + 0.6 * i for i in range(16)])
+PARTIAL = dict(type="longrope", short_factor=[1 + 0.05 * i for i in range(12)], long_factor=[1 + 0.6 * i for i in range(12)])
 
 # Name: family, changes to the sizes, tokenizer.
 MODELS = {
@@ -137,6 +145,17 @@ MODELS = {
              rope_scaling=LONGROPE | dict(attention_factor=1.2)),
         "llama-bpe",
     ),
+    # As Phi-4-mini: three quarters of a head turn.
+    "phi3, partial": (
+        "Phi3",
+        dict(num_key_value_heads=3, head_dim=None, hidden_size=192, pad_token_id=None, tie_word_embeddings=True,
+             max_position_embeddings=4 * POSITIONS, original_max_position_embeddings=POSITIONS, partial_rotary_factor=0.75,
+             rope_scaling=PARTIAL),
+        "gpt-4o",
+    ),
+    "ernie4_5": ("Ernie4_5", dict(num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=None), "pieces"),
+    "glm": ("Glm", dict(num_key_value_heads=3, hidden_size=192, pad_token_id=None), "llama-bpe"),
+    "helium": ("Helium", dict(num_key_value_heads=6, hidden_size=192, pad_token_id=None), "pieces"),
     "phi3, sliding window": (
         "Phi3",
         dict(num_key_value_heads=6, head_dim=None, hidden_size=192, pad_token_id=None, sliding_window=64),

@@ -231,12 +231,14 @@ fn keeping_everything_changes_no_byte() {
             let place = folder.path().join(format!("{name}-{mask_only}"));
             let same = pruned(&model, &plan, &biases, &place);
             assert_eq!(same.architecture, model.architecture, "{name}");
-            assert_eq!(same.fingerprint(), model.fingerprint(), "{name}");
             let (before, after) = (model.tensors.entries(), same.tensors.entries());
+            // A fingerprint is of the bytes as they are stored, which may be in another order of heads' rows.
+            let in_order = before.iter().all(|tensor| tensor.heads.is_none());
+            assert_eq!(in_order, same.fingerprint() == model.fingerprint(), "{name}");
             assert_eq!(before.len(), after.len(), "{name}");
             for (before, after) in before.iter().zip(after) {
                 assert_eq!(before.name, after.name, "{name}");
-                assert!(before.bytes.as_ref() == after.bytes.as_ref(), "{name}: {}", before.name);
+                assert!(after.heads.is_none() && before.read().unwrap().bytes == after.read().unwrap().bytes, "{name}: {}", before.name);
             }
         }
     }

@@ -99,7 +99,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// Tiny models of every family, in `tests/data/golden`.
-pub const GOLDEN: [&str; 10] = [
+pub const GOLDEN: [&str; 14] = [
     "llama-biased-f32",
     "llama-mha-f16",
     "llama3-gqa-rope-scaled-tied-bf16",
@@ -108,6 +108,10 @@ pub const GOLDEN: [&str; 10] = [
     "qwen3-bf16",
     "phi3-bf16",
     "phi3-longrope-bf16",
+    "phi3-partial-f32",
+    "ernie4_5-bf16",
+    "glm-bf16",
+    "helium-bf16",
     "qwen2-yarn-bf16",
     "smollm3-bf16",
 ];

@@ -19,11 +19,26 @@ LONGROPE = dict(
     short_factor=[1.0 + 0.1 * pair for pair in range(PAIRS)],
     long_factor=[1.5 + 0.7 * pair for pair in range(PAIRS)],
 )
+PARTIAL = dict(
+    rope_type="longrope",
+    partial_rotary_factor=0.75,
+    short_factor=[1.0 + 0.1 * pair for pair in range(PAIRS * 3 // 4)],
+    long_factor=[1.5 + 0.7 * pair for pair in range(PAIRS * 3 // 4)],
+)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
 # Name: beginning of its classes' names, what differs, and the tokens of a window of each file of activations.
 MODELS = {
     "phi3-bf16": ("Phi3", dict(sliding_window=16, pad_token_id=None), {"golden": 48}),
     "phi3-longrope-bf16": ("Phi3", dict(rope_parameters=LONGROPE, original_max_position_embeddings=32, pad_token_id=None), {"golden": 48, "golden-short": 24}),
+    # As Phi-4-mini: three quarters of a head turn, longrope, tied. In f32, as its keys are rescaled, which would round 16 bits.
+    "phi3-partial-f32": (
+        "Phi3",
+        dict(rope_parameters=PARTIAL, original_max_position_embeddings=32, tie_word_embeddings=True, pad_token_id=None),
+        {"golden": 48, "golden-short": 24},
+    ),
+    "ernie4_5-bf16": ("Ernie4_5", dict(head_dim=16, use_bias=True, pad_token_id=None), {"golden": 48}),
+    "glm-bf16": ("Glm", dict(head_dim=16, attention_bias=True, rms_norm_eps=1e-5, pad_token_id=None), {"golden": 48}),
+    "helium-bf16": ("Helium", dict(head_dim=16, pad_token_id=None), {"golden": 48}),
     "smollm3-bf16": ("SmolLM3", dict(num_hidden_layers=4, pad_token_id=None), {"golden": 48}),
     "qwen2-yarn-bf16": ("Qwen2", dict(rope_parameters=YARN), {"golden": 48}),
 }
@@ -39,11 +54,12 @@ def main():
         **dict(num_hidden_layers=3) | own, vocab_size=97, hidden_size=64, intermediate_size=136, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, attn_implementation="eager",
     )
-    model = getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).to(getattr(torch, {"bf16": "bfloat16", "f32": "float32"}[name.split("-")[-1]]))
     with torch.no_grad():
         for parameter, weight in model.named_parameters():
             # Larger than an untrained model's, so that attention is not flat and norms matter.
-            weight.copy_(1 + 0.2 * torch.randn_like(weight) if "norm" in parameter else 0.12 * torch.randn_like(weight))
+            value = 1 + 0.2 * torch.randn_like(weight) if "norm" in parameter else 0.12 * torch.randn_like(weight)
+            weight.copy_(value.to(torch.bfloat16))
     model.save_pretrained(folder)
     model = model.float().eval()
     for file, tokens in files.items():

@@ -40,21 +40,31 @@ fn plain(theta: f64, head_dim: usize) -> impl Iterator<Item = f64> {
     (0..head_dim / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / head_dim as f64))
 }
 
+/// What a configuration says about it under one key.
+fn parameters(config: &Config) -> Result<Option<Config>> {
+    match config.optional_object("rope_parameters")? {
+        Some(parameters) => Ok(Some(parameters)),
+        None => config.optional_object("rope_scaling"),
+    }
+}
+
+/// The share of a head's channels that turn, if the configuration says it.
+pub fn turned_share(config: &Config) -> Result<Option<f64>> {
+    const KEY: &str = "partial_rotary_factor";
+    let own = parameters(config)?.map(|parameters| parameters.optional_number(KEY)).transpose()?.flatten();
+    Ok(own.or(config.optional_number(KEY)?))
+}
+
 impl Rope {
     /// Reads kind and base from a configuration.
     pub fn read(config: &Config, head_dim: usize) -> Result<Self> {
-        let parameters = match config.optional_object("rope_parameters")? {
-            Some(parameters) => Some(parameters),
-            None => config.optional_object("rope_scaling")?,
-        };
+        let parameters = parameters(config)?;
         let theta = match parameters.as_ref().map(|p| p.optional_number("rope_theta")).transpose()?.flatten() {
             Some(theta) => theta,
             None => config.optional_number("rope_theta")?.unwrap_or(10_000.0),
         };
-        let of_model = config.optional_number("partial_rotary_factor")?;
-        let partial = parameters.as_ref().map(|p| p.optional_number("partial_rotary_factor")).transpose()?.flatten().or(of_model);
-        if partial.is_some_and(|part| part != 1.0) {
-            return Err(config.error("`partial_rotary_factor`: rotary embedding of some channels of a head only is not supported"));
+        if turned_share(config)?.is_some_and(|share| share != 1.0) {
+            return Err(config.error("`partial_rotary_factor`: rotary embedding of some channels of a head only is not supported here"));
         }
         let scaling = parameters.map_or(Ok(Scaling::None), |parameters| Scaling::read(config, &parameters))?;
         scaling.apply(config, theta, plain(theta, head_dim).collect())

@@ -27,13 +27,14 @@ mod kind {
 /// What `ByteLevel` splits by when it is told to.
 const GPT2_PATTERN: &str = "gpt-2";
 /// Patterns of `tokenizer.json`, whether a token that is a whole word needs no merges, and the name that llama.cpp gives to such a tokenizer.
-const SPLITTERS: [(&[&str], bool, &str); 8] = [
+const SPLITTERS: [(&[&str], bool, &str); 9] = [
     (&[GPT2_PATTERN], false, "gpt-2"),
     (&[r"\p{N}", GPT2_PATTERN], false, "smollm"),
     (&[LLAMA3], true, "llama-bpe"),
     (&[LLAMA3], false, "smaug-bpe"),
     (&[QWEN2], false, "qwen2"),
     (&[QWEN35], false, "qwen35"),
+    (&[GPT4O], false, "gpt-4o"),
     (&[TEKKEN], true, "tekken"),
     (&[TEKKEN], false, "tekken"),
 ];
@@ -41,6 +42,7 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The score of a piece that no merge makes.

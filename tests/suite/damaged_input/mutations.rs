@@ -36,13 +36,16 @@ proptest! {
 
     /// Any value under any key of a configuration: an error or an architecture, no panic.
     #[test]
-    fn mutated_configurations_never_panic(family in 0usize..4, key in 0usize..24, value in values()) {
-        const KEYS: [&str; 24] = [
+    fn mutated_configurations_never_panic(family in 0usize..7, key in 0usize..26, value in values()) {
+        const KEYS: [&str; 26] = [
             "architectures", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "num_hidden_layers",
             "vocab_size", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias",
             "sliding_window", "use_sliding_window", "layer_types", "max_window_layers", "hidden_act", "flap_gpu", "torch_dtype", "dtype", "quantization_config",
+            "partial_rotary_factor", "use_bias",
         ];
-        let folders = ["llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16"];
+        let folders = [
+            "llama3-gqa-rope-scaled-tied-bf16", "mistral-sliding-bf16", "qwen2-bf16", "qwen3-bf16", "phi3-partial-f32", "glm-bf16", "ernie4_5-bf16",
+        ];
         let config = Config::read(&data("golden").join(folders[family])).unwrap();
         let mut values = config.values().clone();
         values.insert(KEYS[key].into(), value);

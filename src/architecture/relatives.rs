@@ -1,0 +1,157 @@
+//! Families that are a LLaMA, Mistral or Qwen2 but for how their checkpoints write it: other words for the same settings, matrices that hold
+//! several projections, another order of a head's rows. They are opened as such a model, and written as one.
+
+use super::{Rope, llama, mistral, qwen2};
+use crate::checkpoint::{Config, HeadRows};
+use crate::error::Result;
+use serde_json::{Value, json};
+
+/// A checkpoint of such a family.
+pub struct Relative {
+    /// The family, as `architectures` names it.
+    pub family: &'static str,
+    /// The configuration as that of the model it is opened as.
+    pub config: Config,
+    /// How the rows of each query head and of each key head are stored, where it is another way.
+    pub heads: Option<[HeadRows; 2]>,
+}
+
+/// What of a family differs from the model it is opened as.
+struct Differences {
+    opened_as: &'static str,
+    /// Settings under the names of that model, or with this family's own default.
+    settings: Vec<(&'static str, Value)>,
+    /// Whether neighbouring channels of a head turn together, instead of those half a head apart.
+    interleaved: bool,
+    /// Share of a head's channels that turn, unless the configuration says it.
+    turned: f64,
+}
+
+type Differ = fn(&Config) -> Result<Differences>;
+
+/// The families and what differs.
+const RELATIVES: [(&str, Differ); 4] =
+    [("Phi3ForCausalLM", phi3), ("Ernie4_5ForCausalLM", ernie), ("GlmForCausalLM", glm), ("HeliumForCausalLM", helium)];
+
+/// Their names.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    RELATIVES.iter().map(|known| known.0)
+}
+
+impl Relative {
+    /// What a configuration of one of these families stands for; none if it is of another.
+    pub fn of(config: &Config) -> Result<Option<Self>> {
+        let name = super::family(config);
+        let Some(&(family, differ)) = RELATIVES.iter().find(|known| Some(known.0) == name) else { return Ok(None) };
+        // The models that they are opened as have another default.
+        config.number("rms_norm_eps")?;
+        let Differences { opened_as, settings, interleaved, turned } = differ(config)?;
+        let mut values = config.values().clone();
+        values.insert("architectures".into(), json!([opened_as]));
+        values.extend(settings.into_iter().map(|(key, value)| (key.to_string(), value)));
+        let config = Config::new(config.path().to_owned(), values);
+        let head_dim = super::common::head_dim(&config)?;
+        let share = super::rope::turned_share(&config)?.unwrap_or(turned);
+        let all = HeadRows { head_dim, turned: head_dim, interleaved, still_scale: 1.0 };
+        if share == 1.0 {
+            return Ok(Some(Self { family, config, heads: interleaved.then_some([all; 2]) }));
+        }
+        let turned = (head_dim as f64 * share) as usize;
+        if !turned.is_multiple_of(2) || !(2..head_dim).contains(&turned) {
+            return Err(
+                config.error(format_args!("`partial_rotary_factor` {share} leaves {turned} of {head_dim} channels of a head to turn"))
+            );
+        }
+        let (config, amplitude) = turning_all(&config, head_dim, turned)?;
+        let query = HeadRows { turned, ..all };
+        // Cosines and sines of all channels are multiplied by the amplitude then, and a product of queries and keys twice.
+        let key = HeadRows { still_scale: 1.0 / (amplitude * amplitude) as f32, ..query };
+        Ok(Some(Self { family, config, heads: Some([query, key]) }))
+    }
+
+    /// What the user should know about it.
+    #[must_use]
+    pub fn remark(&self) -> String {
+        let Self { family, config, heads } = self;
+        let opened_as = super::family(config).unwrap_or_default();
+        let rounded = heads.is_some_and(|[_, key]| key.still_scale != 1.0);
+        let but = if rounded { ", and its keys are rescaled where heads do not turn, which rounds them once" } else { "" };
+        format!("{family} is opened, and written, as the {opened_as} that it is but for how its checkpoint writes it{but}")
+    }
+}
+
+/// The configuration of a model that turns all channels of a head, those that `config` leaves still by next to nothing; and the amplitude.
+fn turning_all(config: &Config, head_dim: usize, turned: usize) -> Result<(Config, f64)> {
+    /// Angle per position: none over any context, and a number that f32 holds.
+    const STILL: f64 = 1e-30;
+    let mut values = config.values().clone();
+    values.shift_remove("partial_rotary_factor");
+    if let Some(Value::Object(parameters)) = values.get_mut("rope_parameters") {
+        parameters.shift_remove("partial_rotary_factor");
+    }
+    let rope = Rope::read(&Config::new(config.path().to_owned(), values.clone()), turned)?;
+    let factors = |frequencies: &[f64]| {
+        let still = std::iter::repeat_n(&STILL, (head_dim - turned) / 2);
+        rope.factors_of(&frequencies.iter().chain(still).copied().collect::<Vec<_>>())
+    };
+    let long = rope.long.as_ref();
+    let original_positions = long.map_or_else(|| config.size("max_position_embeddings"), |long| Ok(long.original_positions))?;
+    values.shift_remove("rope_parameters");
+    values.insert("rope_theta".into(), json!(rope.theta));
+    values.insert("original_max_position_embeddings".into(), json!(original_positions));
+    let scaling = json!({
+        "rope_type": "longrope",
+        "short_factor": factors(&rope.frequencies),
+        "long_factor": factors(long.map_or(&rope.frequencies, |long| &long.frequencies)),
+        "attention_factor": rope.amplitude,
+    });
+    values.insert("rope_scaling".into(), scaling);
+    Ok((Config::new(config.path().to_owned(), values), rope.amplitude))
+}
+
+/// Phi-3 and Phi-4, with matrices that hold several projections, of which the smallest turn three quarters of a head.
+fn phi3(config: &Config) -> Result<Differences> {
+    // Where all positions lie within the window there is none.
+    let positions = config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
+    let slides = config.optional_size("sliding_window")?.is_some_and(|window| window < positions);
+    let opened_as = if slides { mistral::FAMILY } else { llama::FAMILY };
+    Ok(Differences { opened_as, settings: Vec::new(), interleaved: false, turned: 1.0 })
+}
+
+/// ERNIE 4.5 without experts.
+fn ernie(config: &Config) -> Result<Differences> {
+    let bias = config.flag("use_bias", false)?;
+    let tied = config.flag("tie_word_embeddings", true)?;
+    let own = vec![("attention_bias", json!(bias)), ("mlp_bias", json!(bias)), ("tie_word_embeddings", json!(tied))];
+    let settings = [own, sizes(config)?, theta(config, 500_000.0)?].concat();
+    Ok(Differences { opened_as: llama::FAMILY, settings, interleaved: true, turned: 1.0 })
+}
+
+/// GLM-4 and GLM-Edge, which turn half of a head, with one matrix for gate and up projection.
+fn glm(config: &Config) -> Result<Differences> {
+    let opened_as = if config.flag("attention_bias", true)? { qwen2::FAMILY } else { llama::FAMILY };
+    Ok(Differences { opened_as, settings: sizes(config)?, interleaved: true, turned: 0.5 })
+}
+
+/// Helium.
+fn helium(config: &Config) -> Result<Differences> {
+    if config.flag("attention_bias", false)? {
+        return Err(config.error("`attention_bias`: a Helium with biases is not supported"));
+    }
+    let settings = [sizes(config)?, theta(config, 100_000.0)?].concat();
+    Ok(Differences { opened_as: llama::FAMILY, settings, interleaved: true, turned: 1.0 })
+}
+
+/// The sizes of heads that these three have where the configuration does not say them.
+fn sizes(config: &Config) -> Result<Vec<(&'static str, Value)>> {
+    config.size("num_key_value_heads")?;
+    Ok(if config.values().contains_key("head_dim") { Vec::new() } else { vec![("head_dim", json!(128))] })
+}
+
+/// The base of the rotary frequencies where the configuration does not say it.
+fn theta(config: &Config, default: f64) -> Result<Vec<(&'static str, Value)>> {
+    const KEY: &str = "rope_theta";
+    let parameters = config.optional_object("rope_parameters")?;
+    let said = config.get(KEY).is_some() || parameters.is_some_and(|parameters| parameters.get(KEY).is_some());
+    Ok(if said { Vec::new() } else { vec![(KEY, json!(default))] })
+}

@@ -1,0 +1,70 @@
+//! The order in which a checkpoint stores the rows of query and key heads, where it is not the one in which rotary embedding turns them here:
+//! row `i` with row `head_dim / 2 + i`.
+
+use crate::tensor::{Dtype, HostTensor, narrowed};
+
+/// How the rows of each head are stored: first those that are turned, in pairs, then those that are not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadRows {
+    /// Rows of a head.
+    pub head_dim: usize,
+    /// Those that are turned; even.
+    pub turned: usize,
+    /// Whether the rows of a pair are neighbours, instead of `turned / 2` apart.
+    pub interleaved: bool,
+    /// By which the rows that are not turned are multiplied.
+    pub still_scale: f32,
+}
+
+impl HeadRows {
+    /// All rows are turned, with their neighbours.
+    #[must_use]
+    pub fn interleaved(head_dim: usize) -> Self {
+        Self { head_dim, turned: head_dim, interleaved: true, still_scale: 1.0 }
+    }
+
+    /// Where row `row` of a head is stored, as it is ordered here: the halves of all pairs, one after the other.
+    fn place(&self, row: usize) -> usize {
+        let half = self.head_dim / 2;
+        let (pair, second, turned) = (row % half, row / half, self.turned / 2);
+        if pair >= turned {
+            self.turned + pair - turned + second * (half - turned)
+        } else if self.interleaved {
+            2 * pair + second
+        } else {
+            pair + second * turned
+        }
+    }
+
+    /// Rows of whole heads in the order of rotary embedding here; the channels of a bias, which is a row of heads, are its rows.
+    ///
+    /// # Panics
+    /// If they are no whole heads.
+    #[must_use]
+    pub fn ordered(&self, stored: &HostTensor) -> HostTensor {
+        let row_bytes = if stored.rows == 1 { stored.dtype.size() } else { stored.row_bytes() };
+        let mut bytes = Vec::with_capacity(stored.bytes.as_ref().len());
+        let heads = stored.bytes.as_ref().chunks_exact(self.head_dim * row_bytes);
+        assert!(heads.remainder().is_empty(), "rows of whole heads");
+        for head in heads {
+            for row in 0..self.head_dim {
+                let place = self.place(row);
+                let from = &head[place * row_bytes..(place + 1) * row_bytes];
+                if place >= self.turned && self.still_scale != 1.0 {
+                    bytes.extend(self.scaled(from, stored.dtype));
+                } else {
+                    bytes.extend_from_slice(from);
+                }
+            }
+        }
+        HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns)
+    }
+
+    /// Numbers of one row, scaled; what is not finite, or would not be then, becomes NaN.
+    fn scaled(&self, row: &[u8], dtype: Dtype) -> Vec<u8> {
+        let count = row.len() / dtype.size();
+        let values = HostTensor::owning(row.to_vec(), dtype, 1, count).to_f32();
+        let scaled: Vec<f32> = values.iter().map(|value| self.still_scale * value).collect();
+        narrowed(dtype, &scaled).unwrap_or_else(|| vec![0xff; row.len()])
+    }
+}
