@@ -181,6 +181,15 @@ impl HostTensor {
         values
     }
 
+    /// Every number times `scale`, rounded to the same format; all NaN if one is not finite then.
+    #[must_use]
+    pub fn scaled(&self, scale: f32) -> Self {
+        let mut values = self.to_f32();
+        values.par_iter_mut().for_each(|value| *value *= scale);
+        let bytes = narrowed(self.dtype, &values).unwrap_or_else(|| vec![0xff; self.bytes.as_ref().len()]);
+        Self::owning(bytes, self.dtype, self.rows, self.columns)
+    }
+
     /// Whether no number is NaN or infinite. Reads every byte once, in parallel.
     #[must_use]
     pub fn is_finite(&self) -> bool {

@@ -14,24 +14,51 @@ pub struct Relative {
     pub config: Config,
     /// How the rows of each query head and of each key head are stored, where it is another way.
     pub heads: Option<[HeadRows; 2]>,
+    /// By what weights are to be multiplied.
+    pub scales: Scales,
+}
+
+/// Factors of weights that stand for factors of activations.
+#[derive(Debug, Clone, Copy)]
+pub struct Scales {
+    /// Of the query projections.
+    pub query: f32,
+    /// Of the projections that write into the residual stream.
+    pub writers: f32,
+    /// Of the final norm.
+    pub final_norm: f32,
 }
 
 /// What of a family differs from the model it is opened as.
 struct Differences {
     opened_as: &'static str,
-    /// Settings under the names of that model, or with this family's own default.
+    /// Settings under the names of that model, or with this family's own default; null is none.
     settings: Vec<(&'static str, Value)>,
     /// Whether neighbouring channels of a head turn together, instead of those half a head apart.
     interleaved: bool,
     /// Share of a head's channels that turn, unless the configuration says it.
     turned: f64,
+    scales: Scales,
+}
+
+impl Differences {
+    /// None but the name, and matrices that hold several projections.
+    fn none(opened_as: &'static str) -> Self {
+        let scales = Scales { query: 1.0, writers: 1.0, final_norm: 1.0 };
+        Self { opened_as, settings: Vec::new(), interleaved: false, turned: 1.0, scales }
+    }
 }
 
 type Differ = fn(&Config) -> Result<Differences>;
 
 /// The families and what differs.
-const RELATIVES: [(&str, Differ); 4] =
-    [("Phi3ForCausalLM", phi3), ("Ernie4_5ForCausalLM", ernie), ("GlmForCausalLM", glm), ("HeliumForCausalLM", helium)];
+const RELATIVES: [(&str, Differ); 5] = [
+    ("Phi3ForCausalLM", phi3),
+    ("Ernie4_5ForCausalLM", ernie),
+    ("GlmForCausalLM", glm),
+    ("GraniteForCausalLM", granite),
+    ("HeliumForCausalLM", helium),
+];
 
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -45,16 +72,22 @@ impl Relative {
         let Some(&(family, differ)) = RELATIVES.iter().find(|known| Some(known.0) == name) else { return Ok(None) };
         // The models that they are opened as have another default.
         config.number("rms_norm_eps")?;
-        let Differences { opened_as, settings, interleaved, turned } = differ(config)?;
+        let Differences { opened_as, settings, interleaved, turned, scales } = differ(config)?;
         let mut values = config.values().clone();
         values.insert("architectures".into(), json!([opened_as]));
-        values.extend(settings.into_iter().map(|(key, value)| (key.to_string(), value)));
+        for (key, value) in settings {
+            if value.is_null() {
+                values.shift_remove(key);
+            } else {
+                values.insert(key.into(), value);
+            }
+        }
         let config = Config::new(config.path().to_owned(), values);
         let head_dim = super::common::head_dim(&config)?;
         let share = super::rope::turned_share(&config)?.unwrap_or(turned);
         let all = HeadRows { head_dim, turned: head_dim, interleaved, still_scale: 1.0 };
         if share == 1.0 {
-            return Ok(Some(Self { family, config, heads: interleaved.then_some([all; 2]) }));
+            return Ok(Some(Self { family, config, heads: interleaved.then_some([all; 2]), scales }));
         }
         let turned = (head_dim as f64 * share) as usize;
         if !turned.is_multiple_of(2) || !(2..head_dim).contains(&turned) {
@@ -66,16 +99,18 @@ impl Relative {
         let query = HeadRows { turned, ..all };
         // Cosines and sines of all channels are multiplied by the amplitude then, and a product of queries and keys twice.
         let key = HeadRows { still_scale: 1.0 / (amplitude * amplitude) as f32, ..query };
-        Ok(Some(Self { family, config, heads: Some([query, key]) }))
+        Ok(Some(Self { family, config, heads: Some([query, key]), scales }))
     }
 
     /// What the user should know about it.
     #[must_use]
     pub fn remark(&self) -> String {
-        let Self { family, config, heads } = self;
+        let Self { family, config, heads, scales } = self;
         let opened_as = super::family(config).unwrap_or_default();
-        let rounded = heads.is_some_and(|[_, key]| key.still_scale != 1.0);
-        let but = if rounded { ", and its keys are rescaled where heads do not turn, which rounds them once" } else { "" };
+        let still = heads.map_or(1.0, |[_, key]| key.still_scale);
+        // Powers of two round nothing.
+        let rounds = [still, scales.query, scales.writers, scales.final_norm].iter().any(|scale| scale.log2().fract() != 0.0);
+        let but = if rounds { "; weights that are rescaled for that are rounded once more" } else { "" };
         format!("{family} is opened, and written, as the {opened_as} that it is but for how its checkpoint writes it{but}")
     }
 }
@@ -115,7 +150,7 @@ fn phi3(config: &Config) -> Result<Differences> {
     let positions = config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
     let slides = config.optional_size("sliding_window")?.is_some_and(|window| window < positions);
     let opened_as = if slides { mistral::FAMILY } else { llama::FAMILY };
-    Ok(Differences { opened_as, settings: Vec::new(), interleaved: false, turned: 1.0 })
+    Ok(Differences::none(opened_as))
 }
 
 /// ERNIE 4.5 without experts.
@@ -124,13 +159,30 @@ fn ernie(config: &Config) -> Result<Differences> {
     let tied = config.flag("tie_word_embeddings", true)?;
     let own = vec![("attention_bias", json!(bias)), ("mlp_bias", json!(bias)), ("tie_word_embeddings", json!(tied))];
     let settings = [own, sizes(config)?, theta(config, 500_000.0)?].concat();
-    Ok(Differences { opened_as: llama::FAMILY, settings, interleaved: true, turned: 1.0 })
+    Ok(Differences { settings, interleaved: true, ..Differences::none(llama::FAMILY) })
 }
 
 /// GLM-4 and GLM-Edge, which turn half of a head, with one matrix for gate and up projection.
 fn glm(config: &Config) -> Result<Differences> {
     let opened_as = if config.flag("attention_bias", true)? { qwen2::FAMILY } else { llama::FAMILY };
-    Ok(Differences { opened_as, settings: sizes(config)?, interleaved: true, turned: 0.5 })
+    Ok(Differences { settings: sizes(config)?, interleaved: true, turned: 0.5, ..Differences::none(opened_as) })
+}
+
+/// Granite without experts, with factors of activations. What multiplies the embedding divides instead what is added to it: norms do not see
+/// the size of a stream, but for their epsilon.
+fn granite(config: &Config) -> Result<Differences> {
+    const FACTORS: [&str; 4] = ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"];
+    let mut factors = [1.0; 4];
+    for (factor, key) in factors.iter_mut().zip(FACTORS) {
+        *factor = config.optional_number(key)?.unwrap_or(*factor);
+    }
+    let [embedding, residual, attention, logits] = factors;
+    let mut settings = FACTORS.map(|key| (key, Value::Null)).to_vec();
+    settings.push(("rms_norm_eps", json!(config.number("rms_norm_eps")? / (embedding * embedding))));
+    // Others scale by the root of a head's size.
+    let query = attention * (super::common::head_dim(config)? as f64).sqrt();
+    let scales = Scales { query: query as f32, writers: (residual / embedding) as f32, final_norm: 1.0 / logits as f32 };
+    Ok(Differences { settings, scales, ..Differences::none(llama::FAMILY) })
 }
 
 /// Helium.
@@ -139,7 +191,7 @@ fn helium(config: &Config) -> Result<Differences> {
         return Err(config.error("`attention_bias`: a Helium with biases is not supported"));
     }
     let settings = [sizes(config)?, theta(config, 100_000.0)?].concat();
-    Ok(Differences { opened_as: llama::FAMILY, settings, interleaved: true, turned: 1.0 })
+    Ok(Differences { settings, interleaved: true, ..Differences::none(llama::FAMILY) })
 }
 
 /// The sizes of heads that these three have where the configuration does not say them.

@@ -1,7 +1,7 @@
 //! The order in which a checkpoint stores the rows of query and key heads, where it is not the one in which rotary embedding turns them here:
 //! row `i` with row `head_dim / 2 + i`.
 
-use crate::tensor::{Dtype, HostTensor, narrowed};
+use crate::tensor::HostTensor;
 
 /// How the rows of each head are stored: first those that are turned, in pairs, then those that are not.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,22 +49,15 @@ impl HeadRows {
         for head in heads {
             for row in 0..self.head_dim {
                 let place = self.place(row);
-                let from = &head[place * row_bytes..(place + 1) * row_bytes];
+                let row = &head[place * row_bytes..(place + 1) * row_bytes];
                 if place >= self.turned && self.still_scale != 1.0 {
-                    bytes.extend(self.scaled(from, stored.dtype));
+                    let numbers = HostTensor::owning(row.to_vec(), stored.dtype, 1, row_bytes / stored.dtype.size());
+                    bytes.extend_from_slice(numbers.scaled(self.still_scale).bytes.as_ref());
                 } else {
-                    bytes.extend_from_slice(from);
+                    bytes.extend_from_slice(row);
                 }
             }
         }
         HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns)
-    }
-
-    /// Numbers of one row, scaled; what is not finite, or would not be then, becomes NaN.
-    fn scaled(&self, row: &[u8], dtype: Dtype) -> Vec<u8> {
-        let count = row.len() / dtype.size();
-        let values = HostTensor::owning(row.to_vec(), dtype, 1, count).to_f32();
-        let scaled: Vec<f32> = values.iter().map(|value| self.still_scale * value).collect();
-        narrowed(dtype, &scaled).unwrap_or_else(|| vec![0xff; row.len()])
     }
 }

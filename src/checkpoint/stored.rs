@@ -44,6 +44,8 @@ pub struct StoredTensor {
     pub bytes: SharedBytes,
     /// The order of its heads' rows, if it is another one than here.
     pub heads: Option<HeadRows>,
+    /// By which its numbers are to be multiplied.
+    pub scale: f32,
     /// Its file.
     pub file: Arc<Path>,
 }
@@ -78,13 +80,20 @@ impl StoredTensor {
         Error::file(&self.file, format!("tensor `{}` {message}", self.name))
     }
 
+    /// Whether its numbers are read as they are stored, in their order.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.heads.is_none() && self.scale == 1.0
+    }
+
     /// Its numbers in a checkpoint's format and order: the map's own bytes where they are stored so, else a copy.
     ///
     /// # Errors
     /// If its numbers are stored in a way that is not computed with.
     pub fn read(&self) -> Result<HostTensor> {
         let stored = self.read_rows(0..self.rows())?;
-        Ok(self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored)))
+        let ordered = self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored));
+        Ok(if self.scale == 1.0 { ordered } else { ordered.scaled(self.scale) })
     }
 
     /// The same; fails if one of its numbers is NaN or infinite.
@@ -99,7 +108,7 @@ impl StoredTensor {
         Error::weights_not_finite(Some(&self.file), &self.name)
     }
 
-    /// Some of its rows, in the order in which they are stored.
+    /// Some of its rows, as and where they are stored.
     pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
         let columns = self.columns();
         match &self.storage {

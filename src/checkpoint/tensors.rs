@@ -1,6 +1,5 @@
 //! All tensors of a model by their checkpoint names, wherever they lie: one or several mapped files.
 
-use super::head_rows::HeadRows;
 use super::safetensors::TensorFile;
 use super::stored::StoredTensor;
 use crate::disk::files;
@@ -71,10 +70,10 @@ impl Tensors {
         Self::new(&self.source, entries, self.file_bytes)
     }
 
-    /// With the order of heads' rows that `of` gives by a tensor's name.
+    /// With what `change` changes of how each is read.
     #[must_use]
-    pub fn with_head_rows(mut self, mut of: impl FnMut(&str) -> Option<HeadRows>) -> Self {
-        self.entries.iter_mut().for_each(|entry| entry.heads = of(&entry.name));
+    pub fn changed(mut self, change: impl FnMut(&mut StoredTensor)) -> Self {
+        self.entries.iter_mut().for_each(change);
         self
     }
 

@@ -106,7 +106,7 @@ impl CompactTensor {
         match &self.source {
             Source::Made(host) => checked(host.bytes.as_ref()),
             Source::Cut(stored, slice) => slice.write(&stored.read()?, &mut checked),
-            Source::Kept(stored) if stored.heads.is_some() => checked(stored.read()?.bytes.as_ref()),
+            Source::Kept(stored) if !stored.is_plain() => checked(stored.read()?.bytes.as_ref()),
             Source::Kept(stored) => checked(stored.bytes.as_ref()),
         }
     }

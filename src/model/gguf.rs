@@ -218,5 +218,5 @@ fn rename(file: &GgufFile, architecture: &Architecture, interleaved: bool) -> Re
 
 fn stored(file: &GgufFile, tensor: &GgufTensor, name: String, heads: Option<HeadRows>) -> StoredTensor {
     let (storage, shape, bytes) = (tensor.storage.clone(), tensor.shape.clone(), tensor.bytes.clone());
-    StoredTensor { name, storage, shape, bytes, heads, file: Arc::from(file.path.as_path()) }
+    StoredTensor { name, storage, shape, bytes, heads, scale: 1.0, file: Arc::from(file.path.as_path()) }
 }

@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint that is opened as another family's, as that one has them: matrices that hold the rows of several projections
-//! taken apart, each part a stretch of the map, and the rows of heads in their order.
+//! taken apart, each part a stretch of the map, the rows of heads in their order, and what scales a stream as part of the weights.
 
+use super::FINAL_NORM;
 use crate::architecture::{Architecture, Part, Relative};
 use crate::checkpoint::Tensors;
 use crate::error::Result;
@@ -14,18 +15,23 @@ const FUSED: [(&str, &[Part]); 2] = [
 
 /// The checkpoint's tensors, one for each part.
 pub fn unified(tensors: Tensors, architecture: &Architecture, relative: &Relative) -> Result<Tensors> {
-    let (mut fused, mut heads) = (HashMap::new(), HashMap::new());
+    let (mut fused, mut parts) = (HashMap::new(), HashMap::new());
     for layer in 0..architecture.layers.len() {
         let known = architecture.layer_tensors(layer);
         for (suffix, parts) in FUSED {
             let rows = known.iter().filter(|tensor| parts.contains(&tensor.part)).map(|tensor| (tensor.part.name(layer), tensor.rows));
             fused.insert(format!("model.layers.{layer}.{suffix}"), rows.collect::<Vec<_>>());
         }
-        if let Some([query, key]) = relative.heads {
-            let of = |part: Part| if matches!(part, Part::QueryProjection | Part::QueryBias) { query } else { key };
-            let rotary = known.iter().map(|tensor| tensor.part).filter(|part| part.is_rotary());
-            heads.extend(rotary.map(|part| (part.name(layer), of(part))));
-        }
+        parts.extend(known.iter().map(|tensor| (tensor.part.name(layer), tensor.part)));
     }
-    Ok(tensors.split(|name| fused.remove(name))?.with_head_rows(|name| heads.remove(name)))
+    let scales = &relative.scales;
+    Ok(tensors.split(|name| fused.remove(name))?.changed(|tensor| match parts.get(&tensor.name) {
+        Some(Part::QueryProjection | Part::QueryBias) => {
+            (tensor.heads, tensor.scale) = (relative.heads.map(|heads| heads[0]), scales.query);
+        }
+        Some(Part::KeyProjection | Part::KeyBias) => tensor.heads = relative.heads.map(|heads| heads[1]),
+        Some(Part::OutputProjection | Part::OutputBias | Part::DownProjection | Part::DownBias) => tensor.scale = scales.writers,
+        None if tensor.name == FINAL_NORM => tensor.scale = scales.final_norm,
+        _ => {}
+    }))
 }

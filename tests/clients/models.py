@@ -155,6 +155,12 @@ MODELS = {
     ),
     "ernie4_5": ("Ernie4_5", dict(num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=None), "pieces"),
     "glm": ("Glm", dict(num_key_value_heads=3, hidden_size=192, pad_token_id=None), "llama-bpe"),
+    "granite": (
+        "Granite",
+        dict(num_key_value_heads=3, hidden_size=192, tie_word_embeddings=True, embedding_multiplier=12.0, residual_multiplier=0.22,
+             attention_multiplier=1 / 64, logits_scaling=8.0),
+        "gpt-2",
+    ),
     "helium": ("Helium", dict(num_key_value_heads=6, hidden_size=192, pad_token_id=None), "pieces"),
     "phi3, sliding window": (
         "Phi3",

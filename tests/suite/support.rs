@@ -99,7 +99,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// Tiny models of every family, in `tests/data/golden`.
-pub const GOLDEN: [&str; 14] = [
+pub const GOLDEN: [&str; 15] = [
     "llama-biased-f32",
     "llama-mha-f16",
     "llama3-gqa-rope-scaled-tied-bf16",
@@ -111,6 +111,7 @@ pub const GOLDEN: [&str; 14] = [
     "phi3-partial-f32",
     "ernie4_5-bf16",
     "glm-bf16",
+    "granite-f32",
     "helium-bf16",
     "qwen2-yarn-bf16",
     "smollm3-bf16",

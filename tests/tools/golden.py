@@ -38,6 +38,13 @@ MODELS = {
     ),
     "ernie4_5-bf16": ("Ernie4_5", dict(head_dim=16, use_bias=True, pad_token_id=None), {"golden": 48}),
     "glm-bf16": ("Glm", dict(head_dim=16, attention_bias=True, rms_norm_eps=1e-5, pad_token_id=None), {"golden": 48}),
+    # In f32, as its projections are rescaled.
+    "granite-f32": (
+        "Granite",
+        dict(head_dim=16, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.3, logits_scaling=7.0,
+             attention_bias=True, mlp_bias=True, tie_word_embeddings=True, pad_token_id=None),
+        {"golden": 48},
+    ),
     "helium-bf16": ("Helium", dict(head_dim=16, pad_token_id=None), {"golden": 48}),
     "smollm3-bf16": ("SmolLM3", dict(num_hidden_layers=4, pad_token_id=None), {"golden": 48}),
     "qwen2-yarn-bf16": ("Qwen2", dict(rope_parameters=YARN), {"golden": 48}),

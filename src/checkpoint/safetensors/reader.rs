@@ -85,7 +85,7 @@ impl TensorFile {
                 other => Storage::Other(format!("{other:?}")),
             };
             let (name, shape, file) = (name.to_string(), info.shape.clone(), path.clone());
-            Ok(StoredTensor { bytes: self.bytes(&name)?, name, storage, shape, heads: None, file })
+            Ok(StoredTensor { bytes: self.bytes(&name)?, name, storage, shape, heads: None, scale: 1.0, file })
         };
         self.names().into_iter().map(stored).collect()
     }
