@@ -184,9 +184,18 @@ impl HostTensor {
     /// Every number times `scale`, rounded to the same format; all NaN if one is not finite then.
     #[must_use]
     pub fn scaled(&self, scale: f32) -> Self {
-        let mut values = self.to_f32();
-        values.par_iter_mut().for_each(|value| *value *= scale);
-        let bytes = narrowed(self.dtype, &values).unwrap_or_else(|| vec![0xff; self.bytes.as_ref().len()]);
+        const PART: usize = 1 << 14;
+        let part_bytes = PART * self.dtype.size();
+        let mut bytes = vec![0; self.bytes.as_ref().len()];
+        let part = |(to, from): (&mut [u8], &[u8])| {
+            let mut values = vec![0.0; from.len() / self.dtype.size()];
+            widen(self.dtype, from, &mut values);
+            values.iter_mut().for_each(|value| *value *= scale);
+            narrow(self.dtype, &values, to)
+        };
+        if !bytes.par_chunks_mut(part_bytes).zip(self.bytes.as_ref().par_chunks(part_bytes)).map(part).all(|finite| finite) {
+            bytes.fill(0xff);
+        }
         Self::owning(bytes, self.dtype, self.rows, self.columns)
     }
 

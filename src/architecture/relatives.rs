@@ -21,8 +21,12 @@ pub struct Relative {
 /// Factors of weights that stand for factors of activations.
 #[derive(Debug, Clone, Copy)]
 pub struct Scales {
+    /// Of the embedding, which may be the head as well.
+    pub embedding: f32,
     /// Of the query projections.
     pub query: f32,
+    /// Of the key projections.
+    pub key: f32,
     /// Of the projections that write into the residual stream.
     pub writers: f32,
     /// Of the final norm.
@@ -44,7 +48,7 @@ struct Differences {
 impl Differences {
     /// None but the name, and matrices that hold several projections.
     fn none(opened_as: &'static str) -> Self {
-        let scales = Scales { query: 1.0, writers: 1.0, final_norm: 1.0 };
+        let scales = Scales { embedding: 1.0, query: 1.0, key: 1.0, writers: 1.0, final_norm: 1.0 };
         Self { opened_as, settings: Vec::new(), interleaved: false, turned: 1.0, scales }
     }
 }
@@ -168,8 +172,9 @@ fn glm(config: &Config) -> Result<Differences> {
     Ok(Differences { settings: sizes(config)?, interleaved: true, turned: 0.5, ..Differences::none(opened_as) })
 }
 
-/// Granite without experts, with factors of activations. What multiplies the embedding divides instead what is added to it: norms do not see
-/// the size of a stream, but for their epsilon.
+/// Granite without experts, with factors of activations. Its stream is taken at another size, as norms do not see it but for their epsilon:
+/// at the one that makes the embedding's factor a power of two, which rounds nothing, and the writers' nearly one, so that quantised weights
+/// keep the range that number formats are made for.
 fn granite(config: &Config) -> Result<Differences> {
     const FACTORS: [&str; 4] = ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"];
     let mut factors = [1.0; 4];
@@ -177,11 +182,22 @@ fn granite(config: &Config) -> Result<Differences> {
         *factor = config.optional_number(key)?.unwrap_or(*factor);
     }
     let [embedding, residual, attention, logits] = factors;
+    let near = |factor: f64| factor.log2().round().exp2();
+    let scaled_embedding = near(embedding / residual);
+    let size = scaled_embedding / embedding;
     let mut settings = FACTORS.map(|key| (key, Value::Null)).to_vec();
-    settings.push(("rms_norm_eps", json!(config.number("rms_norm_eps")? / (embedding * embedding))));
+    settings.push(("rms_norm_eps", json!(config.number("rms_norm_eps")? * size * size)));
     // Others scale by the root of a head's size.
-    let query = attention * (super::common::head_dim(config)? as f64).sqrt();
-    let scales = Scales { query: query as f32, writers: (residual / embedding) as f32, final_norm: 1.0 / logits as f32 };
+    let scores = attention * (super::common::head_dim(config)? as f64).sqrt();
+    let key = near(scores.sqrt());
+    let head = if config.flag("tie_word_embeddings", false)? { scaled_embedding } else { 1.0 };
+    let scales = Scales {
+        embedding: scaled_embedding as f32,
+        query: (scores / key) as f32,
+        key: key as f32,
+        writers: (residual * size) as f32,
+        final_norm: (1.0 / (logits * head)) as f32,
+    };
     Ok(Differences { settings, scales, ..Differences::none(llama::FAMILY) })
 }
 

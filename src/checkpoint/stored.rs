@@ -92,8 +92,7 @@ impl StoredTensor {
     /// If its numbers are stored in a way that is not computed with.
     pub fn read(&self) -> Result<HostTensor> {
         let stored = self.read_rows(0..self.rows())?;
-        let ordered = self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored));
-        Ok(if self.scale == 1.0 { ordered } else { ordered.scaled(self.scale) })
+        Ok(self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored)))
     }
 
     /// The same; fails if one of its numbers is NaN or infinite.
@@ -108,22 +107,25 @@ impl StoredTensor {
         Error::weights_not_finite(Some(&self.file), &self.name)
     }
 
-    /// Some of its rows, as and where they are stored.
+    /// Some of its rows, in the order in which they are stored.
     pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
         let columns = self.columns();
-        match &self.storage {
+        let stored = match &self.storage {
             Storage::Plain(dtype) => {
                 let row_bytes = columns * dtype.size();
-                Ok(HostTensor::new(self.bytes.slice(rows.start * row_bytes..rows.end * row_bytes), *dtype, rows.len(), columns))
+                HostTensor::new(self.bytes.slice(rows.start * row_bytes..rows.end * row_bytes), *dtype, rows.len(), columns)
             }
             Storage::Q8_0 => {
                 let row_bytes = q8_0::bytes(columns);
                 let mut values = vec![0.0f32; rows.len() * columns];
                 q8_0::decode(&self.bytes.as_ref()[rows.start * row_bytes..rows.end * row_bytes], &mut values);
-                Ok(HostTensor::from_f32(values, columns))
+                HostTensor::from_f32(values, columns)
             }
-            Storage::Other(name) => Err(self
-                .error(format_args!("is {name}; supported are F32, F16, BF16 and GGUF's Q8_0 (other quantised models cannot be pruned)"))),
-        }
+            Storage::Other(name) => {
+                let supported = "supported are F32, F16, BF16 and GGUF's Q8_0 (other quantised models cannot be pruned)";
+                return Err(self.error(format_args!("is {name}; {supported}")));
+            }
+        };
+        Ok(if self.scale == 1.0 { stored } else { stored.scaled(self.scale) })
     }
 }

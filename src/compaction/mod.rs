@@ -92,6 +92,7 @@ impl CompactTensor {
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         /// Looked through while a core's cache holds them.
         const CHECKED_BYTES: usize = 1 << 18;
+        const SCALED_ROWS: usize = 1024;
         let mut checked = |bytes: &[u8]| {
             for bytes in bytes.chunks(CHECKED_BYTES) {
                 if let Storage::Plain(dtype) = self.storage
@@ -106,8 +107,12 @@ impl CompactTensor {
         match &self.source {
             Source::Made(host) => checked(host.bytes.as_ref()),
             Source::Cut(stored, slice) => slice.write(&stored.read()?, &mut checked),
-            Source::Kept(stored) if !stored.is_plain() => checked(stored.read()?.bytes.as_ref()),
-            Source::Kept(stored) => checked(stored.bytes.as_ref()),
+            Source::Kept(stored) if stored.is_plain() => checked(stored.bytes.as_ref()),
+            Source::Kept(stored) if stored.heads.is_some() => checked(stored.read()?.bytes.as_ref()),
+            // Such as the embedding, the largest matrix of some models.
+            Source::Kept(stored) => (0..stored.rows())
+                .step_by(SCALED_ROWS)
+                .try_for_each(|first| checked(stored.read_rows(first..(first + SCALED_ROWS).min(stored.rows()))?.bytes.as_ref())),
         }
     }
 }
@@ -151,7 +156,7 @@ impl CompactModel {
             if let Some(host) = replaced.get(&(layer, part)) {
                 tensors.push(whole(layer, part, host));
             } else if let Some(values) = biases.get(layer).and_then(|biases| biases[site].as_deref()) {
-                tensors.push(bias(part, layer, stored.read()?.dtype, values)?);
+                tensors.push(bias(part, layer, stored.read_rows(0..0)?.dtype, values)?);
             }
         }
         Ok(Self { architecture: plan.pruned(&model.architecture), tensors })

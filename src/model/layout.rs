@@ -1,7 +1,7 @@
 //! The tensors of a checkpoint that is opened as another family's, as that one has them: matrices that hold the rows of several projections
 //! taken apart, each part a stretch of the map, the rows of heads in their order, and what scales a stream as part of the weights.
 
-use super::FINAL_NORM;
+use super::{EMBEDDING, FINAL_NORM};
 use crate::architecture::{Architecture, Part, Relative};
 use crate::checkpoint::Tensors;
 use crate::error::Result;
@@ -29,8 +29,11 @@ pub fn unified(tensors: Tensors, architecture: &Architecture, relative: &Relativ
         Some(Part::QueryProjection | Part::QueryBias) => {
             (tensor.heads, tensor.scale) = (relative.heads.map(|heads| heads[0]), scales.query);
         }
-        Some(Part::KeyProjection | Part::KeyBias) => tensor.heads = relative.heads.map(|heads| heads[1]),
+        Some(Part::KeyProjection | Part::KeyBias) => {
+            (tensor.heads, tensor.scale) = (relative.heads.map(|heads| heads[1]), scales.key);
+        }
         Some(Part::OutputProjection | Part::OutputBias | Part::DownProjection | Part::DownBias) => tensor.scale = scales.writers,
+        None if tensor.name == EMBEDDING => tensor.scale = scales.embedding,
         None if tensor.name == FINAL_NORM => tensor.scale = scales.final_norm,
         _ => {}
     }))

@@ -62,14 +62,15 @@ impl Model {
             return Err(Error::file(path, "is not a folder; give the folder that holds the model's config.json"));
         }
         let config = Config::read(path)?;
-        let architecture = Architecture::describe(&config)?;
-        let mut tensors = Tensors::open(path)?;
         let relative = Relative::of(&config)?;
-        if let Some(relative) = &relative {
-            tensors = layout::unified(tensors, &architecture, relative)?;
-        }
+        let config = relative.as_ref().map_or(config, |relative| relative.config.clone());
+        let architecture = Architecture::describe(&config)?;
+        let tensors = Tensors::open(path)?;
+        let tensors = match &relative {
+            Some(relative) => layout::unified(tensors, &architecture, relative)?,
+            None => tensors,
+        };
         let remark = relative.as_ref().map(Relative::remark);
-        let config = relative.map_or(config, |relative| relative.config);
         Self { path: path.to_owned(), config, architecture, tensors, embedded_tokenizer: None, remark }.checked()
     }
 

@@ -1,6 +1,6 @@
 //! What `config.json` leaves out.
 
-use flap_gpu::architecture::Architecture;
+use flap_gpu::architecture::{Architecture, Relative};
 use flap_gpu::checkpoint::Config;
 use serde_json::{Value, json};
 
@@ -54,6 +54,26 @@ fn relatives_are_opened_as_others() {
     let turns = [1.0, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert!(glm.rope.frequencies.iter().zip(turns).all(|(found, wanted)| (found - wanted).abs() < 1e-12), "{:?}", glm.rope);
     assert_eq!(describe("GlmForCausalLM", json!({"attention_bias": false})).unwrap().family, "LlamaForCausalLM");
+    // A stream of 64 / 12 the size: 64 is the power of two that is nearest to 12 / 0.2.
+    let granite = |own: Value| {
+        let mut config = json!({
+            "architectures": ["GraniteForCausalLM"], "hidden_size": 64, "num_attention_heads": 4, "rms_norm_eps": 9e-6,
+            "embedding_multiplier": 12.0, "residual_multiplier": 0.2, "attention_multiplier": 0.0625, "logits_scaling": 8.0,
+        });
+        config.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let Value::Object(values) = config else { unreachable!() };
+        Relative::of(&Config::new("config.json".into(), values)).unwrap().unwrap()
+    };
+    let (untied, tied) = (granite(json!({})), granite(json!({"tie_word_embeddings": true})));
+    let scales = |relative: &Relative| {
+        let of = relative.scales;
+        [of.embedding, of.query, of.key, of.writers, of.final_norm]
+    };
+    let size = 64.0 / 12.0;
+    assert_eq!(scales(&untied), [64.0, 0.5, 0.5, (0.2 * size) as f32, 0.125]);
+    assert_eq!(scales(&tied), [64.0, 0.5, 0.5, (0.2 * size) as f32, 0.125 / 64.0]);
+    assert!((tied.config.number("rms_norm_eps").unwrap() / (9e-6 * size * size) - 1.0).abs() < 1e-12);
+    assert!(tied.config.get("logits_scaling").is_none());
     for (family, own, parts) in [
         ("GlmForCausalLM", json!({"head_dim": 16, "partial_rotary_factor": 0.2}), ["`partial_rotary_factor`", "3 of 16"]),
         ("GlmForCausalLM", json!({"head_dim": 16, "partial_rotary_factor": 1.5}), ["`partial_rotary_factor`", "24 of 16"]),
