@@ -40,8 +40,8 @@ struct Differences {
     settings: Vec<(&'static str, Value)>,
     /// Whether neighbouring channels of a head turn together, instead of those half a head apart.
     interleaved: bool,
-    /// Share of a head's channels that turn, unless the configuration says it.
-    turned: f64,
+    /// Share of a head's channels that turn, unless the configuration says it; none where it has no say.
+    turned: Option<f64>,
     scales: Scales,
 }
 
@@ -49,16 +49,17 @@ impl Differences {
     /// None but the name, and matrices that hold several projections.
     fn none(opened_as: &'static str) -> Self {
         let scales = Scales { embedding: 1.0, query: 1.0, key: 1.0, writers: 1.0, final_norm: 1.0 };
-        Self { opened_as, settings: Vec::new(), interleaved: false, turned: 1.0, scales }
+        Self { opened_as, settings: Vec::new(), interleaved: false, turned: None, scales }
     }
 }
 
 type Differ = fn(&Config) -> Result<Differences>;
 
 /// The families and what differs.
-const RELATIVES: [(&str, Differ); 5] = [
+const RELATIVES: [(&str, Differ); 6] = [
     ("Phi3ForCausalLM", phi3),
     ("Ernie4_5ForCausalLM", ernie),
+    ("Ernie4_5_ForCausalLM", ernie),
     ("GlmForCausalLM", glm),
     ("GraniteForCausalLM", granite),
     ("HeliumForCausalLM", helium),
@@ -88,8 +89,11 @@ impl Relative {
         }
         let config = Config::new(config.path().to_owned(), values);
         let head_dim = super::common::head_dim(&config)?;
-        let share = super::rope::turned_share(&config)?.unwrap_or(turned);
         let all = HeadRows { head_dim, turned: head_dim, interleaved, still_scale: 1.0 };
+        let share = match turned {
+            Some(turned) => super::rope::turned_share(&config)?.unwrap_or(turned),
+            None => 1.0,
+        };
         if share == 1.0 {
             return Ok(Some(Self { family, config, heads: interleaved.then_some([all; 2]), scales }));
         }
@@ -125,8 +129,9 @@ fn turning_all(config: &Config, head_dim: usize, turned: usize) -> Result<(Confi
     const STILL: f64 = 1e-30;
     let mut values = config.values().clone();
     values.shift_remove("partial_rotary_factor");
-    if let Some(Value::Object(parameters)) = values.get_mut("rope_parameters") {
-        parameters.shift_remove("partial_rotary_factor");
+    for key in ["rope_parameters", "rope_scaling"] {
+        let parameters = values.get_mut(key).and_then(Value::as_object_mut);
+        parameters.and_then(|parameters| parameters.shift_remove("partial_rotary_factor"));
     }
     let rope = Rope::read(&Config::new(config.path().to_owned(), values.clone()), turned)?;
     let factors = |frequencies: &[f64]| {
@@ -143,6 +148,8 @@ fn turning_all(config: &Config, head_dim: usize, turned: usize) -> Result<(Confi
         "short_factor": factors(&rope.frequencies),
         "long_factor": factors(long.map_or(&rope.frequencies, |long| &long.frequencies)),
         "attention_factor": rope.amplitude,
+        // Programs look for it in one place or the other.
+        "original_max_position_embeddings": original_positions,
     });
     values.insert("rope_scaling".into(), scaling);
     Ok((Config::new(config.path().to_owned(), values), rope.amplitude))
@@ -150,15 +157,27 @@ fn turning_all(config: &Config, head_dim: usize, turned: usize) -> Result<(Confi
 
 /// Phi-3 and Phi-4, with matrices that hold several projections, of which the smallest turn three quarters of a head.
 fn phi3(config: &Config) -> Result<Differences> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
     // Where all positions lie within the window there is none.
     let positions = config.optional_size("max_position_embeddings")?.unwrap_or(usize::MAX);
     let slides = config.optional_size("sliding_window")?.is_some_and(|window| window < positions);
+    let mut settings = Vec::new();
+    let longrope = super::rope::parameters(config)?.is_some_and(|parameters| parameters.get("short_factor").is_some());
+    if longrope && config.get(ORIGINAL).is_none() {
+        settings.push((ORIGINAL, json!(4096)));
+    }
+    if !slides {
+        settings.push(("sliding_window", Value::Null));
+    }
     let opened_as = if slides { mistral::FAMILY } else { llama::FAMILY };
-    Ok(Differences::none(opened_as))
+    Ok(Differences { settings, turned: Some(1.0), ..Differences::none(opened_as) })
 }
 
 /// ERNIE 4.5 without experts.
 fn ernie(config: &Config) -> Result<Differences> {
+    if config.optional_number("compression_ratio")?.is_some_and(|ratio| ratio != 1.0) {
+        return Err(config.error("`compression_ratio`: positions that are not counted one by one are not supported"));
+    }
     let bias = config.flag("use_bias", false)?;
     let tied = config.flag("tie_word_embeddings", true)?;
     let own = vec![("attention_bias", json!(bias)), ("mlp_bias", json!(bias)), ("tie_word_embeddings", json!(tied))];
@@ -169,7 +188,7 @@ fn ernie(config: &Config) -> Result<Differences> {
 /// GLM-4 and GLM-Edge, which turn half of a head, with one matrix for gate and up projection.
 fn glm(config: &Config) -> Result<Differences> {
     let opened_as = if config.flag("attention_bias", true)? { qwen2::FAMILY } else { llama::FAMILY };
-    Ok(Differences { settings: sizes(config)?, interleaved: true, turned: 0.5, ..Differences::none(opened_as) })
+    Ok(Differences { settings: sizes(config)?, interleaved: true, turned: Some(0.5), ..Differences::none(opened_as) })
 }
 
 /// Granite without experts, with factors of activations. Its stream is taken at another size, as norms do not see it but for their epsilon:
@@ -218,8 +237,5 @@ fn sizes(config: &Config) -> Result<Vec<(&'static str, Value)>> {
 
 /// The base of the rotary frequencies where the configuration does not say it.
 fn theta(config: &Config, default: f64) -> Result<Vec<(&'static str, Value)>> {
-    const KEY: &str = "rope_theta";
-    let parameters = config.optional_object("rope_parameters")?;
-    let said = config.get(KEY).is_some() || parameters.is_some_and(|parameters| parameters.get(KEY).is_some());
-    Ok(if said { Vec::new() } else { vec![(KEY, json!(default))] })
+    Ok(if super::rope::says_theta(config)? { Vec::new() } else { vec![("rope_theta", json!(default))] })
 }

@@ -14,8 +14,7 @@ pub fn describe(config: &Config) -> Result<Architecture> {
     if config.flag("use_sliding_window", false)? && config.optional_size("sliding_window")?.is_some() {
         return Err(config.error("`use_sliding_window`: a SmolLM3 with a sliding window is not supported"));
     }
-    let base = |config: &Config| config.get("rope_theta").is_some();
-    if !base(config) && !config.optional_object("rope_parameters")?.is_some_and(|parameters| base(&parameters)) {
+    if !super::rope::says_theta(config)? {
         return Err(config.error("`rope_theta` is missing"));
     }
     let mut architecture = Architecture { family: FAMILY, ..llama::describe(config)? };

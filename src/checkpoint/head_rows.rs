@@ -46,16 +46,18 @@ impl HeadRows {
         let mut bytes = Vec::with_capacity(stored.bytes.as_ref().len());
         let heads = stored.bytes.as_ref().chunks_exact(self.head_dim * row_bytes);
         assert!(heads.remainder().is_empty(), "rows of whole heads");
+        let still = self.turned * row_bytes;
         for head in heads {
+            let numbers = (self.still_scale != 1.0).then(|| {
+                let count = (head.len() - still) / stored.dtype.size();
+                HostTensor::owning(head[still..].to_vec(), stored.dtype, 1, count).scaled(self.still_scale)
+            });
             for row in 0..self.head_dim {
-                let place = self.place(row);
-                let row = &head[place * row_bytes..(place + 1) * row_bytes];
-                if place >= self.turned && self.still_scale != 1.0 {
-                    let numbers = HostTensor::owning(row.to_vec(), stored.dtype, 1, row_bytes / stored.dtype.size());
-                    bytes.extend_from_slice(numbers.scaled(self.still_scale).bytes.as_ref());
-                } else {
-                    bytes.extend_from_slice(row);
-                }
+                let place = self.place(row) * row_bytes;
+                bytes.extend_from_slice(match &numbers {
+                    Some(numbers) if place >= still => &numbers.bytes.as_ref()[place - still..][..row_bytes],
+                    _ => &head[place..place + row_bytes],
+                });
             }
         }
         HostTensor::owning(bytes, stored.dtype, stored.rows, stored.columns)

@@ -92,7 +92,10 @@ impl StoredTensor {
     /// If its numbers are stored in a way that is not computed with.
     pub fn read(&self) -> Result<HostTensor> {
         let stored = self.read_rows(0..self.rows())?;
-        Ok(self.heads.map_or_else(|| stored.clone(), |heads| heads.ordered(&stored)))
+        Ok(match &self.heads {
+            Some(heads) => heads.ordered(&stored),
+            None => stored,
+        })
     }
 
     /// The same; fails if one of its numbers is NaN or infinite.
@@ -107,7 +110,7 @@ impl StoredTensor {
         Error::weights_not_finite(Some(&self.file), &self.name)
     }
 
-    /// Some of its rows, in the order in which they are stored.
+    /// Some of its rows, in the order in which they are stored, times its scale.
     pub fn read_rows(&self, rows: Range<usize>) -> Result<HostTensor> {
         let columns = self.columns();
         let stored = match &self.storage {

@@ -281,6 +281,9 @@ impl Model {
         for entry in self.tensors.entries() {
             let bytes = entry.bytes.as_ref();
             hash.update(format!("{} {} {:?}\n", entry.name, entry.storage.name(), entry.shape));
+            if !entry.is_plain() {
+                hash.update(format!("{:?} {}\n", entry.heads, entry.scale));
+            }
             let last = bytes.len().saturating_sub(SAMPLE);
             for sample in 0..SAMPLES {
                 let start = last * sample / (SAMPLES - 1);

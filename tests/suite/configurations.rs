@@ -81,6 +81,8 @@ fn relatives_are_opened_as_others() {
         ("Phi3ForCausalLM", json!({"rms_norm_eps": null}), ["`rms_norm_eps`", "missing"]),
         ("HeliumForCausalLM", json!({"attention_bias": true}), ["`attention_bias`", "not supported"]),
         ("LlamaForCausalLM", json!({"partial_rotary_factor": 0.5}), ["`partial_rotary_factor`", "not supported"]),
+        ("Ernie4_5ForCausalLM", json!({"partial_rotary_factor": 0.5}), ["`partial_rotary_factor`", "not supported"]),
+        ("Ernie4_5_ForCausalLM", json!({"compression_ratio": 2.0}), ["`compression_ratio`", "not supported"]),
     ] {
         let refused = describe(family, own).unwrap_err();
         assert!(parts.iter().all(|part| refused.contains(part)), "{refused}");

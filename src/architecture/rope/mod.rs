@@ -40,8 +40,8 @@ fn plain(theta: f64, head_dim: usize) -> impl Iterator<Item = f64> {
     (0..head_dim / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / head_dim as f64))
 }
 
-/// What a configuration says about it under one key.
-fn parameters(config: &Config) -> Result<Option<Config>> {
+/// What a configuration says about rotary embedding under one key.
+pub fn parameters(config: &Config) -> Result<Option<Config>> {
     match config.optional_object("rope_parameters")? {
         Some(parameters) => Ok(Some(parameters)),
         None => config.optional_object("rope_scaling"),
@@ -53,6 +53,12 @@ pub fn turned_share(config: &Config) -> Result<Option<f64>> {
     const KEY: &str = "partial_rotary_factor";
     let own = parameters(config)?.map(|parameters| parameters.optional_number(KEY)).transpose()?.flatten();
     Ok(own.or(config.optional_number(KEY)?))
+}
+
+/// Whether the configuration says the base of the frequencies.
+pub fn says_theta(config: &Config) -> Result<bool> {
+    const KEY: &str = "rope_theta";
+    Ok(config.get(KEY).is_some() || parameters(config)?.is_some_and(|parameters| parameters.get(KEY).is_some()))
 }
 
 impl Rope {
