@@ -45,6 +45,10 @@ fn equal_layers_need_no_code_where_a_class_has_their_biases() {
         ("qwen3-bf16", true, "FlapGpuQwen3ForCausalLM"),
         // 3 of 4 heads do not divide 64, which transformers asks of a LLaMA.
         ("llama-mha-f16", true, "FlapGpuLlamaForCausalLM"),
+        // Opened as these, with other words, orders of rows and factors.
+        ("phi3-partial-f32", true, "LlamaForCausalLM"),
+        ("glm-bf16", true, "LlamaForCausalLM"),
+        ("granite-f32", true, "LlamaForCausalLM"),
     ];
     for (name, with_biases, class) in cases {
         let (config, model, notes) = written(name, every, with_biases, &place);
@@ -69,6 +73,27 @@ fn equal_layers_need_no_code_where_a_class_has_their_biases() {
         output.commit().unwrap();
         let error = normalised_squared_error(&logits(&model), &logits(&Model::open(&masked).unwrap()));
         assert!(error < 1e-10, "{name}: {error:e}");
+    }
+}
+
+/// transformers 5 has its words for rotary embedding, and versions before it others.
+#[test]
+fn rotary_embedding_is_said_in_old_words_and_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = |name: &str| written(name, |_, _| false, true, &folder.path().join(name)).0;
+    let plain = words("helium-bf16");
+    assert_eq!(plain["rope_theta"], plain["rope_parameters"]["rope_theta"]);
+    assert!(plain["rope_theta"].is_number() && plain.get("rope_scaling").is_none());
+    let scaled = words("qwen2-yarn-bf16");
+    assert_eq!(scaled["rope_theta"], scaled["rope_parameters"]["rope_theta"]);
+    assert_eq!((&scaled["rope_scaling"]["rope_type"], &scaled["rope_scaling"]["factor"]), (&"yarn".into(), &4.0.into()));
+    let in_part = words("phi3-partial-f32");
+    assert!(in_part.get("rope_parameters").is_none() && in_part.get("partial_rotary_factor").is_none());
+    // The channels that do not turn.
+    let factors = in_part["rope_scaling"]["short_factor"].as_array().unwrap();
+    assert_eq!(factors.iter().filter(|factor| factor.as_f64().unwrap() > 1e20).count(), 2);
+    for place in [&in_part, &in_part["rope_scaling"]] {
+        assert_eq!(place["original_max_position_embeddings"], 32);
     }
 }
 

@@ -73,14 +73,22 @@ pub fn form(config: &Config, pruned: &Architecture) -> Result<Form> {
     Ok(Form { config: values, architecture: pruned.clone(), remote_code: true, uniform })
 }
 
-/// The configuration in the words of today's transformers, which no longer knows `su` for longrope, and without the slices in which its
-/// versions before 4.48 multiplied on request: they left biases out.
+/// The configuration in the words of today's transformers, which no longer knows `su` for longrope, and in those of its versions before 5,
+/// which look for rotary embedding elsewhere; without the slices in which those before 4.48 multiplied on request: they left biases out.
 fn current_names(config: &Config) -> Config {
     let mut values = config.values().clone();
     values.get_mut("pretraining_tp").into_iter().for_each(|slices| *slices = json!(1));
     if let Some(Value::Object(scaling)) = values.get_mut("rope_scaling") {
         for key in ["type", "rope_type"] {
             scaling.get_mut(key).filter(|kind| *kind == "su").into_iter().for_each(|kind| *kind = json!("longrope"));
+        }
+    }
+    if let Some(Value::Object(mut parameters)) = values.get("rope_parameters").cloned() {
+        if let Some(theta) = parameters.shift_remove("rope_theta") {
+            values.entry("rope_theta").or_insert(theta);
+        }
+        if parameters.get("rope_type").is_some_and(|kind| kind != "default") {
+            values.entry("rope_scaling").or_insert(Value::Object(parameters));
         }
     }
     Config::new(config.path().to_owned(), values)
