@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// A checkpoint of such a family.
 pub struct Relative {
     /// The family, as `architectures` names it.
-    pub family: &'static str,
+    family: &'static str,
     /// The configuration as that of the model it is opened as.
     pub config: Config,
     /// How the rows of each query head and of each key head are stored, where it is another way.

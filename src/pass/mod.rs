@@ -112,7 +112,10 @@ impl<'a, E: Engine> Pass<'a, E> {
 
     /// Sends one batch through a layer.
     pub fn layer(&self, weights: &LayerWeights<E>, batch: &mut Batch<E>, observer: &mut impl Observer<E>) -> Result<()> {
-        batch.update(self.engine, |hidden_states| self.decode(weights, hidden_states, observer))?;
+        interrupt::check()?;
+        batch.update(self.engine, |hidden_states| {
+            decoder_layer(self.engine, weights, &self.rope, hidden_states, self.window_tokens, observer)
+        })?;
         self.advance(batch);
         Ok(())
     }
@@ -130,12 +133,6 @@ impl<'a, E: Engine> Pass<'a, E> {
     /// Says what is being done now.
     pub fn stage(&self, what: &str) {
         self.progress.stage(what);
-    }
-
-    /// Sends hidden states on the device through a layer.
-    pub fn decode(&self, weights: &LayerWeights<E>, hidden_states: &mut E::Tensor, observer: &mut impl Observer<E>) -> Result<()> {
-        interrupt::check()?;
-        decoder_layer(self.engine, weights, &self.rope, hidden_states, self.window_tokens, observer)
     }
 
     /// Visits the layers from `first_layer` on. Fails, naming the layer, if NaN or infinity appears in the hidden states.

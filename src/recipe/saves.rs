@@ -1,8 +1,8 @@
 //! What is kept of a recipe's finished work, so that an interrupted run goes on from it.
 //!
 //! A save of the first pass has the error curves, the statistics and the hidden states behind the last layer; one of a search, how many units
-//! its rounds have removed; one of the second pass, the units that stay, the dense and the pruned stream. Covariances and weights are
-//! written once, in files of single layers beside the saves.
+//! its rounds have removed; one of the second pass, the units that stay, and until its end the dense and the pruned stream. Covariances and
+//! weights are written once, in files of single layers beside the saves.
 
 use super::curve::Curve;
 use super::saved_layers::{forget_covariances, keep_covariances, keep_weights, read_covariances, read_weights};

@@ -194,7 +194,7 @@ fn not_in_blocks(headers: &[GgufHeader], gguf_type: GgufType) -> Option<String> 
     let left: Vec<&str> =
         headers.iter().filter(|h| matches!(h.storage, Storage::Plain(Dtype::F16))).map(|header| header.name.as_str()).collect();
     let first = left.first().filter(|_| gguf_type == GgufType::Q8_0)?;
-    let (count, block) = (left.len(), crate::checkpoint::gguf::q8_0::BLOCK);
+    let (count, block) = (left.len(), q8_0::BLOCK);
     let pruned = left.iter().any(|name| name.contains("ffn_down"));
     let remedy = if pruned { format!("; `--round-neurons {block}` leaves MLPs whole blocks") } else { String::new() };
     Some(format!(
