@@ -1,5 +1,6 @@
 //! The arithmetic of matrix products, as `--precision` and the processor have it.
 
+use super::buffers::Buffers;
 use super::linear;
 use super::packed::{self, PackedMatrix, Parts, Unit};
 use super::peak::multiply_adds;
@@ -59,14 +60,14 @@ impl Arithmetic {
         }
     }
 
-    /// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-    pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+    /// `y [tokens, out]` is `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+    pub(super) fn linear(self, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, buffers: &Buffers, y: &mut [f32]) {
         match self {
             Self::F32(unit) if x.len() >= FEW_TOKENS * weight.tensor.columns => {
-                packed::linear(unit, Parts::of_f32(unit, weight.tensor.dtype), x, weight, bias)
+                packed::linear(unit, Parts::of_f32(unit, weight.tensor.dtype), x, weight, bias, buffers, y);
             }
-            Self::Library | Self::F32(_) => linear::linear(x, &weight.tensor, bias),
-            Self::Bf16(unit) => packed::linear(unit, Parts::BF16, x, weight, bias),
+            Self::Library | Self::F32(_) => linear::linear(x, &weight.tensor, bias, y),
+            Self::Bf16(unit) => packed::linear(unit, Parts::BF16, x, weight, bias, buffers, y),
         }
     }
 }

@@ -16,15 +16,14 @@ use std::ops::Range;
 const QUERY_BLOCK: usize = 128;
 const KEY_BLOCK: usize = 2048;
 
-/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `[tokens, heads * head_dim]`; fails when interrupted.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Result<Vec<f32>> {
+/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `output [tokens, heads * head_dim]`; fails when interrupted.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, output: &mut [f32]) -> Result<()> {
     let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
     let (q_columns, kv_columns) = (heads * head_dim, key_value_heads * head_dim);
     let windows = q.len() / (q_columns * window_tokens);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let reach = sliding_window.unwrap_or(window_tokens);
-    assert_eq!(q.len(), windows * window_tokens * q_columns, "tokens do not fit the windows");
-    let mut output = vec![0.0f32; q.len()];
+    assert!(q.len() == windows * window_tokens * q_columns && output.len() == q.len(), "tokens do not fit the windows");
     let out = SharedOutput(output.as_mut_ptr());
     // A view of `rows` tokens of one head inside row-major activations.
     let head_view = |data, columns: usize, token: usize, head: usize, rows: usize| {
@@ -76,8 +75,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Resu
             scale_rows(o, rows.iter().map(|row| 1.0 / row.total));
         }
     });
-    interrupt::check()?;
-    Ok(output)
+    interrupt::check()
 }
 
 fn scale_rows(mut matrix: MatMut<'_, f32>, factors: impl Iterator<Item = f32>) {

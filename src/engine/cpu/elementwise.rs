@@ -6,9 +6,8 @@ use rayon::prelude::*;
 /// Elements per parallel task of a flat pass.
 const CHUNK: usize = 1 << 14;
 
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let width = weight.len();
-    let mut y = vec![0.0f32; x.len()];
     let rows = (CHUNK / width).max(1) * width;
     y.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(y, x)| {
         vectorised(
@@ -24,7 +23,6 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
             },
         );
     });
-    y
 }
 
 pub fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
@@ -68,23 +66,21 @@ pub fn gather(out: &mut [f32], (x, width): (&[f32], usize), rows: &[f32], column
 }
 
 /// `(x - shift) * scale`, with a scale for every row.
-pub fn shifted(x: &[f32], shift: &[f32], scales: Option<&[f32]>) -> Vec<f32> {
-    let mut values = vec![0.0; x.len()];
+pub fn shifted(x: &[f32], shift: &[f32], scales: Option<&[f32]>, values: &mut [f32]) {
     let rows = values.par_chunks_mut(shift.len()).zip(x.par_chunks(shift.len()));
     rows.enumerate().for_each(|(row, (out, x))| {
         let scale = scales.map_or(1.0, |scales| scales[row]);
         out.iter_mut().zip(x).zip(shift).for_each(|((out, x), shift)| *out = (x - shift) * scale);
     });
-    values
 }
 
 /// `1 / |row|`, and 0 for a row of zeros.
-pub fn inverse_norms(x: &[f32], columns: usize) -> Vec<f32> {
+pub fn inverse_norms(x: &[f32], columns: usize, norms: &mut [f32]) {
     let inverse = |row: &[f32]| match sum(row, |v| v * v) {
         square if square > 0.0 => 1.0 / square.sqrt(),
         _ => 0.0,
     };
-    x.par_chunks(columns).map(inverse).collect()
+    norms.par_iter_mut().zip(x.par_chunks(columns)).for_each(|(norm, row)| *norm = inverse(row));
 }
 
 pub fn is_finite(x: &[f32]) -> bool {

@@ -39,12 +39,11 @@ impl SharedOutput {
     }
 }
 
-/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> {
+/// `y [tokens, out]` is `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>, y: &mut [f32]) {
     let (inputs, outputs) = (weight.columns, weight.rows);
     let tokens = x.len() / inputs;
-    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
-    let mut y = vec![0.0f32; tokens * outputs];
+    assert!(x.len() == tokens * inputs && y.len() == tokens * outputs, "activations do not fit the matrix");
     let out = SharedOutput(y.as_mut_ptr());
     let x = MatRef::from_row_major_slice(x, tokens, inputs);
     panels(outputs, PANEL_NUMBERS / inputs).for_each_init(Vec::new, |scratch: &mut Vec<f32>, rows| {
@@ -71,7 +70,6 @@ pub fn linear(x: &[f32], weight: &HostTensor, bias: Option<&[f32]>) -> Vec<f32> 
         };
         product(y, accumulate, x, w.transpose(), 1.0);
     });
-    y
 }
 
 /// Squared and absolute column sums, in f64.

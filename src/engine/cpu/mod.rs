@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod attention;
+mod buffers;
 mod cross;
 mod elementwise;
 mod linear;
@@ -19,6 +20,7 @@ pub use packed::{PackedMatrix, Unit};
 use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
+use buffers::{Buffer, Buffers};
 use room::Room;
 use std::ops::Range;
 
@@ -31,11 +33,12 @@ pub struct CpuEngine {
     arithmetic: Arithmetic,
     /// For packed weights.
     room: Room,
+    buffers: Buffers,
 }
 
 /// Row-major f32 `[data.len() / columns, columns]` in host memory.
 pub struct Tensor {
-    data: Vec<f32>,
+    data: Buffer,
     columns: usize,
 }
 
@@ -78,6 +81,7 @@ impl CpuEngine {
             },
             arithmetic,
             room: Room::new(MEMORY_BUDGET),
+            buffers: Buffers::default(),
         }
     }
 
@@ -106,7 +110,7 @@ impl Engine for CpuEngine {
     }
 
     fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: data.to_vec(), columns })
+        Ok(Tensor { data: self.buffers.copy(data), columns })
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<PackedMatrix> {
@@ -118,7 +122,7 @@ impl Engine for CpuEngine {
     }
 
     fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: vec![0.0; rows * columns], columns })
+        Ok(Tensor { data: self.buffers.zeros(rows * columns), columns })
     }
 
     fn columns(&self, tensor: &Tensor) -> usize {
@@ -126,17 +130,21 @@ impl Engine for CpuEngine {
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(tensor.data.clone())
+        Ok(tensor.data.to_vec())
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         assert!(x.columns.is_multiple_of(weight.data.len()), "norm weights do not fit the activations");
-        Ok(Tensor { data: elementwise::rms_norm(&x.data, &weight.data, eps), columns: x.columns })
+        let mut y = self.buffers.take(x.data.len());
+        elementwise::rms_norm(&x.data, &weight.data, eps, &mut y);
+        Ok(Tensor { data: y, columns: x.columns })
     }
 
     fn linear(&self, x: &Tensor, weight: &PackedMatrix, bias: Option<&Tensor>) -> Result<Tensor> {
         assert!(bias.is_none_or(|bias| bias.data.len() == weight.tensor.rows), "the bias does not fit the matrix");
-        Ok(Tensor { data: self.arithmetic.linear(&x.data, weight, bias.map(|b| b.data.as_slice())), columns: weight.tensor.rows })
+        let mut y = self.buffers.take(x.rows() * weight.tensor.rows);
+        self.arithmetic.linear(&x.data, weight, bias.map(|bias| &*bias.data), &self.buffers, &mut y);
+        Ok(Tensor { data: y, columns: weight.tensor.rows })
     }
 
     fn add_scaled(&self, x: &mut Tensor, y: &Tensor, factor: f32) -> Result<()> {
@@ -151,7 +159,9 @@ impl Engine for CpuEngine {
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
-        Ok(Tensor { data: attention::attention(&q.data, &k.data, &v.data, shape)?, columns: q.columns })
+        let mut output = self.buffers.take(q.data.len());
+        attention::attention(&q.data, &k.data, &v.data, shape, &mut output)?;
+        Ok(Tensor { data: output, columns: q.columns })
     }
 
     fn swiglu(&self, gate: &mut Tensor, up: &Tensor) -> Result<()> {
@@ -193,11 +203,15 @@ impl Engine for CpuEngine {
     fn shifted(&self, x: &Tensor, shift: &Tensor, scales: Option<&Tensor>) -> Result<Tensor> {
         let fits = shift.data.len() == x.columns && scales.is_none_or(|scales| scales.data.len() == x.rows());
         assert!(fits, "the shift does not fit the activations");
-        Ok(Tensor { data: elementwise::shifted(&x.data, &shift.data, scales.map(|s| s.data.as_slice())), columns: x.columns })
+        let mut values = self.buffers.take(x.data.len());
+        elementwise::shifted(&x.data, &shift.data, scales.map(|scales| &*scales.data), &mut values);
+        Ok(Tensor { data: values, columns: x.columns })
     }
 
     fn inverse_norms(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor { data: elementwise::inverse_norms(&x.data, x.columns), columns: 1 })
+        let mut norms = self.buffers.take(x.rows());
+        elementwise::inverse_norms(&x.data, x.columns, &mut norms);
+        Ok(Tensor { data: norms, columns: 1 })
     }
 
     fn add_cross(&self, sum: &mut Tensor, a: &Tensor, columns: Range<usize>, b: &Tensor, symmetric: bool) -> Result<()> {
@@ -211,8 +225,8 @@ impl Engine for CpuEngine {
 
     fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
         Ok(CrossEntropy {
-            targets: Tensor { data: targets.iter().map(|&t| t as f32).collect(), columns: 1 },
-            state: Tensor { data: CROSS_ENTROPY_START.repeat(targets.len()), columns: 3 },
+            targets: self.upload(&targets.iter().map(|&t| t as f32).collect::<Vec<_>>(), 1)?,
+            state: self.upload(&CROSS_ENTROPY_START.repeat(targets.len()), 3)?,
         })
     }
 
@@ -225,7 +239,7 @@ impl Engine for CpuEngine {
     fn divergence_panel(&self, sums: &mut Tensor, logits: [&Tensor; 2], states: [&Tensor; 2]) -> Result<()> {
         assert!([logits[0], logits[1], states[0], states[1]].iter().all(|part| part.rows() == sums.data.len()), "logits of other tokens");
         assert_eq!(logits[0].columns, logits[1].columns, "logits of different sizes");
-        elementwise::divergence_panel(&mut sums.data, logits.map(|l| l.data.as_slice()), states.map(|s| s.data.as_slice()));
+        elementwise::divergence_panel(&mut sums.data, logits.map(|l| &*l.data), states.map(|s| &*s.data));
         Ok(())
     }
 }

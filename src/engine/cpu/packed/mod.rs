@@ -16,11 +16,13 @@ mod packing;
 pub use kernels::Unit;
 pub use matrix::PackedMatrix;
 
+use super::buffers::Buffers;
 use super::linear::SharedOutput;
 use crate::tensor::Dtype;
 use kernels::{Ahead, BLOCK, Step, Sums};
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Tokens multiplied at a time, whatever a batch has.
 const TOKENS: usize = 512;
@@ -63,6 +65,32 @@ impl Parts {
     }
 }
 
+/// `y [tokens, out]` is `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
+pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, buffers: &Buffers, y: &mut [f32]) {
+    let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
+    let tokens = x.len() / inputs;
+    assert!(x.len() == tokens * inputs && y.len() == tokens * outputs, "activations do not fit the matrix");
+    for (x, y) in x.chunks(TOKENS * inputs).zip(y.chunks_mut(TOKENS * outputs)) {
+        let tokens = x.len() / inputs;
+        let steps = tokens.div_ceil(BLOCK) * inputs.div_ceil(unit.step()) * parts.activation;
+        let mut packed = buffers.take(steps * size_of::<Step>() / size_of::<f32>());
+        packing::activations(unit, x, inputs, parts, bytemuck::cast_slice_mut(&mut packed));
+        let y = SharedOutput(y.as_mut_ptr());
+        Product { unit, parts, tokens, x: bytemuck::cast_slice(&packed), weight, bias, y }.run();
+    }
+}
+
+/// A product of packed activations.
+struct Product<'a> {
+    unit: Unit,
+    parts: Parts,
+    tokens: usize,
+    x: &'a [Step],
+    weight: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    y: SharedOutput,
+}
+
 /// A thread's working memory.
 #[derive(Default)]
 struct Scratch {
@@ -72,33 +100,25 @@ struct Scratch {
     sums: Vec<Sums>,
 }
 
-/// `x [tokens, in]` times `weight [out, in]` transposed, plus `bias [out]`.
-pub fn linear(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
-    let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
-    let tokens = x.len() / inputs;
-    assert_eq!(x.len(), tokens * inputs, "activations do not fit the matrix");
-    // Not zeroed, which was seen to slow bf16 products down.
-    let mut y = Vec::with_capacity(tokens * outputs);
-    let out = SharedOutput(y.as_mut_ptr());
-    for (index, x) in x.chunks(TOKENS * inputs).enumerate() {
-        multiply(unit, parts, x, weight, bias, SharedOutput(out.at(index * TOKENS * outputs)));
+impl Product<'_> {
+    /// Shares the strips out to all threads, in groups that become smaller, so that no thread waits long for another's last.
+    fn run(&self) {
+        let (strips, threads) = (self.weight.tensor.rows.div_ceil(BLOCK), rayon::current_num_threads());
+        let end_of = |first: usize| first + ((strips - first) / (2 * threads)).clamp(1, GROUP);
+        let begun = AtomicUsize::new(0);
+        (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+            let mut scratch = Scratch::default();
+            while let Ok(first) = begun.fetch_update(Relaxed, Relaxed, |first| (first < strips).then(|| end_of(first))) {
+                self.group(first..end_of(first), &mut scratch);
+            }
+        });
     }
-    // SAFETY: all of it has been written.
-    unsafe { y.set_len(tokens * outputs) };
-    y
-}
 
-/// Writes `[tokens, out]` for as many tokens as `x` has.
-fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Option<&[f32]>, out: SharedOutput) {
-    let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
-    let tokens = x.len() / inputs;
-    let (blocks, steps, strips) = (tokens.div_ceil(BLOCK), inputs.div_ceil(unit.step()), outputs.div_ceil(BLOCK));
-    let packed = packing::activations(unit, x, inputs, parts);
-    // Several groups for every thread.
-    let group = (strips / (4 * rayon::current_num_threads())).clamp(1, GROUP);
-    (0..strips.div_ceil(group)).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
-        let group = index * group..((index + 1) * group).min(strips);
-        let Scratch { panel, sums } = scratch;
+    /// All outputs of some strips.
+    fn group(&self, group: Range<usize>, Scratch { panel, sums }: &mut Scratch) {
+        let &Self { unit, parts, tokens, x: packed, weight, bias, y } = self;
+        let (inputs, outputs) = (weight.tensor.columns, weight.tensor.rows);
+        let (blocks, steps) = (tokens.div_ceil(BLOCK), inputs.div_ceil(unit.step()));
         sums.clear();
         sums.resize(group.len() * blocks, Sums::default());
         let slab = parts.steps() * blocks * parts.activation;
@@ -115,17 +135,14 @@ fn multiply(unit: Unit, parts: Parts, x: &[f32], weight: &PackedMatrix, bias: Op
         }
         let columns = group.start * BLOCK..(group.end * BLOCK).min(outputs);
         for token in 0..tokens {
-            let start = out.at(token * outputs + columns.start);
-            // SAFETY: these columns of the row-major output belong to this group alone; the caller has room for all of it.
-            let y = unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), columns.len()) };
+            // SAFETY: these columns of the row-major output belong to this group alone; whoever runs the product has the output borrowed.
+            let y = unsafe { std::slice::from_raw_parts_mut(y.at(token * outputs + columns.start), columns.len()) };
             for (y, sums) in y.chunks_mut(BLOCK).zip(sums.iter().skip(token / BLOCK).step_by(blocks)) {
                 sums.write_row(token % BLOCK, y);
             }
             if let Some(bias) = bias {
-                // SAFETY: all of it was just written: a block of sums for every block of columns.
-                let y = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
                 y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, bias)| *y += bias);
             }
         }
-    });
+    }
 }

@@ -6,12 +6,14 @@ use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Row-major `x [tokens, inputs]` as `[blocks of steps][blocks of tokens]`, of which each has `[tokens, steps, parts]` in groups of as many
+/// Writes row-major `x [tokens, inputs]` as `packed [blocks of steps][blocks of tokens]`, of which each has `[tokens, steps, parts]` in groups of as many
 /// tokens as the unit reads together.
-pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<Step> {
+pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts, packed: &mut [Step]) {
     let tokens = x.len() / inputs;
     let blocks = tokens.div_ceil(BLOCK);
-    let mut packed = bytemuck::zeroed_vec(blocks * inputs.div_ceil(unit.step()) * parts.activation);
+    if !tokens.is_multiple_of(BLOCK) {
+        packed.fill(Step::default());
+    }
     packed.par_chunks_mut(parts.steps() * blocks * parts.activation).enumerate().for_each(|(index, packed)| {
         let first = index * parts.steps() * unit.step();
         let taken = first..(first + parts.steps() * unit.step()).min(inputs);
@@ -22,7 +24,6 @@ pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts) -> Vec<St
             }
         }
     });
-    packed
 }
 
 /// Some inputs of the 32 rows of the weight from `first` on as `[steps][parts]`, of which each has words of inputs of all outputs.
