@@ -16,7 +16,8 @@ use std::ops::Range;
 const QUERY_BLOCK: usize = 128;
 const KEY_BLOCK: usize = 2048;
 
-/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `output [tokens, heads * head_dim]`; fails when interrupted.
+/// `q [tokens, heads * head_dim]`, `k` and `v` `[tokens, key_value_heads * head_dim]` to `output [tokens, heads * head_dim]`; fails when
+/// interrupted.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, output: &mut [f32]) -> Result<()> {
     let AttentionShape { window_tokens, heads, key_value_heads, head_dim, sliding_window } = shape;
     let (q_columns, kv_columns) = (heads * head_dim, key_value_heads * head_dim);

@@ -33,6 +33,7 @@ pub struct CpuEngine {
     arithmetic: Arithmetic,
     /// For packed weights.
     room: Room,
+    /// For what operations make.
     buffers: Buffers,
 }
 
@@ -110,7 +111,7 @@ impl Engine for CpuEngine {
     }
 
     fn upload(&self, data: &[f32], columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: self.buffers.copy(data), columns })
+        Ok(Tensor { data: Buffer::copy_of(data), columns })
     }
 
     fn upload_matrix(&self, matrix: &HostTensor) -> Result<PackedMatrix> {
@@ -122,7 +123,7 @@ impl Engine for CpuEngine {
     }
 
     fn zeros(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        Ok(Tensor { data: self.buffers.zeros(rows * columns), columns })
+        Ok(Tensor { data: Buffer::zeros(rows * columns), columns })
     }
 
     fn columns(&self, tensor: &Tensor) -> usize {

@@ -6,8 +6,8 @@ use crate::tensor::{Dtype, HostTensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Writes row-major `x [tokens, inputs]` as `packed [blocks of steps][blocks of tokens]`, of which each has `[tokens, steps, parts]` in groups of as many
-/// tokens as the unit reads together.
+/// Writes row-major `x [tokens, inputs]` as `packed [blocks of steps][blocks of tokens]`, of which each has `[tokens, steps, parts]` in groups
+/// of as many tokens as the unit reads together.
 pub fn activations(unit: Unit, x: &[f32], inputs: usize, parts: Parts, packed: &mut [Step]) {
     let tokens = x.len() / inputs;
     let blocks = tokens.div_ceil(BLOCK);
