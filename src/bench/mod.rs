@@ -1,7 +1,8 @@
 //! How fast an engine is: matrix products and whole layers at the shapes of real models, kernels that move data, uploads.
 //!
 //! Every figure is the median of several runs on warm buffers; a run ends when the device has finished. Reported beside rates is
-//! their share of the device's measured peak: multiply-adds in registers for products, `x += y` for kernels that move data.
+//! their share of the device's measured peak: multiply-adds in registers for products, `x += y` for kernels that move data. The peak is
+//! measured once more after every figure, and the best counts: other work disturbs that measure like any other.
 
 mod layer;
 mod timing;
@@ -11,9 +12,7 @@ use crate::error::Result;
 use crate::interrupt;
 use crate::tensor::Dtype;
 use layer::{SHAPES, Shape};
-use timing::{STREAM_BYTES, median_seconds, noise, random_matrix};
-
-pub use timing::Peak;
+use timing::{median_seconds, multiply_add_rate, noise, random_matrix};
 
 /// One figure.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -34,38 +33,72 @@ pub struct Measurement {
     pub before: Option<f64>,
 }
 
+impl Measurement {
+    fn new(kind: &str, case: String, value: f64, unit: &str) -> Self {
+        Self { kind: kind.into(), case, value, unit: unit.into(), share: None, before: None }
+    }
+}
+
+/// The kind of figure in GB/s that goes at the speed of a bus and not of the device's memory.
+const UPLOAD: &str = "upload";
+
 /// Gathers an engine's figures.
 pub struct Bench<'a, E: Engine> {
     engine: &'a E,
-    peak: Peak,
-    report: &'a mut dyn FnMut(Measurement),
+    /// The operands of its products, in words.
+    tier: &'a str,
+    /// Is told each figure as soon as it is there.
+    report: &'a dyn Fn(&Measurement),
+    measurements: Vec<Measurement>,
+    /// The best rates seen so far: 10^9 operations a second, two for each multiply-add in registers, and 10^9 bytes a second of `x += y`.
+    gflops: f64,
+    gigabytes: f64,
 }
 
 impl<'a, E: Engine> Bench<'a, E> {
-    /// Measures with `engine`, whose peak is known; each figure goes to `report` as soon as it is there.
-    pub fn new(engine: &'a E, peak: Peak, report: &'a mut dyn FnMut(Measurement)) -> Self {
-        Self { engine, peak, report }
+    /// Measures with `engine`, the operands of whose products are called `tier`.
+    pub fn new(engine: &'a E, tier: &'a str, report: &'a dyn Fn(&Measurement)) -> Self {
+        Self { engine, tier, report, measurements: Vec::new(), gflops: 0.0, gigabytes: 0.0 }
+    }
+
+    /// All figures, those of a kind that has a peak as shares of it, the peaks first.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Measurement> {
+        let peaks = [(format!("multiply-adds {}", self.tier), self.gflops, "GFLOP/s"), ("x += y".into(), self.gigabytes, "GB/s")];
+        let mut measurements = Vec::new();
+        for (case, peak, unit) in peaks.into_iter().filter(|(_, peak, _)| *peak > 0.0) {
+            let measurement = Measurement::new("peak", case, peak, unit);
+            (self.report)(&measurement);
+            measurements.push(measurement);
+            for m in self.measurements.iter_mut().filter(|m| m.unit == unit && m.kind != UPLOAD) {
+                m.share = Some(m.value / peak);
+            }
+        }
+        measurements.append(&mut self.measurements);
+        measurements
     }
 
     fn add(&mut self, kind: &str, case: String, value: f64, unit: &str) {
-        let peak = match unit {
-            "GFLOP/s" => Some(self.peak.gflops),
-            "GB/s" if kind != "upload" => Some(self.peak.gigabytes),
-            _ => None,
-        };
-        let share = peak.filter(|p| *p > 0.0).map(|peak| value / peak);
-        (self.report)(Measurement { kind: kind.into(), case, value, unit: unit.into(), share, before: None });
+        let measurement = Measurement::new(kind, case, value, unit);
+        (self.report)(&measurement);
+        self.measurements.push(measurement);
     }
 
-    /// What depends on the operands of products, `tier`: the peak, products, and a layer.
-    pub fn tier(&mut self, tier: &str) -> Result<()> {
-        self.add("peak", format!("multiply-adds {tier}"), self.peak.gflops, "GFLOP/s");
-        self.products(tier)?;
-        self.layer(tier)
+    /// A rate of multiply-adds, and what the device reaches at the moment.
+    fn add_products(&mut self, kind: &str, case: String, gflops: f64) -> Result<()> {
+        self.add(kind, case, gflops, "GFLOP/s");
+        self.gflops = self.gflops.max(multiply_add_rate(self.engine)?);
+        Ok(())
     }
 
-    /// Matrix products at the shapes of 1B, 7B and 70B models' MLPs, with operands as `tier` says.
-    fn products(&mut self, tier: &str) -> Result<()> {
+    /// What depends on the operands of products: products and a layer.
+    pub fn products_and_layer(&mut self) -> Result<()> {
+        self.products()?;
+        self.layer()
+    }
+
+    /// Matrix products at the shapes of 1B, 7B and 70B models' MLPs.
+    fn products(&mut self) -> Result<()> {
         for Shape { name, hidden, mlp, .. } in SHAPES {
             let weight = self.engine.upload_matrix(&random_matrix(mlp, hidden, Dtype::F16))?;
             let per_token = 2.0 * (hidden * mlp) as f64;
@@ -75,12 +108,8 @@ impl<'a, E: Engine> Bench<'a, E> {
             })?;
             let x = self.engine.upload(&noise(tokens * hidden), hidden)?;
             let seconds = median_seconds(self.engine, 5, || self.engine.linear(&x, &weight, None))?;
-            self.add(
-                &format!("product {tier}"),
-                format!("{name}: [{tokens}, {hidden}] by [{mlp}, {hidden}]"),
-                per_token * tokens as f64 / seconds / 1e9,
-                "GFLOP/s",
-            );
+            let case = format!("{name}: [{tokens}, {hidden}] by [{mlp}, {hidden}]");
+            self.add_products(&format!("product {}", self.tier), case, per_token * tokens as f64 / seconds / 1e9)?;
         }
         Ok(())
     }
@@ -101,35 +130,34 @@ impl<'a, E: Engine> Bench<'a, E> {
     /// Kernels that are bound by memory: bytes read and written.
     pub fn moving(&mut self) -> Result<()> {
         const COLUMNS: usize = 4096;
-        self.add("peak", "x += y".into(), self.peak.gigabytes, "GB/s");
+        // Of a tensor that no cache holds.
+        const BYTES: u64 = 128 << 20;
         let engine = self.engine;
         // Whole windows of 128 tokens.
-        let rows = STREAM_BYTES.min(engine.info().max_binding_bytes as usize) / (4 * COLUMNS) / 128 * 128;
-        let bytes = (4 * rows * COLUMNS) as f64;
-        let case = || format!("[{rows}, {COLUMNS}]");
+        let rows = BYTES.min(engine.info().max_binding_bytes) as usize / (4 * COLUMNS) / 128 * 128;
         let mut x = engine.upload(&noise(rows * COLUMNS), COLUMNS)?;
         let y = engine.upload(&noise(rows * COLUMNS), COLUMNS)?;
+        let mut sum = engine.zeros(rows, COLUMNS)?;
         let line = engine.upload(&noise(COLUMNS), COLUMNS)?;
         // What works in place does so again and again: a rotation, and a factor with which silu neither grows nor fades away. Processors
         // are slow where numbers are too small to be normal.
         let table = engine.upload(&[[0.6; 64], [0.8; 64]].as_flattened().repeat(rows), 128)?;
         let up = engine.upload(&vec![-2.0; rows * COLUMNS], COLUMNS)?;
-        let rate = |seconds: f64, passes: f64| passes * bytes / seconds / 1e9;
-
-        let seconds = median_seconds(engine, 7, || engine.rms_norm(&x, &line, 1e-5))?;
-        self.add("rms_norm", case(), rate(seconds, 2.0), "GB/s");
-        let seconds = median_seconds(engine, 7, || engine.swiglu(&mut x, &up))?;
-        self.add("swiglu", case(), rate(seconds, 3.0), "GB/s");
-        let seconds = median_seconds(engine, 7, || engine.rope(&mut x, &table, rows))?;
-        self.add("rope", case(), rate(seconds, 2.0), "GB/s");
+        let matrix = engine.upload_matrix(&random_matrix(rows, COLUMNS, Dtype::F16))?;
         let mut moments =
             engine.moments(MomentsShape { channels: COLUMNS, windows: rows / 128, window_tokens: 128, windows_per_slot: 1 })?;
-        let seconds = median_seconds(engine, 7, || engine.accumulate(&mut moments, &y, 0))?;
-        self.add("moments", case(), rate(seconds, 1.0), "GB/s");
-        let matrix = engine.upload_matrix(&random_matrix(rows, COLUMNS, Dtype::F16))?;
-        let seconds = median_seconds(engine, 7, || engine.column_norms(&matrix))?;
-        self.add("column_norms", case(), rate(seconds, 0.5), "GB/s");
-        Ok(())
+        let mut add = |kind: &str, passes: f64, seconds: f64| -> Result<()> {
+            let bytes = (4 * rows * COLUMNS) as f64;
+            self.add(kind, format!("[{rows}, {COLUMNS}]"), passes * bytes / seconds / 1e9, "GB/s");
+            let seconds = median_seconds(engine, 5, || engine.add(&mut sum, &y))?;
+            self.gigabytes = self.gigabytes.max(3.0 * bytes / seconds / 1e9);
+            Ok(())
+        };
+        add("rms_norm", 2.0, median_seconds(engine, 7, || engine.rms_norm(&x, &line, 1e-5))?)?;
+        add("swiglu", 3.0, median_seconds(engine, 7, || engine.swiglu(&mut x, &up))?)?;
+        add("rope", 2.0, median_seconds(engine, 7, || engine.rope(&mut x, &table, rows))?)?;
+        add("moments", 1.0, median_seconds(engine, 7, || engine.accumulate(&mut moments, &y, 0))?)?;
+        add("column_norms", 0.5, median_seconds(engine, 7, || engine.column_norms(&matrix))?)
     }
 
     /// Causal attention at a 7B model's shape, counting only the visible half of the scores; named `kind`.
@@ -148,7 +176,7 @@ impl<'a, E: Engine> Bench<'a, E> {
                 engine.attention(&q, &k, &v, shape)
             })?;
             let flops = 4.0 * (tokens * columns) as f64 * (window_tokens as f64 + 1.0) / 2.0;
-            self.add(kind, format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9, "GFLOP/s");
+            self.add_products(kind, format!("{tokens} tokens in windows of {window_tokens}"), flops / seconds / 1e9)?;
         }
         Ok(())
     }
@@ -165,12 +193,11 @@ impl<'a, E: Engine> Bench<'a, E> {
         let tokens = self.fitting_tokens(4 * CHANNELS, |tokens| seconds(tokens, 1))?;
         let flops = (tokens * CHANNELS * (CHANNELS + 1)) as f64;
         let seconds = seconds(tokens, 3)?;
-        self.add("gram matrix", format!("{tokens} tokens of {CHANNELS} channels"), flops / seconds / 1e9, "GFLOP/s");
-        Ok(())
+        self.add_products("gram matrix", format!("{tokens} tokens of {CHANNELS} channels"), flops / seconds / 1e9)
     }
 
     /// One decoder layer of a 7B model with calibration, windows of 128 tokens.
-    fn layer(&mut self, tier: &str) -> Result<()> {
+    fn layer(&mut self) -> Result<()> {
         const WINDOW: usize = 128;
         let shape = SHAPES[1];
         let layer = layer::LayerBench::new(self.engine, shape)?;
@@ -181,10 +208,9 @@ impl<'a, E: Engine> Bench<'a, E> {
         let windows = (tokens / WINDOW).max(1);
         let seconds = layer.run(windows, WINDOW, 3)?;
         let rate = (windows * WINDOW) as f64 / seconds;
-        let case = format!("{} {tier}, {windows} windows of {WINDOW}", shape.name);
+        let case = format!("{} {}, {windows} windows of {WINDOW}", shape.name, self.tier);
         self.add("decoder layer", case.clone(), rate, "tokens/s");
-        self.add("decoder layer", case, rate * shape.flops_per_token() / 1e9, "GFLOP/s");
-        Ok(())
+        self.add_products("decoder layer", case, rate * shape.flops_per_token() / 1e9)
     }
 
     /// Bringing a matrix to the device; the CPU engine has it there already.
@@ -194,7 +220,7 @@ impl<'a, E: Engine> Bench<'a, E> {
         }
         let matrix = random_matrix(4096, 4096, Dtype::F16);
         let seconds = median_seconds(self.engine, 5, || self.engine.upload_matrix(&matrix))?;
-        self.add("upload", "[4096, 4096] f16".into(), matrix.bytes.as_ref().len() as f64 / seconds / 1e9, "GB/s");
+        self.add(UPLOAD, "[4096, 4096] f16".into(), matrix.bytes.as_ref().len() as f64 / seconds / 1e9, "GB/s");
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::args::{BenchArguments, Common};
 use super::terminal::{Terminal, table};
-use crate::bench::{Bench, Measurement, Peak};
+use crate::bench::{Bench, Measurement};
 use crate::disk::{OutputFile, files};
 use crate::engine::cpu::{Arithmetic, CpuEngine, Unit};
 use crate::engine::gpu::{self, Products};
@@ -87,73 +87,70 @@ pub fn run(args: &BenchArguments, common: &Common, terminal: &Terminal) -> Resul
 
 fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
     let engine = CpuEngine::new(Arithmetic::Library);
-    collect(engine.info().label(), terminal, |report| {
-        let peak = Peak::of_cpu(&engine)?;
-        whole(&engine, peak, "f32", report)?;
-        // Again with what the engine does by itself, and with bf16 products, where the processor has them.
-        let f32_tier = match Arithmetic::fastest_f32() {
-            Arithmetic::F32(Unit::Amx) => Some("f32 in parts"),
-            Arithmetic::F32(_) => Some("f32 packed"),
-            Arithmetic::Library | Arithmetic::Bf16(_) => None,
-        };
-        let bf16 = Unit::fastest_of_bf16();
-        let tiers = [
-            f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)),
-            (bf16.multiplies() == Dtype::Bf16).then_some((Arithmetic::Bf16(bf16), "bf16")),
-        ];
-        for (arithmetic, tier) in tiers.into_iter().flatten() {
-            Bench::new(&CpuEngine::new(arithmetic), peak.with_arithmetic(arithmetic), report).tier(tier)?;
-        }
-        Ok(())
-    })
+    let device = engine.info().label();
+    let report = |m: &Measurement| note(terminal, &device, m);
+    let mut measurements = whole(&engine, &report)?;
+    // Again with what the engine does by itself, and with bf16 products, where the processor has them.
+    let f32_tier = match Arithmetic::fastest_f32() {
+        Arithmetic::F32(Unit::Amx) => Some("f32 in parts"),
+        Arithmetic::F32(_) => Some("f32 packed"),
+        Arithmetic::Library | Arithmetic::Bf16(_) => None,
+    };
+    let bf16 = Unit::fastest_of_bf16();
+    let tiers = [
+        f32_tier.map(|tier| (Arithmetic::fastest_f32(), tier)),
+        (bf16.multiplies() == Dtype::Bf16).then_some((Arithmetic::Bf16(bf16), "bf16")),
+    ];
+    for (arithmetic, tier) in tiers.into_iter().flatten() {
+        let engine = CpuEngine::new(arithmetic);
+        let mut bench = Bench::new(&engine, tier, &report);
+        bench.products_and_layer()?;
+        measurements.append(&mut bench.finish());
+    }
+    Ok(DeviceFigures { device, measurements })
 }
 
 fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigures> {
     let AnyEngine::Gpu(engine) = select(choice, Precision::F32)? else { unreachable!("a GPU was asked for") };
-    collect(engine.info().label(), terminal, |report| {
-        let peak = Peak::of_gpu(&engine)?;
-        whole(&engine, peak, "f32", report)?;
-        // Its memory is needed below.
-        drop(engine);
-        // The same adapter again with f16 operands, where it has them.
-        let engine = match select(choice, Precision::F16) {
-            Ok(AnyEngine::Gpu(engine)) => engine,
-            Ok(AnyEngine::Cpu(_)) => unreachable!("a GPU was asked for"),
-            Err(Error::Unsupported(_)) => return Ok(()),
-            Err(error) => {
-                terminal.note(&format!("f16 is left out: {error}"));
-                return Ok(());
+    let device = engine.info().label();
+    let report = |m: &Measurement| note(terminal, &device, m);
+    let mut measurements = whole(&engine, &report)?;
+    // Its memory is needed below.
+    drop(engine);
+    // The same adapter again with f16 operands, where it has them.
+    match select(choice, Precision::F16) {
+        Ok(AnyEngine::Gpu(engine)) => {
+            let (tier, has_units) = match engine.products() {
+                Products::Cooperative { side, .. } => (format!("f16, matrix units {side} x {side}"), true),
+                Products::F16 | Products::F32 => ("f16".to_string(), false),
+            };
+            let mut bench = Bench::new(&engine, &tier, &report);
+            bench.products_and_layer()?;
+            if has_units {
+                bench.attention(&format!("attention {tier}"))?;
             }
-        };
-        let tier = match engine.products() {
-            Products::Cooperative { side, .. } => format!("f16, matrix units {side} x {side}"),
-            Products::F16 | Products::F32 => "f16".to_string(),
-        };
-        let mut bench = Bench::new(&engine, peak.with_products_of(&engine)?, report);
-        bench.tier(&tier)?;
-        if matches!(engine.products(), Products::Cooperative { .. }) {
-            bench.attention(&format!("attention {tier}"))?;
+            measurements.append(&mut bench.finish());
         }
-        Ok(())
-    })
+        Ok(AnyEngine::Cpu(_)) => unreachable!("a GPU was asked for"),
+        Err(Error::Unsupported(_)) => {}
+        Err(error) => terminal.note(&format!("f16 is left out: {error}")),
+    }
+    Ok(DeviceFigures { device, measurements })
 }
 
-fn whole<E: Engine>(engine: &E, peak: Peak, tier: &str, report: &mut dyn FnMut(Measurement)) -> Result<()> {
-    let mut bench = Bench::new(engine, peak, report);
-    bench.tier(tier)?;
+/// All figures of a device, with products of f32.
+fn whole<E: Engine>(engine: &E, report: &dyn Fn(&Measurement)) -> Result<Vec<Measurement>> {
+    let mut bench = Bench::new(engine, "f32", report);
+    bench.products_and_layer()?;
     bench.attention("attention")?;
     bench.gram_matrix()?;
     bench.moving()?;
-    Ok(bench.upload()?)
+    bench.upload()?;
+    Ok(bench.finish())
 }
 
-fn collect(device: String, terminal: &Terminal, measure: impl FnOnce(&mut dyn FnMut(Measurement)) -> Result<()>) -> Result<DeviceFigures> {
-    let mut measurements = Vec::new();
-    measure(&mut |m: Measurement| {
-        terminal.note(&format!("{device}: {} {}: {} {}", m.kind, m.case, rate(m.value), m.unit));
-        measurements.push(m);
-    })?;
-    Ok(DeviceFigures { device, measurements })
+fn note(terminal: &Terminal, device: &str, m: &Measurement) {
+    terminal.note(&format!("{device}: {} {}: {} {}", m.kind, m.case, rate(m.value), m.unit));
 }
 
 /// Three digits that matter.

@@ -215,6 +215,10 @@ pub trait Engine {
     /// `p`: `p (log p - log q)` over its entries, from the `logits` `[tokens, panel rows]` of `p` and `q`, and the [`CrossEntropy::state`] of
     /// both over the whole vocabulary.
     fn divergence_panel(&self, sums: &mut Self::Tensor, logits: [&Self::Tensor; 2], states: [&Self::Tensor; 2]) -> Result<()>;
+
+    /// Chains of the multiply-adds that products with f16 weights take, in registers, `rounds` rounds of them on the whole device: waits, and
+    /// returns how many of an activation with a weight they stand for.
+    fn multiply_adds(&self, rounds: u32) -> Result<u64>;
 }
 
 /// Running cross entropy: per token the largest logit so far, the sum of exponentials relative to it, and the target's logit.

@@ -29,8 +29,7 @@ impl Arithmetic {
     }
 
     /// Products of the processor's that stand for one of an activation and a weight.
-    #[must_use]
-    pub fn products_of_one(self, weight: Dtype) -> usize {
+    pub(super) fn products_of_one(self, weight: Dtype) -> usize {
         match self {
             Self::Library => 1,
             Self::F32(unit) => Parts::of_f32(unit, weight).products(),
@@ -48,12 +47,7 @@ impl Arithmetic {
     }
 
     /// Runs `rounds` rounds of the processor's products in registers on this thread and returns the number of multiply-adds done.
-    ///
-    /// # Panics
-    /// If this processor does not have what it takes.
-    #[must_use]
-    pub fn in_registers(self, rounds: u64) -> u64 {
-        assert!(self.is_available(), "this processor has no such unit");
+    pub(super) fn in_registers(self, rounds: u64) -> u64 {
         match self {
             Self::Library => multiply_adds(rounds),
             Self::F32(unit) | Self::Bf16(unit) => unit.in_registers(rounds),

@@ -243,4 +243,9 @@ impl Engine for CpuEngine {
         elementwise::divergence_panel(&mut sums.data, logits.map(|l| &*l.data), states.map(|s| &*s.data));
         Ok(())
     }
+
+    fn multiply_adds(&self, rounds: u32) -> Result<u64> {
+        let done: u64 = rayon::broadcast(|_| self.arithmetic.in_registers(rounds.into())).into_iter().sum();
+        Ok(done / self.arithmetic.products_of_one(Dtype::F16) as u64)
+    }
 }

@@ -282,4 +282,8 @@ impl Engine for GpuEngine {
         let buffers = [(1, p), (2, q), (3, p_state), (4, q_state), (5, sums.changed())];
         self.over(Kernel::Divergence, &params, &buffers, rows, 1)
     }
+
+    fn multiply_adds(&self, rounds: u32) -> Result<u64> {
+        self.chains_in_registers(rounds)
+    }
 }

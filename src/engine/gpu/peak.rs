@@ -11,8 +11,8 @@ const PER_THREAD: usize = 64;
 const PER_SUBGROUP: usize = 8;
 
 impl GpuEngine {
-    /// Does multiply-adds in registers, waits, and returns how many.
-    pub fn multiply_adds(&self, rounds: u32) -> Result<u64> {
+    /// [`Engine::multiply_adds`].
+    pub(super) fn chains_in_registers(&self, rounds: u32) -> Result<u64> {
         let count = match self.products {
             Products::F32 | Products::F16 => {
                 const GROUPS: usize = 8192;

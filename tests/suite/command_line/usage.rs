@@ -202,6 +202,12 @@ fn bench_reports_rates_and_compares_them() {
     let written: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
     let measurements = written["devices"][0]["measurements"].as_array().unwrap();
     assert!(measurements.len() > 10 && measurements.iter().all(|m| m["value"].as_f64().unwrap() > 0.0));
+    let [peaks, others]: [Vec<&Value>; 2] =
+        [true, false].map(|wanted| measurements.iter().filter(|m| (m["kind"] == "peak") == wanted).collect());
+    for m in others {
+        let peak = peaks.iter().any(|peak| peak["unit"] == m["unit"]);
+        assert_eq!(m["share"].as_f64().is_some_and(|share| share > 0.0), peak, "{m}");
+    }
     let (code, _, stderr) = run(&["bench", "--device", "cpu", "--compare", &place.path("test.txt")]);
     assert!(code == 1 && stderr.contains("test.txt"), "{stderr}");
 }
