@@ -47,13 +47,6 @@ struct Task {
     kv_head: u32,
 }
 
-// A thread's part in a matrix of sums: its subgroup, which thread of it it is, and whether sums are written.
-struct Part {
-    subgroup: u32,
-    lane: u32,
-    writes: bool,
-}
-
 // Where the sums of a subgroup's queries go, from some channel on.
 fn output_place(task: Task, channel: u32) -> u32 {
     return ((task.window + task.query) * params.heads + task.head) * HEAD_DIM + channel;

@@ -29,13 +29,6 @@ struct Tile {
     row: u32,
 }
 
-// A thread's part in a matrix of sums: its subgroup, which thread of it it is, and whether sums are written.
-struct Part {
-    subgroup: u32,
-    lane: u32,
-    writes: bool,
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,

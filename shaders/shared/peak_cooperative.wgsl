@@ -26,26 +26,16 @@ fn main(
     let right = coopLoad<Right>(&operands[0], SIDE / UNIT);
     var sums: array<Sum, 8>;
     for (var round = 0u; round < params.rounds; round++) {
-        sums[0] = coopMultiplyAdd(left, right, sums[0]);
-        sums[1] = coopMultiplyAdd(left, right, sums[1]);
-        sums[2] = coopMultiplyAdd(left, right, sums[2]);
-        sums[3] = coopMultiplyAdd(left, right, sums[3]);
-        sums[4] = coopMultiplyAdd(left, right, sums[4]);
-        sums[5] = coopMultiplyAdd(left, right, sums[5]);
-        sums[6] = coopMultiplyAdd(left, right, sums[6]);
-        sums[7] = coopMultiplyAdd(left, right, sums[7]);
+//#repeat i 8
+        sums[$i] = coopMultiplyAdd(left, right, sums[$i]);
+//#end
     }
     // Every result is written, or a compiler would leave the work out.
     // Should a driver make more or fewer subgroups of the threads, they stay within the results, and one of these says so.
     let first = (group.x * 4u + subgroup_id % 4u) * 8u * SIDE * SIDE;
-    coopStoreT(sums[0], &y[first], SIDE);
-    coopStoreT(sums[1], &y[first + SIDE * SIDE], SIDE);
-    coopStoreT(sums[2], &y[first + 2u * SIDE * SIDE], SIDE);
-    coopStoreT(sums[3], &y[first + 3u * SIDE * SIDE], SIDE);
-    coopStoreT(sums[4], &y[first + 4u * SIDE * SIDE], SIDE);
-    coopStoreT(sums[5], &y[first + 5u * SIDE * SIDE], SIDE);
-    coopStoreT(sums[6], &y[first + 6u * SIDE * SIDE], SIDE);
-    coopStoreT(sums[7], &y[first + 7u * SIDE * SIDE], SIDE);
+//#repeat i 8
+    coopStoreT(sums[$i], &y[first + $iu * SIDE * SIDE], SIDE);
+//#end
     storageBarrier();
     if (subgroups != 4u && thread == 0u) {
         y[first] = -1.0;

@@ -57,9 +57,15 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     file.write_all(content.as_ref()).and_then(|()| file.sync_all()).map_err(Error::io(path, "cannot write"))
 }
 
+/// The folder that a file or folder lies in.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes a rename in the folder of `path` last through a power failure, as far as the file system can.
 pub fn sync_folder_of(path: &Path) {
-    sync_folder(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    sync_folder(parent(path));
 }
 
 /// Makes the names of a folder's files last likewise. Not every shared folder can; the files themselves are written to the disk before.

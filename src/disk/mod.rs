@@ -10,5 +10,6 @@ mod scratch;
 mod stream;
 
 pub use output::{OutputFile, OutputFolder, settled};
+pub use partial::output_in_the_making;
 pub use scratch::{Scratch, temporary_file, temporary_folder, temporary_shortage};
 pub use stream::StreamWriter;

@@ -11,10 +11,7 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
     if output.file_name().is_none() {
         return Err(Error::file(output, "is not a name that an output can have"));
     }
-    let parent = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = files::parent(output);
     let parent = dunce::canonicalize(parent).map_err(Error::io(parent, "the output's folder cannot be opened"))?;
     for input in inputs {
         // A pipe has no place among files.
@@ -47,9 +44,8 @@ fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<PathBuf> {
 /// folder can be moved.
 #[must_use]
 pub fn settled(output: &Path) -> PathBuf {
-    let parent = output.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    match (parent.map(dunce::canonicalize), output.file_name()) {
-        (Some(Ok(parent)), Some(name)) => parent.join(name),
+    match (dunce::canonicalize(files::parent(output)), output.file_name()) {
+        (Ok(parent), Some(name)) => parent.join(name),
         // What it is wrong with is said elsewhere.
         _ => output.to_owned(),
     }

@@ -62,6 +62,12 @@ fn prefix(output: &Path) -> String {
     format!(".{}.partial-", output.file_name().unwrap_or_default().to_string_lossy())
 }
 
+/// The name of the output that a hidden folder of this name is the making of, if it is.
+#[must_use]
+pub fn output_in_the_making(folder: &str) -> Option<&str> {
+    Some(folder.strip_prefix('.')?.split_once(".partial-")?.0)
+}
+
 /// Makes the file that is locked; it has its name only once it is.
 fn lock(folder: &Path) -> std::io::Result<File> {
     let new = folder.join(NEW_LOCK);

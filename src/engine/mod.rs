@@ -208,7 +208,12 @@ pub trait Engine {
     fn column_norms(&self, matrix: &Self::Matrix) -> Result<ColumnNorms>;
 
     /// State of a cross entropy over the vocabulary for `targets.len()` tokens, to be fed panel by panel.
-    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Self::Tensor>>;
+    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Self::Tensor>> {
+        // A maximum below every logit (WGSL has no infinity), an empty sum.
+        const START: [f32; 3] = [-3.0e38, 0.0, 0.0];
+        let ids: Vec<f32> = targets.iter().map(|&target| target as f32).collect();
+        Ok(CrossEntropy { targets: self.upload(&ids, 1)?, state: self.upload(&START.repeat(targets.len()), 3)? })
+    }
     /// Takes in the logits `[tokens, panel rows]` of vocabulary entries from `first_entry` on.
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Self::Tensor>, logits: &Self::Tensor, first_entry: usize) -> Result<()>;
     /// Adds to `sums` `[tokens, 1]` what a panel of the vocabulary has of the Kullback-Leibler divergence of predictions `q` from predictions
@@ -234,6 +239,3 @@ pub struct CrossEntropy<T> {
 pub fn negative_log_likelihood(state: &[f32]) -> Vec<f64> {
     state.chunks_exact(3).map(|s| f64::from(s[0]) + f64::from(s[1]).ln() - f64::from(s[2])).collect()
 }
-
-/// What [`CrossEntropy::state`] starts as: a maximum below every logit (WGSL has no infinity), an empty sum.
-pub(crate) const CROSS_ENTROPY_START: [f32; 3] = [-3.0e38, 0.0, 0.0];

@@ -106,7 +106,8 @@ fn normalised_head<E: Engine>(pass: &Pass<'_, E>, batches: &mut [Batch<E>]) -> R
 /// Makes hidden states ready for a head, in place.
 fn normalise<E: Engine>(pass: &Pass<'_, E>, head: &Head<E>, batches: &mut [Batch<E>]) -> Result<()> {
     let normalised = |hidden_states: &mut E::Tensor| {
-        *hidden_states = head.normalise(pass.engine, hidden_states)?;
+        // A copy, because the CPU engine keeps the memory of what operations make, and hidden states are large.
+        *hidden_states = pass.engine.copy(&head.normalise(pass.engine, hidden_states)?)?;
         Ok(())
     };
     batches.iter_mut().try_for_each(|batch| batch.update(pass.engine, normalised))

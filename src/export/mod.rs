@@ -123,7 +123,7 @@ pub fn export(
     let compact = CompactModel::pruned(model, plan, changes)?;
     exported.parameters_after = compact.parameters();
     if options.formats.contains(&Format::Gguf) {
-        let file = gguf_file(&options.name, options.gguf_type.name());
+        let file = gguf_file(&options.name, &options.gguf_type.name());
         let source = gguf::Source { model, name: &options.name, plan: Some(plan) };
         exported.notes.extend(gguf::write(&source, &compact, options.gguf_type, &folder.join(&file), progress)?);
         exported.weight_bytes += files::size(&folder.join(&file))?;

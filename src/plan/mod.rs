@@ -7,7 +7,7 @@ use crate::architecture::Architecture;
 use crate::digest::hex;
 use crate::disk::files;
 use crate::error::{Error, Result};
-use crate::search::Kept;
+use crate::search::{Kept, places};
 use crate::statistics::Header;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -100,10 +100,6 @@ pub fn nothing_removed(ratio: f64) -> Error {
     Error::input(format!(
         "nothing would be removed: with these options the smallest step is more than --ratio {ratio}; give a larger one, or smaller multiples"
     ))
-}
-
-fn places(kept: &[bool]) -> Vec<usize> {
-    (0..kept.len()).filter(|&i| kept[i]).collect()
 }
 
 /// Share of the prunable parameters that goes.

@@ -155,7 +155,7 @@ impl PlanOptions {
                 self.remove_heads
             )));
         }
-        let (mut least, mut total) = (0, 0);
+        let mut least = 0;
         for (index, layer) in model.layers.iter().enumerate() {
             let units = self.round_units(layer.group_size());
             for (option, multiple, size, what) in [
@@ -166,11 +166,9 @@ impl PlanOptions {
                     return Err(Error::input(format!("{option}: layer {index} has only {size} {what}, less than one block of {multiple}")));
                 }
             }
-            let (unit, neuron) = (model.unit_parameters(index), model.neuron_parameters());
-            least += units as u64 * unit + self.round_neurons as u64 * neuron;
-            total += layer.key_value_heads as u64 * unit + layer.intermediate_size as u64 * neuron;
+            least += units as u64 * model.unit_parameters(index) + self.round_neurons as u64 * model.neuron_parameters();
         }
-        let largest = 1.0 - least as f64 / total as f64;
+        let largest = 1.0 - least as f64 / model.prunable_parameters() as f64;
         if self.ratio > largest {
             return Err(Error::input(format!(
                 "the ratio {} cannot be reached: every layer keeps one attention unit and one neuron (or one multiple of them), which allows at \

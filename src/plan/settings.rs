@@ -48,25 +48,16 @@ pub enum Recipe {
 impl Method {
     /// The name on the command line.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flap => "flap",
-            Self::WandaSp => "wanda-sp",
-            Self::MagnitudeSp => "magnitude-sp",
-        }
+    pub fn name(self) -> String {
+        argument(&self)
     }
 }
 
 impl Recipe {
     /// The name on the command line.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flap => "flap",
-            Self::LeastSquares => "least-squares",
-            Self::Sequential => "sequential",
-            Self::Search => "search",
-        }
+    pub fn name(self) -> String {
+        argument(&self)
     }
 }
 
@@ -149,9 +140,9 @@ impl Plan {
             option("compat", None);
         }
         match (settings.recipe, settings.method) {
-            (Recipe::Flap, Method::Flap) => option("recipe", Some(Recipe::Flap.name().into())),
-            (Recipe::Flap, method) => option("method", Some(method.name().into())),
-            (recipe, _) => option("recipe", Some(recipe.name().into())),
+            (Recipe::Flap, Method::Flap) => option("recipe", Some(Recipe::Flap.name())),
+            (Recipe::Flap, method) => option("method", Some(method.name())),
+            (recipe, _) => option("recipe", Some(recipe.name())),
         }
         if let Some(metric) = &settings.metric {
             option("metric", Some(argument(metric)));

@@ -60,7 +60,7 @@ pub fn allocate(sites: &[AllocationSite], ratio: f64) -> Result<Vec<usize>> {
         };
         sites.iter().zip(&candidates).map(answer).collect()
     };
-    let removed = |counts: &[usize]| -> f64 { sites.iter().zip(counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum() };
+    let removed = |counts: &[usize]| parameters(sites, counts);
     let (mut low, mut high) = (1e-30f64, 1e30f64);
     if removed(&best(high)) < wanted {
         return Err(Error::input(format!(
@@ -76,9 +76,14 @@ pub fn allocate(sites: &[AllocationSite], ratio: f64) -> Result<Vec<usize>> {
     Ok(counts)
 }
 
+/// Parameters of so many units of every site.
+pub(super) fn parameters(sites: &[AllocationSite], units: &[usize]) -> f64 {
+    sites.iter().zip(units).map(|(site, &units)| (site.cost * units as u64) as f64).sum()
+}
+
 /// Returns units of fine sites, round robin, as long as enough stays removed.
 pub(super) fn give_back(sites: &[AllocationSite], counts: &mut [usize], wanted: f64) {
-    let mut removed: f64 = sites.iter().zip(&*counts).map(|(site, &n)| (site.cost * n as u64) as f64).sum();
+    let mut removed = parameters(sites, counts);
     loop {
         let before = removed;
         for (site, count) in sites.iter().zip(&mut *counts).filter(|(site, _)| site.fine) {

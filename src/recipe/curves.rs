@@ -48,9 +48,11 @@ fn remove_all<E: Engine>(
     }
     let share = ridge_share(covariance.size(), tokens);
     let system = System::ridged(covariance, share);
+    // Read here, so that no number of it that is not finite is taken for one of the elimination's.
+    let writer = model.part(layer, site.writer().0)?;
     let removal = eliminate(engine, room, system, [model.architecture.hidden_size, per_unit], |system| {
         system.invert(&what)?;
-        system.set_rows(to_matrix(&model.part(layer, site.writer().0)?))?;
+        system.set_rows(to_matrix(&writer))?;
         remove_greedily(system, per_unit, units, &what)
     })?;
     tracing::info!("{what}: error curve {:.1} s", begin.elapsed().as_secs_f64());

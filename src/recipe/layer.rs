@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::forward::{LayerWeights, Linear};
 use crate::model::Model;
+use crate::search::places;
 use crate::tensor::{Dtype, HostTensor};
 use faer::MatRef;
 
@@ -85,7 +86,7 @@ pub fn cut_readers<E: Engine>(
     kept: &[bool],
     read: &[HostTensor],
 ) -> Result<Vec<HostTensor>> {
-    let places: Vec<usize> = (0..kept.len()).filter(|&unit| kept[unit]).collect();
+    let places = places(kept);
     let cut = |host: &HostTensor| Slice::whole([host.rows, host.columns]).rows(&places, host.rows / kept.len()).cut(host);
     let cut = read.iter().map(cut).collect::<Result<Vec<_>>>()?;
     place_readers(engine, own, site, &cut)?;

@@ -2,9 +2,11 @@
 //! of channels are made. The pivots' own square is factored in f64.
 
 use super::elimination::Elimination;
+use super::keep;
 use super::products::{Number, add_product, cast, parallel, select_columns, transposed};
 use super::symmetric::{Symmetric, panels};
 use crate::error::{Error, Result};
+use crate::search::places;
 use faer::linalg::solvers::Llt;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::reborrow::{Reborrow, ReborrowMut};
@@ -172,9 +174,7 @@ impl<T: Number> Elimination for System<T> {
 
     fn remove(&mut self, channels: &[usize], what: &str) -> Result<f64> {
         let lost = self.eliminate(channels, what)?.y.squared_norm_l2().into();
-        let mut stays = vec![true; self.matrix.size()];
-        channels.iter().for_each(|&channel| stays[channel] = false);
-        let stays: Vec<usize> = (0..stays.len()).filter(|&channel| stays[channel]).collect();
+        let stays = places(&keep(channels, self.matrix.size()));
         self.matrix.keep(&stays);
         // In place: a column moves to the front, over one that has moved already or goes.
         for (to, &from) in stays.iter().enumerate().filter(|&(to, &from)| to < from) {

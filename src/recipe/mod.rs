@@ -51,7 +51,7 @@ use crate::pass::PassOptions;
 use crate::plan::{Plan, PlanOptions, Recipe, nothing_removed};
 use crate::pruning::{plan_from_kept, plan_from_statistics};
 use crate::resume::ResumeState;
-use crate::search::Kept;
+use crate::search::{Kept, places};
 use crate::statistics::{Header, Statistics};
 use curves::Curves;
 use saves::{Finished, Saves};
@@ -183,8 +183,7 @@ fn keep(removed: &[usize], units: usize) -> Vec<bool> {
 
 /// Channels of the units that stay.
 fn kept_channels(kept: &[bool], channels_per_unit: usize) -> Vec<usize> {
-    let units = (0..kept.len()).filter(|&unit| kept[unit]);
-    units.flat_map(|unit| unit * channels_per_unit..(unit + 1) * channels_per_unit).collect()
+    places(kept).into_iter().flat_map(|unit| unit * channels_per_unit..(unit + 1) * channels_per_unit).collect()
 }
 
 /// Attention and MLP of every layer in turn, as layers.

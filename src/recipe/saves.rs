@@ -155,8 +155,11 @@ impl<'a> Saves<'a> {
     fn check(&self, record: &Record, layers: usize) -> std::result::Result<(), &'static str> {
         let whole = self.model.architecture.layers.len();
         let units = |site: usize| self.model.architecture.layers[site / 2].units(Site::BOTH[site % 2]);
-        let curve =
-            |(site, curve): (usize, &Curve)| curve.removal.order.len() == units(site) && curve.removal.curve.len() == units(site) + 1;
+        let curve = |(site, Curve { removal, .. }): (usize, &Curve)| {
+            let mut order = removal.order.clone();
+            order.sort_unstable();
+            order.into_iter().eq(0..units(site)) && removal.curve.len() == units(site) + 1
+        };
         if record.curves.len() != 2 * layers || !record.curves.iter().enumerate().all(curve) {
             return Err("has curves of other sites");
         }

@@ -4,7 +4,7 @@
 //! All variants of a round pass through the layers side by side, so that a layer's weights are read once for all of them: the variant of a
 //! site branches off the stream of the round's model where it reaches the site.
 
-use super::allocation::give_back;
+use super::allocation::{give_back, parameters};
 use super::curves::Curves;
 use super::layer::{Fitted, cut_readers, readers};
 use super::saves::{FirstPass, Saves, Searched};
@@ -125,11 +125,6 @@ fn announce(seconds: Option<[f64; 2]>, sites: usize, left: usize, ratio: f64, pr
         left * sites,
         time.unwrap_or_default()
     ));
-}
-
-/// Parameters of so many units of every site.
-fn parameters(sites: &[AllocationSite], units: &[usize]) -> f64 {
-    sites.iter().zip(units).map(|(site, &units)| (site.cost * units as u64) as f64).sum()
 }
 
 /// What is taken from a site at once.

@@ -6,7 +6,7 @@
 
 mod lock;
 
-use crate::disk::{OutputFile, files, settled};
+use crate::disk::{OutputFile, files, output_in_the_making, settled};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use lock::FolderLock;
@@ -268,8 +268,7 @@ impl ResumeState {
 
 /// Whether runs give a file or folder of the state this name.
 fn is_own(name: &str) -> bool {
-    // Files in the making are hidden.
-    let name = name.strip_prefix('.').and_then(|hidden| Some(hidden.split_once(".partial-")?.0)).unwrap_or(name);
+    let name = output_in_the_making(name).unwrap_or(name);
     name == POINTER || name == LAYERS || name.strip_prefix(SAVE).is_some_and(|number| number.parse::<usize>().is_ok())
 }
 

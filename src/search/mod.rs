@@ -165,6 +165,12 @@ impl Problem {
     }
 }
 
+/// The places of what stays, ascending.
+#[must_use]
+pub fn places(kept: &[bool]) -> Vec<usize> {
+    (0..kept.len()).filter(|&place| kept[place]).collect()
+}
+
 /// How many stay.
 fn count(kept: &[bool]) -> usize {
     kept.iter().filter(|&&kept| kept).count()

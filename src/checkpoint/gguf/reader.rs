@@ -198,6 +198,9 @@ impl Cursor<'_> {
         let mut shape = (0..dimensions)
             .map(|_| usize::try_from(self.u64()?).map_err(|_| format!("tensor `{name}` is too large")))
             .collect::<Parsed<Vec<usize>>>()?;
+        if shape.contains(&0) {
+            return Err(format!("tensor `{name}` is empty"));
+        }
         shape.reverse();
         // Only vectors and matrices are used here; what has more dimensions is a matrix of all rows.
         if shape.len() > 2 {

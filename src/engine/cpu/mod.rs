@@ -17,7 +17,7 @@ pub use arithmetic::Arithmetic;
 pub use moments::Moments;
 pub use packed::{PackedMatrix, Unit};
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
+use super::{AttentionShape, ColumnNorms, CrossEntropy, DeviceInfo, DeviceKind, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
 use crate::tensor::{Dtype, HostTensor};
 use buffers::{Buffer, Buffers};
@@ -222,13 +222,6 @@ impl Engine for CpuEngine {
 
     fn column_norms(&self, matrix: &PackedMatrix) -> Result<ColumnNorms> {
         Ok(linear::column_norms(&matrix.tensor))
-    }
-
-    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
-        Ok(CrossEntropy {
-            targets: self.upload(&targets.iter().map(|&t| t as f32).collect::<Vec<_>>(), 1)?,
-            state: self.upload(&CROSS_ENTROPY_START.repeat(targets.len()), 3)?,
-        })
     }
 
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {

@@ -24,7 +24,7 @@ pub use products::Products;
 pub use shaders::Kernel;
 pub use tensor::{Matrix, Tensor};
 
-use super::{AttentionShape, CROSS_ENTROPY_START, ColumnNorms, CrossEntropy, DeviceInfo, Engine, MomentsShape, SlotMoments};
+use super::{AttentionShape, ColumnNorms, CrossEntropy, DeviceInfo, Engine, MomentsShape, SlotMoments};
 use crate::error::Result;
 use crate::tensor::HostTensor;
 use bytemuck::{bytes_of, cast_slice};
@@ -259,11 +259,6 @@ impl Engine for GpuEngine {
 
     fn column_norms(&self, matrix: &Matrix) -> Result<ColumnNorms> {
         self.norms_of_columns(matrix)
-    }
-
-    fn cross_entropy(&self, targets: &[u32]) -> Result<CrossEntropy<Tensor>> {
-        let targets: Vec<f32> = targets.iter().map(|&t| t as f32).collect();
-        Ok(CrossEntropy { state: self.upload(&CROSS_ENTROPY_START.repeat(targets.len()), 3)?, targets: self.upload(&targets, 1)? })
     }
 
     fn cross_entropy_panel(&self, state: &mut CrossEntropy<Tensor>, logits: &Tensor, first_entry: usize) -> Result<()> {

@@ -40,13 +40,8 @@ pub enum GgufType {
 impl GgufType {
     /// The name in a file's name.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Q8_0 => "Q8_0",
-        }
+    pub fn name(self) -> String {
+        self.storage(q8_0::BLOCK).name().to_string()
     }
 
     /// Bytes of so many numbers of matrices.

@@ -12,12 +12,14 @@ pub const CODE_TEXT: &str = include_str!("modeling_flap_gpu.py");
 
 /// Families, the name of their model type, and the beginning of their classes' names.
 const MODEL_TYPES: [(&str, &str, &str); 5] = [
-    ("LlamaForCausalLM", "llama", "Llama"),
+    LLAMA,
     ("MistralForCausalLM", "mistral", "Mistral"),
-    ("Qwen2ForCausalLM", "qwen2", "Qwen2"),
+    QWEN2,
     ("Qwen3ForCausalLM", "qwen3", "Qwen3"),
     ("SmolLM3ForCausalLM", "smollm3", "SmolLM3"),
 ];
+const LLAMA: (&str, &str, &str) = ("LlamaForCausalLM", "llama", "Llama");
+const QWEN2: (&str, &str, &str) = ("Qwen2ForCausalLM", "qwen2", "Qwen2");
 /// Keys of other families that a LLaMA has not.
 const NOT_LLAMA: [&str; 6] =
     ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "no_rope_layers", "no_rope_layer_interval"];
@@ -126,8 +128,8 @@ fn as_llama(biased: &Map<String, Value>) -> Map<String, Value> {
     NOT_LLAMA.iter().for_each(|key| {
         values.shift_remove(*key);
     });
-    values.insert("architectures".into(), json!([MODEL_TYPES[0].0]));
-    values.insert("model_type".into(), json!(MODEL_TYPES[0].1));
+    values.insert("architectures".into(), json!([LLAMA.0]));
+    values.insert("model_type".into(), json!(LLAMA.1));
     values
 }
 
@@ -135,11 +137,11 @@ fn as_llama(biased: &Map<String, Value>) -> Map<String, Value> {
 fn loads(candidate: &Architecture, pruned: &Architecture) -> bool {
     let heads = candidate.layers[0].heads;
     // Earlier versions know no `head_dim` in its Qwen2.
-    if candidate.family == MODEL_TYPES[2].0 && candidate.hidden_size != heads * candidate.head_dim {
+    if candidate.family == QWEN2.0 && candidate.hidden_size != heads * candidate.head_dim {
         return false;
     }
     // Its LLaMA refuses a width that is not a multiple of the heads, although `head_dim` is given.
-    if candidate.family == MODEL_TYPES[0].0 && !candidate.hidden_size.is_multiple_of(heads) {
+    if candidate.family == LLAMA.0 && !candidate.hidden_size.is_multiple_of(heads) {
         return false;
     }
     let covers = |(candidate, pruned): (&LayerShape, &LayerShape)| {

@@ -217,6 +217,7 @@ fn gguf_files_that_lie() {
     for offset in [0u64, 2, 1 << 40] {
         refused(&|bytes| set_number(bytes, norm, 16, &offset.to_le_bytes()), &[norm, "does not begin"]);
     }
+    refused(&|bytes| set_number(bytes, norm, 4, &0u64.to_le_bytes()), &[norm, "is empty"]);
     // Another kind, so that it would run into what follows.
     refused(&|bytes| set_number(bytes, norm, 12, &1u32.to_le_bytes()), &["does not begin"]);
     for (key, kind) in [("llama.rope.dimension_count", 4), ("llama.attention.value_length", 4), ("llama.vocab_size", 4)] {

@@ -199,6 +199,15 @@ fn an_interrupted_recipe_goes_on() {
                 damaged.push(("recipe.json".into(), record.replacen(found, wrong, 1).into_bytes()));
             }
         }
+        // An order of as many units, one of which is there twice, or is none.
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        if let Some(order) = record.pointer("/curves/0/removal/order") {
+            for wrong in [order[1].clone(), 1000.into()] {
+                let mut record = record.clone();
+                record["curves"][0]["removal"]["order"][0] = wrong;
+                damaged.push(("recipe.json".into(), record.to_string().into_bytes()));
+            }
+        }
         for (name, content) in damaged {
             let path =
                 [last_save(), resume.join("layers")].map(|folder| folder.join(&name)).into_iter().find(|path| path.exists()).unwrap();
