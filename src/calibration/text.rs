@@ -58,10 +58,16 @@ impl TextSource {
         Ok((self.text(&found)?, is_cut))
     }
 
-    /// Likewise; the whole text where that would leave little, before a document that goes on and on.
-    pub fn read_enough(&self, most: usize) -> Result<(String, bool)> {
-        let (text, is_cut) = self.read_beginning(most)?;
-        if is_cut && text.len() < most / 4 { Ok((self.read()?, false)) } else { Ok((text, is_cut)) }
+    /// Likewise; more of the file as long as that leaves little: documents may have much else in them, or one goes on and on.
+    pub fn read_enough(&self, mut most: usize) -> Result<(String, bool)> {
+        let enough = most / 4;
+        loop {
+            let (text, is_cut) = self.read_beginning(most)?;
+            if !is_cut || text.len() >= enough {
+                return Ok((text, is_cut));
+            }
+            most *= 4;
+        }
     }
 
     /// Whether the file holds documents as JSON.
@@ -108,12 +114,17 @@ impl TextSource {
     }
 
     fn line_by_line(&self, text: &str) -> Result<String> {
+        let last = text.trim_end().lines().count();
         let document = |(number, line): (usize, &str)| {
             let place = format!("line {}", number + 1);
             let wrong = |e: serde_json::Error| {
-                // As by taking so many bytes of a longer file.
-                let cut = if e.is_eof() { "; if the file was cut there, remove what is left of the line" } else { "" };
-                Error::file(&self.path, format!("{place}: is not JSON (column {}){cut}", e.column()))
+                let hint = match () {
+                    () if !e.is_eof() => "",
+                    // As by taking so many bytes of a longer file.
+                    () if number + 1 == last => "; if the file was cut there, remove what is left of the line",
+                    () => "; every line must be a whole document, or the file one list of documents, named .json",
+                };
+                Error::file(&self.path, format!("{place}: is not JSON (column {}){hint}", e.column()))
             };
             let value = serde_json::from_str(line).map_err(wrong)?;
             self.document(&value, &place)

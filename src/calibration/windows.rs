@@ -74,9 +74,7 @@ pub fn held_out(starts: &[usize], samples: usize, length: usize, count: usize) -
 /// The number of whole windows of `length` tokens, at most `limit`.
 pub fn sequential_windows(tokens: usize, length: usize, limit: Option<usize>) -> Result<usize> {
     match tokens / length {
-        0 => Err(Error::input(format!(
-            "the text has {tokens} tokens, too few for one window of {length}; give a longer one, or shorter windows"
-        ))),
+        0 => Err(Error::input(format!("the text has {tokens} tokens, too few for one window of {length}; give a longer one"))),
         windows => Ok(windows.min(limit.unwrap_or(windows))),
     }
 }

@@ -20,9 +20,11 @@ impl Tensors {
     /// Maps the weights of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
-        let names = if folder.join("model.safetensors").exists() {
+        // A link to nowhere is there, and opening it says what is wrong.
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let names = if is_there(&folder.join("model.safetensors")) {
             vec!["model.safetensors".to_string()]
-        } else if index.exists() {
+        } else if is_there(&index) {
             shard_names(&index)?
         } else {
             return Err(no_weights(folder));
@@ -93,6 +95,11 @@ impl Tensors {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.file_bytes
+    }
+
+    /// All tensors in the order of their names.
+    pub fn by_name(&self) -> impl Iterator<Item = &StoredTensor> {
+        self.places.values().map(|&place| &self.entries[place])
     }
 
     /// A tensor of known shape.

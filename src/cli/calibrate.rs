@@ -92,9 +92,9 @@ pub fn draw(
     let (text, is_cut) = source.read_enough(ENOUGH_BYTES)?;
     if is_cut {
         terminal.note(&format!(
-            "{} is long: its first {} are enough to draw windows from",
+            "{} is long: {} from its beginning are enough to draw windows from",
             source.path.display(),
-            size(ENOUGH_BYTES as u64)
+            size(text.len() as u64)
         ));
     }
     let tokenizer = model.tokenizer()?;

@@ -82,7 +82,7 @@ pub fn text(output: &Path, plan: &Plan, exported: &Exported) -> String {
         grouped(exported.parameters_after),
         grouped(exported.parameters_before),
         size(exported.weight_bytes),
-        removed(plan),
+        removed(plan.ratio_reached, &plan.settings),
     );
     let files = exported.gguf_files.iter().map(|file| output.join(file).display().to_string());
     std::iter::once(summary).chain(files).collect::<Vec<_>>().join("\n")

@@ -2,12 +2,10 @@
 
 use super::args::{Common, ConvertArguments};
 use super::terminal::{Terminal, size};
-use super::{open_folder, shown};
+use super::{open_folder, plan_beside, shown};
 use crate::compaction::CompactModel;
 use crate::disk::{OutputFile, files};
-use crate::export::folder::PLAN;
 use crate::export::{self, gguf};
-use crate::plan::Plan;
 use anyhow::Result;
 use serde_json::json;
 
@@ -15,8 +13,7 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let model = open_folder(&args.model, terminal)?;
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
-    // A folder that was pruned says how; another's plan.json says nothing here.
-    let plan = Plan::read(&args.model.join(PLAN)).ok().filter(|plan| plan.describes(&model.architecture));
+    let plan = plan_beside(&model, terminal);
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = files::size(&output.path())?;

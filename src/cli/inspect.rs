@@ -1,13 +1,12 @@
 //! `flap-gpu inspect`.
 
 use super::args::InspectArguments;
-use super::open_model;
-use super::plan::{layers_json, layers_table, removed, share};
+use super::plan::{layers_json, layers_table, removed, removes, share};
 use super::terminal::{Terminal, grouped, size, table};
+use super::{open_model, plan_beside};
 use crate::architecture::Site;
 use crate::checkpoint::gguf::{self, GgufFile};
 use crate::disk::files;
-use crate::export::folder::PLAN;
 use crate::plan::Plan;
 use crate::statistics;
 use anyhow::Result;
@@ -42,8 +41,10 @@ impl Pruned {
         let text = |key: &str| file.get(key).and_then(gguf::Value::as_text);
         let object = |key: &str| text(key).and_then(|text| serde_json::from_str::<Value>(text).ok());
         let program = format!("flap-gpu {}", text("flap_gpu.version").unwrap_or_default());
-        let words = format!("{} removed; {program}", share(ratio));
         let (settings, calibration) = (object("flap_gpu.settings"), object("flap_gpu.calibration"));
+        let known = settings.clone().and_then(|settings| serde_json::from_value(settings).ok());
+        let done = known.map_or_else(|| format!("{} removed", share(ratio)), |settings| removed(ratio, &settings));
+        let words = format!("{done}; {program}");
         let edited = matches!(file.get("flap_gpu.edited"), Some(gguf::Value::Bool(true)));
         let report =
             json!({"settings": settings, "ratio_reached": ratio, "program": program, "calibration": calibration, "edited": edited});
@@ -54,7 +55,7 @@ impl Pruned {
     fn by(plan: &Plan) -> Self {
         let report = json!({"settings": plan.settings, "ratio_reached": plan.ratio_reached, "program": plan.program,
                             "calibration": plan.calibration, "edited": plan.is_edited()});
-        Self { report, words: format!("{}; {}", removed(plan), made_by(plan)) }
+        Self { report, words: format!("{}; {}", removed(plan.ratio_reached, &plan.settings), made_by(plan)) }
     }
 }
 
@@ -67,16 +68,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     };
     let formats: BTreeSet<&str> = model.tensors.entries().iter().map(|entry| entry.storage.name()).collect();
     let context = model.config.optional_size("max_position_embeddings")?;
-    let plan = Some(path.join(PLAN)).filter(|plan| plan.is_file()).map(|plan| Plan::read(&plan));
-    // It may be another program's, or another version's.
-    let plan = plan.and_then(|plan| plan.inspect_err(|error| terminal.note(&error.to_string())).ok());
-    let plan = plan.filter(|plan| {
-        let describes = plan.describes(a);
-        if !describes {
-            terminal.note(&format!("{PLAN} there is of another model"));
-        }
-        describes
-    });
+    let plan = plan_beside(&model, terminal);
     let pruned = match &plan {
         Some(plan) => Some(Pruned::by(plan)),
         None => gguf::file_at(path).map(|file| GgufFile::open(&file)).transpose()?.and_then(|file| Pruned::of_file(&file)),
@@ -122,9 +114,8 @@ fn inspect_plan(path: &Path, terminal: &Terminal) -> Result<()> {
     report["kind"] = "plan".into();
     report["model"] = plan.model.fingerprint.clone().into();
     report["layers"] = layers_json(&plan);
-    terminal.result(&report, || {
-        format!("plan for a {}: removes {}\n{}\n{}", plan.model.family, share(plan.ratio_reached), made_by(&plan), layers_table(&plan))
-    })
+    terminal
+        .result(&report, || format!("plan for a {}: {}\n{}\n{}", plan.model.family, removes(&plan), made_by(&plan), layers_table(&plan)))
 }
 
 /// The program, the options and the text that made a plan.

@@ -18,7 +18,9 @@ mod terminal;
 
 use crate::engine::{self, AnyEngine};
 use crate::error::Error;
+use crate::export::folder::PLAN;
 use crate::model::Model;
+use crate::plan::Plan;
 use crate::resume::ResumeState;
 use anyhow::{Context, Result};
 use args::{Arguments, Command, Common};
@@ -144,6 +146,17 @@ fn open_folder(path: &Path, terminal: &Terminal) -> crate::error::Result<Model> 
 /// Opens a model folder or a GGUF file likewise.
 fn open_model(path: &Path, terminal: &Terminal) -> crate::error::Result<Model> {
     Ok(remarked(Model::open(path)?, terminal))
+}
+
+/// How a model folder was pruned, by the plan in it. That may be another program's, another version's or another model's; then it is said.
+fn plan_beside(model: &Model, terminal: &Terminal) -> Option<Plan> {
+    let path = Some(model.path.join(PLAN)).filter(|path| path.is_file())?;
+    let plan = Plan::read(&path).inspect_err(|error| terminal.note(&error.to_string())).ok()?;
+    let describes = plan.describes(&model.architecture);
+    if !describes {
+        terminal.note(&format!("{PLAN} there is of another model"));
+    }
+    describes.then_some(plan)
 }
 
 fn remarked(model: Model, terminal: &Terminal) -> Model {

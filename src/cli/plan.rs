@@ -5,7 +5,7 @@ use super::terminal::{Terminal, table};
 use super::{open_engine, open_folder, shown, with_engine};
 use crate::disk::OutputFile;
 use crate::error::Error;
-use crate::plan::{Plan, PlannedLayer, Recipe, nothing_removed};
+use crate::plan::{Plan, PlannedLayer, Recipe, Settings, nothing_removed};
 use crate::search::Structure;
 use crate::{pruning, recipe, statistics};
 use anyhow::Result;
@@ -39,7 +39,7 @@ pub fn run(args: &PlanCommandArguments, common: &Common, terminal: &Terminal) ->
     check_reached(&plan, terminal)?;
     output.commit_json(&plan)?;
     let report = json!({"output": shown(&args.output), "ratio_reached": plan.ratio_reached, "layers": layers_json(&plan)});
-    terminal.result(&report, || format!("{}\n{}: removes {}", layers_table(&plan), args.output.display(), share(plan.ratio_reached)))
+    terminal.result(&report, || format!("{}\n{}: {}", layers_table(&plan), args.output.display(), removes(&plan)))
 }
 
 /// Ratios that count as the same.
@@ -64,9 +64,14 @@ pub fn check_reached(plan: &Plan, terminal: &Terminal) -> crate::error::Result<(
     Ok(())
 }
 
-/// What a plan does, in words.
-pub fn removed(plan: &Plan) -> String {
-    format!("{} {}", share(plan.ratio_reached), if plan.settings.mask_only { "zeroed" } else { "removed" })
+/// What was done by a plan that reached so much.
+pub fn removed(ratio: f64, settings: &Settings) -> String {
+    format!("{} {}", share(ratio), if settings.mask_only { "zeroed" } else { "removed" })
+}
+
+/// What a plan will do.
+pub fn removes(plan: &Plan) -> String {
+    format!("{} {}", if plan.settings.mask_only { "zeroes" } else { "removes" }, share(plan.ratio_reached))
 }
 
 /// A share of the prunable parameters in words.

@@ -130,8 +130,8 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
             terminal.note(&format!("plain FLAP stays nearer to the dense model here ({}): consider --recipe flap", words(guard, ratio)));
         }
     }
-    if let (Some(measured), Some(test)) = (&measured, &test) {
-        let on = json!({"text": test.text, "windows": test.windows(), "sequence_length": test.length});
+    if let Some(measured) = &measured {
+        let on = json!({"text": measured.text, "windows": measured.windows, "sequence_length": measured.window_tokens});
         report.insert("perplexity".into(), json!({"dense": measured.dense, "pruned": measured.pruned, "on": on}));
     }
     report.insert("seconds".into(), json!(begin.elapsed().as_secs_f64()));
@@ -142,7 +142,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
             compact::text(&args.output, &planned.plan, &exported),
             [
                 guard.map(|g| format!("\n{}", words(&g, ratio))).unwrap_or_default(),
-                measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on)).unwrap_or_default()
+                measured.map(|m| format!("\nperplexity {:.4}, before: {:.4} ({})", m.pruned, m.dense, m.on())).unwrap_or_default()
             ]
             .concat(),
             planned.plan.settings.words(),
@@ -186,12 +186,6 @@ struct Test {
     length: usize,
 }
 
-impl Test {
-    fn windows(&self) -> usize {
-        self.ids.len() / self.length
-    }
-}
-
 fn test_windows(args: &PruneArguments, model: &Model, path: &Path, terminal: &Terminal) -> Result<Test> {
     let length = eval::window_length(model, None)?;
     let source = TextSource { path: path.to_owned(), field: args.calibration.text_field.clone() };
@@ -208,9 +202,12 @@ fn measure<E: Engine>(
     passes: PassOptions,
     terminal: &Terminal,
 ) -> crate::error::Result<Measured> {
-    let on = format!("{}, {} windows of {} tokens", test.text, test.windows(), test.length);
-    let of = |model: &Model| perplexity(engine, model, &test.ids, test.length, passes, terminal).map(|p| p.perplexity);
-    Ok(Measured { dense: of(dense)?, pruned: of(&Model::open(folder)?)?, on })
+    let pruned = Model::open(folder)?;
+    // A GGUF file of a model with a sliding window has no longer context than that.
+    let length = test.length.min(eval::window_length(&pruned, None)?);
+    let ids = &test.ids[..test.ids.len() / length * length];
+    let of = |model: &Model| perplexity(engine, model, ids, length, passes, terminal).map(|p| p.perplexity);
+    Ok(Measured { dense: of(dense)?, pruned: of(&pruned)?, text: test.text.clone(), windows: ids.len() / length, window_tokens: length })
 }
 
 fn plan<E: Engine>(

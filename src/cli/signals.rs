@@ -4,8 +4,11 @@ use crate::interrupt;
 use anyhow::{Context, Result};
 
 /// Ctrl-C, and what asks the program to end, let long work stop cleanly. A hang-up that the caller has chosen to ignore, as `nohup` does,
-/// stays ignored.
+/// stays ignored. A file that becomes larger than the caller allows is an error like a full disk, and not the end.
 pub fn handle() -> Result<()> {
+    #[cfg(unix)]
+    ignore(libc::SIGXFSZ);
+    #[cfg(unix)]
     let ignores_hang_up = ignores_hang_up();
     ctrlc::set_handler(|| {
         if interrupt::request() {
@@ -14,8 +17,9 @@ pub fn handle() -> Result<()> {
         }
     })
     .context("cannot handle Ctrl-C")?;
+    #[cfg(unix)]
     if ignores_hang_up {
-        ignore_hang_up();
+        ignore(libc::SIGHUP);
     }
     Ok(())
 }
@@ -30,16 +34,7 @@ fn ignores_hang_up() -> bool {
 }
 
 #[cfg(unix)]
-fn ignore_hang_up() {
+fn ignore(signal: libc::c_int) {
     // SAFETY: ignoring a signal runs no code.
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
-
-/// There is no such signal here.
-#[cfg(not(unix))]
-fn ignores_hang_up() -> bool {
-    false
-}
-
-#[cfg(not(unix))]
-fn ignore_hang_up() {}

@@ -44,7 +44,7 @@ pub fn write_card(folder: &Path, source: &Path, name: &str, plan: &Plan, exporte
     );
     making(&mut card, &origin.name, plan, &exported.options);
     if let Some(measured) = measured {
-        let _ = writeln!(card, "| | perplexity ({}) |\n|---|---|", measured.on);
+        let _ = writeln!(card, "| | perplexity ({}) |\n|---|---|", measured.on());
         let _ = writeln!(card, "| {} | {:.4} |\n| this model | {:.4} |\n", origin.name, measured.dense, measured.pruned);
     }
     loading(&mut card, folder, exported);

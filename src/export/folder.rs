@@ -3,6 +3,7 @@
 use crate::checkpoint::gguf::STORAGES;
 use crate::disk::{OutputFolder, files};
 use crate::error::{Error, Result};
+use crate::plan::Plan;
 use std::path::Path;
 
 /// Files beside the weights that a model needs to be used.
@@ -49,7 +50,8 @@ pub fn create(output: &Path, inputs: &[&Path], force: bool) -> Result<OutputFold
 
 /// Fails unless there is a pruned model's folder, with nothing else in it.
 fn check_replaceable(output: &Path) -> Result<()> {
-    if !output.is_dir() || !output.join(PLAN).is_file() {
+    // Other projects have a plan.json too.
+    if Plan::read(&output.join(PLAN)).is_err() {
         return Err(Error::file(output, "is no pruned model's folder, so --force does not replace it; remove it yourself"));
     }
     match foreign(output)? {

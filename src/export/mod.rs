@@ -94,8 +94,20 @@ pub struct Measured {
     pub dense: f64,
     /// Of the pruned model.
     pub pruned: f64,
+    /// The name of the text.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub window_tokens: usize,
+}
+
+impl Measured {
     /// What they were measured on, in words.
-    pub on: String,
+    #[must_use]
+    pub fn on(&self) -> String {
+        format!("{}, {} windows of {} tokens", self.text, self.windows, self.window_tokens)
+    }
 }
 
 /// Writes the pruned model into `output`, without committing it.

@@ -268,8 +268,8 @@ impl Model {
         paths.into_iter().filter_map(|path| path.metadata().ok()).map(state).collect()
     }
 
-    /// Identifies the model: a hash of its structure, and of every tensor's name, format, shape and samples of its bytes, from its beginning
-    /// to its end. Reading all of them for a hash would double the time of planning.
+    /// Identifies the model, in however many files: a hash of its structure, and of every tensor's name, format, shape and samples of its
+    /// bytes, from its beginning to its end. Reading all of them for a hash would double the time of planning.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         const SAMPLES: usize = 16;
@@ -278,7 +278,7 @@ impl Model {
         // It is the same on every system.
         let architecture = Architecture { rope: self.architecture.rope.in_f32(), ..self.architecture.clone() };
         hash.update(format!("{architecture:?}\n"));
-        for entry in self.tensors.entries() {
+        for entry in self.tensors.by_name() {
             let bytes = entry.bytes.as_ref();
             hash.update(format!("{} {} {:?}\n", entry.name, entry.storage.name(), entry.shape));
             if !entry.is_plain() {

@@ -160,11 +160,11 @@ fn lay_out(
             0 => String::new(),
             bytes => format!(" and what is kept beside them {bytes},"),
         };
-        let smaller = if batch_tokens > window_tokens { "--batch-tokens or " } else { "" };
+        let smaller = if batch_tokens > window_tokens { "a smaller --batch-tokens, " } else { "" };
         let device = if info.kind == DeviceKind::Cpu { "" } else { ", or --device cpu" };
         return Err(Error::input(format!(
             "layers' weights and the activations of {batch_tokens} tokens take {fixed} bytes of device memory,{reserved} more than {whole}, what a \
-             budget of {} has for them; give --memory-budget {}M or more, a smaller {smaller}--sequence-length{device}",
+             budget of {} has for them; give --memory-budget {}M or more, {smaller}shorter windows{device}",
             info.memory_budget,
             enough(info, fixed, options)
         )));

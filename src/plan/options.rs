@@ -148,6 +148,9 @@ impl PlanOptions {
                 "--recipe search tries sites one by one and cannot keep layers alike; give another --recipe for --uniform",
             ));
         }
+        if self.recipe != Recipe::Flap && self.uniform.is_some() && !model.is_uniform() {
+            return Err(Error::input("--uniform needs a model whose layers are alike, but with --recipe flap, which makes them so"));
+        }
         let heads = model.layers.iter().map(|layer| layer.heads).sum::<usize>();
         if matches!(self.structure, Structure::AlMm | Structure::UlMm) && self.recipe == Recipe::Flap && self.remove_heads >= heads {
             return Err(Error::input(format!(
@@ -172,8 +175,10 @@ impl PlanOptions {
         if self.ratio > largest {
             return Err(Error::input(format!(
                 "the ratio {} cannot be reached: every layer keeps one attention unit and one neuron (or one multiple of them), which allows at \
-                 most {largest:.4}",
-                self.ratio
+                 most {:.4}",
+                self.ratio,
+                // Rounded down: it is what can be asked for.
+                (largest * 1e4).floor() / 1e4
             )));
         }
         Ok(())

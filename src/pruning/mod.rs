@@ -45,6 +45,12 @@ pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &Pl
         ));
     }
     check_statistics(model, statistics)?;
+    let compat = statistics.header.mode == Mode::Compat;
+    if compat && statistics.header.samples < 2 && options.metric != importance::Metric::Wifn {
+        return Err(Error::input(
+            "the authors' code leaves the first window out of the fluctuation, and there is no other: --compat needs --samples 2 or more",
+        ));
+    }
     let scores = |(layer, units): (&LayerStatistics, usize)| LayerScores {
         attention: options.metric.channel_scores(Site::Attention, &layer.attention),
         mlp: options.metric.channel_scores(Site::Mlp, &layer.mlp),
@@ -52,7 +58,6 @@ pub fn plan_from_statistics(model: &Model, statistics: &Statistics, options: &Pl
     };
     let units = model.architecture.layers.iter().map(|l| l.key_value_heads);
     let layers = statistics.layers.iter().zip(units).map(scores).collect();
-    let compat = statistics.header.mode == Mode::Compat;
     let (mut plan, notes) = search(model, options, layers, compat)?;
     plan.calibration = Some(statistics.header.clone());
     Ok((plan, notes))

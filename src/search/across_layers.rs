@@ -1,7 +1,7 @@
 //! Structures in which the units of all layers compete on standardised scores: AL-MM and AL-AM.
 
 use super::per_layer::neurons_to_remove;
-use super::{Kept, LayerScores, Problem, best, without_lowest};
+use super::{Kept, LayerScores, Problem, best, count, without_lowest};
 use crate::error::{Error, Result};
 
 /// `(s - mean) / std`, with `n - 1`; all zero where all scores are equal.
@@ -30,24 +30,28 @@ fn into_layers(problem: &Problem, attention: &[bool], mlp: &[bool]) -> Vec<Kept>
     problem.layers.iter().map(layer).collect()
 }
 
-/// AL-MM: the `remove_units` lowest attention units of all layers go, then neurons of all layers up to the ratio.
-pub fn manual(problem: &Problem) -> Result<Vec<Kept>> {
+/// AL-MM: the `remove_units` lowest attention units of all layers go, then neurons of all layers up to the ratio. What stays although its
+/// score would remove it is said in `notes`.
+pub fn manual(problem: &Problem, notes: &mut Vec<String>) -> Result<Vec<Kept>> {
     let (units, neurons): (Vec<_>, Vec<_>) = problem.layers.iter().map(standardised).unzip();
     let (units, neurons) = (units.concat(), neurons.concat());
     if problem.remove_units >= units.len() {
         return Err(Error::input(format!("--remove-heads leaves no attention: the model has {} attention units", units.len())));
     }
     let attention = cut(problem, &units, problem.remove_units);
-    // Layers may differ in size, so what the removed units hold is counted one by one; the authors' code counts the requested number.
-    let owners = problem.layers.iter().zip(&problem.unit_parameters).flat_map(|(l, &p)| std::iter::repeat_n(p, l.units));
+    let mut layers = into_layers(problem, &attention, &vec![true; neurons.len()]);
+    // What the removed units hold is counted one by one: layers may differ in size, and keep their last unit. The authors' code counts the
+    // requested number.
     let by_attention = if problem.strict {
         problem.remove_units as u64 * problem.unit_parameters[0]
     } else {
-        owners.zip(&attention).filter(|(_, kept)| !**kept).map(|(p, _)| p).sum()
+        notes.extend(problem.keep_one(&mut layers));
+        layers.iter().zip(&problem.unit_parameters).map(|(kept, &unit)| (kept.attention.len() - count(&kept.attention)) as u64 * unit).sum()
     };
     let wanted = problem.ratio * problem.total_parameters() as f64;
-    let count = neurons_to_remove(wanted, by_attention, problem, neurons.len())?;
-    Ok(into_layers(problem, &attention, &cut(problem, &neurons, count)))
+    let removed = neurons_to_remove(wanted, by_attention, problem, neurons.len())?;
+    let attention = layers.into_iter().flat_map(|kept| kept.attention).collect::<Vec<_>>();
+    Ok(into_layers(problem, &attention, &cut(problem, &neurons, removed)))
 }
 
 /// Removes the `count` lowest; in strict mode also what ties with the last of them.

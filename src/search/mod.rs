@@ -119,6 +119,7 @@ impl Problem {
             return Err(Error::input(format!("the ratio {} is outside (0, 1)", self.ratio)));
         }
         let uniform = self.uniform_units.is_some();
+        let mut notes = Vec::new();
         let mut layers = match structure {
             Structure::AlAm if uniform => return Ok(Found { layers: uniform::search(self)?, notes: Vec::new() }),
             Structure::AlMm if uniform => {
@@ -126,10 +127,10 @@ impl Problem {
             }
             Structure::UlUm => self.layers.iter().map(|scores| uniform_layer(scores, self.ratio, self.strict)).collect(),
             Structure::UlMm => per_layer::manual(self)?,
-            Structure::AlMm => across_layers::manual(self)?,
+            Structure::AlMm => across_layers::manual(self, &mut notes)?,
             Structure::AlAm => across_layers::adaptive(self),
         };
-        let mut notes = self.keep_one(&mut layers);
+        notes.extend(self.keep_one(&mut layers));
         let removes_none = match structure {
             Structure::UlMm => self.remove_units < self.layers.len(),
             Structure::AlMm => self.remove_units == 0,

@@ -7,7 +7,8 @@ use flap_gpu::export::{ExportOptions, Format, export, folder};
 use flap_gpu::model::Model;
 use flap_gpu::pass::PassOptions;
 use flap_gpu::progress::Silent;
-use serde_json::Value;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// A pruned folder's configuration, the model read back, and the notes.
@@ -27,6 +28,25 @@ fn written(name: &str, gone: impl Fn(usize, usize) -> bool, with_biases: bool, p
 
 fn logits(model: &Model) -> Vec<f32> {
     run_tokens(&CpuEngine::default(), model, &(1..15).collect::<Vec<u32>>(), 14, false, PassOptions::default(), &Silent).unwrap().logits
+}
+
+/// A model is the same in however many files it lies: statistics and plans of one serve the other.
+#[test]
+fn a_sharded_model_is_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = data("golden/llama-mha-f16");
+    let bytes = std::fs::read(whole.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let mut weight_map = serde_json::Map::new();
+    for half in [0, 1] {
+        let file = format!("model-0000{}-of-00002.safetensors", half + 1);
+        let part: Vec<_> = tensors.iter().enumerate().filter(|(index, _)| index % 2 == half).map(|(_, tensor)| tensor.clone()).collect();
+        weight_map.extend(part.iter().map(|(name, _)| (name.clone(), file.clone().into())));
+        safetensors::serialize_to_file(part, None, &folder.path().join(file)).unwrap();
+    }
+    std::fs::write(folder.path().join("model.safetensors.index.json"), json!({"weight_map": weight_map}).to_string()).unwrap();
+    std::fs::copy(whole.join("config.json"), folder.path().join("config.json")).unwrap();
+    assert_eq!(Model::open(folder.path()).unwrap().fingerprint(), Model::open(&whole).unwrap().fingerprint());
 }
 
 #[test]

@@ -109,7 +109,8 @@ proptest! {
     fn structures_meet_their_budget(problem in problems(), structure in structures()) {
         let found = possible!(problem.search(structure));
         prop_assert!(found.layers.iter().all(|k| k.attention.contains(&true) && k.mlp.contains(&true)));
-        if !found.notes.is_empty() { return Ok(()); }
+        // What stays all the same is not made up for, but by the neurons of AL-MM.
+        if !found.notes.is_empty() && structure != Structure::AlMm { return Ok(()); }
         let reached = removed(&problem, &found.layers);
         // The manual and uniform structures round down to whole units; the adaptive one takes the nearest cut, and removes
         // the unit at the cut too.

@@ -80,6 +80,10 @@ fn only_earlier_output_is_replaced() {
     let (code, _, stderr) = forced(&place.path("small.gguf"));
     assert!(code == 1 && stderr.contains("no pruned model's folder"), "{stderr}");
     assert!(Path::new(&place.path("small.gguf/small-F16.gguf")).is_file());
+    // Other projects have a file of that name too.
+    fs::write(place.path("small.gguf/plan.json"), "{\"weeks\": 12}").unwrap();
+    let (code, _, stderr) = forced(&place.path("small.gguf"));
+    assert!(code == 1 && stderr.contains("no pruned model's folder"), "{stderr}");
     // A folder would have a file's name.
     let (code, _, stderr) = run(&["prune", &place.model, "--output", &place.path("other.gguf"), "--method", "magnitude-sp"]);
     assert!(code == 1 && stderr.contains("--format gguf"), "{stderr}");
@@ -92,6 +96,38 @@ fn only_earlier_output_is_replaced() {
         let (code, _, stderr) = run(&["convert", &place.model, "--output", &pipe, "--force"]);
         assert!(code == 1 && stderr.contains("no ordinary file"), "{stderr}");
     }
+}
+
+/// A file that may not become as large is an error like a full disk.
+#[cfg(unix)]
+#[test]
+fn a_limit_on_files_is_an_error() {
+    let place = Place::new();
+    let command = format!("ulimit -f 100; exec {} prune {} --output {}", env!("CARGO_BIN_EXE_flap-gpu"), place.model, place.path("out"));
+    let finished =
+        std::process::Command::new("sh").args(["-c", &format!("{command} --method magnitude-sp --device cpu")]).output().unwrap();
+    let message = String::from_utf8_lossy(&finished.stderr);
+    assert!(finished.status.code() == Some(1) && message.contains("cannot write"), "{:?} {message}", finished.status);
+    assert_eq!(place.names(), ["calibration.txt", "test.txt"]);
+}
+
+/// Layers that differ can be made alike by FLAP alone, which is said before anything is measured.
+#[test]
+fn layers_that_differ_are_not_fitted_alike() {
+    let place = Place::new();
+    place.prune(&place.model, "differ", &["--method", "flap", "--ratio", "0.4"]);
+    let (code, _, stderr) = run(&[
+        "prune",
+        &place.path("differ"),
+        "--calibration",
+        "nowhere.txt",
+        "--output",
+        &place.path("out"),
+        "--uniform",
+        "--ratio",
+        "0.6",
+    ]);
+    assert!(code == 1 && stderr.contains("layers are alike") && stderr.contains("--recipe flap"), "{stderr}");
 }
 
 /// What takes an output's place while the work goes on is somebody's, and the work is not lost either.

@@ -88,10 +88,14 @@ fn recipes_beat_flap_and_say_so() {
 fn masking_keeps_the_shapes_and_the_function() {
     let place = Place::new();
     let removed = place.prune(&place.model, "removed", &["--ratio", "0.3", "--recipe", "flap"]);
-    let masked = place.prune(&place.model, "masked", &["--ratio", "0.3", "--mask-only"]);
+    let masked = place.prune(&place.model, "masked", &["--ratio", "0.3", "--mask-only", "--format", "gguf", "--format", "hf"]);
     assert!(masked["parameters_after"].as_u64() > removed["parameters_after"].as_u64());
     let (a, b) = (place.perplexity(&place.path("removed")), place.perplexity(&place.path("masked")));
     assert!((a / b - 1.0).abs() < 1e-5, "{a} and {b}");
+    for name in ["masked", "masked/masked-F16.gguf", "masked/plan.json"] {
+        let (code, shown, _) = run(&["inspect", &place.path(name)]);
+        assert!(code == 0 && shown.contains("zeroe") && !shown.contains("remove"), "{name}: {shown}");
+    }
 }
 
 #[test]
@@ -119,6 +123,11 @@ fn every_method_and_structure_runs() {
             assert!(report["layers"].as_array().unwrap().iter().all(|l| l["neurons"].as_u64().unwrap() % 32 == 0));
         }
     }
+    // The authors' code leaves the first window out.
+    let (text, output) = (place.path("calibration.txt"), place.path("one"));
+    let one = ["prune", &place.model, "--calibration", &text, "--output", &output, "--samples", "1", "--compat", "--device", "cpu"];
+    let (code, _, stderr) = run(&one);
+    assert!(code == 1 && stderr.contains("--compat needs --samples 2"), "{stderr}");
 }
 
 /// Measured on request, and said in the report and in the model card.
