@@ -42,8 +42,8 @@ pub struct Alike {
 
 impl Alike {
     /// The numbers of units and neurons at which `value` is largest, of those that meet the ratio. Every number of units is tried with the
-    /// neurons that fill the rest of the budget, in fractions, so that none wins by rounding; units then make up for what rounding the neurons
-    /// has left or taken.
+    /// neurons that fill the rest of the budget, in fractions, so that none wins by rounding. Those neurons are then rounded down or up, and
+    /// units make up for what that leaves or takes: whichever comes nearest to the budget.
     ///
     /// # Errors
     /// If none meets the ratio.
@@ -63,11 +63,14 @@ impl Alike {
                 self.ratio
             )));
         };
-        let rounded = ((neurons / self.multiple as f64).round() as usize * self.multiple).clamp(self.multiple, largest);
-        let rest = budget - (rounded as u64 * self.neuron_costs) as f64;
-        let distance = |&&units: &&usize| ((units as u64 * self.unit_costs) as f64 - rest).abs();
-        let nearest = self.units.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        Ok([*nearest.expect("one of them was the best"), rounded])
+        let multiples = neurons / self.multiple as f64;
+        let nearest = multiples.round();
+        let other = if nearest > multiples { multiples.floor() } else { multiples.ceil() };
+        let rounded = [nearest, other].map(|count| (count as usize * self.multiple).clamp(self.multiple, largest));
+        let plans = rounded.into_iter().flat_map(|neurons| self.units.iter().map(move |&units| [units, neurons]));
+        let distance = |&[units, neurons]: &[usize; 2]| (filled(units) - neurons as f64).abs();
+        // The first among equals.
+        Ok(plans.min_by(|a, b| distance(a).total_cmp(&distance(b))).expect("one of them was the best"))
     }
 }
 

@@ -80,7 +80,11 @@ fn no_uniform_plan_wins_by_rounding() {
     let units = AllocationSite { curve: vec![0.0, 1.0, 3.0, 12.0, 20.0], ..units };
     let neurons =
         AllocationSite { cost: 50, curve: (0..=8).map(|removed| f64::from(removed * removed)).collect(), multiple: 4, fine: true };
-    assert_eq!(allocate_uniformly(&[units, neurons], 0.425, &[1, 2, 3, 4]).unwrap(), [1, 4]);
+    assert_eq!(allocate_uniformly(&[units.clone(), neurons.clone()], 0.425, &[1, 2, 3, 4]).unwrap(), [1, 4]);
+    // 2 units and 6 neurons would be best: with all 8, nothing makes up for what is too much; with 4, a unit more is the whole budget.
+    let units = AllocationSite { curve: vec![0.0, 3.0, 3.1, 6.0, 10.0], ..units };
+    let neurons = AllocationSite { curve: (0..=8).map(|removed| 0.4 * f64::from(removed)).collect(), ..neurons };
+    assert_eq!(allocate_uniformly(&[units, neurons], 0.375, &[2, 3]).unwrap(), [1, 4]);
 }
 
 /// Small and large ratios, little text, equal layers: it works or says why not.
