@@ -118,11 +118,13 @@ impl TextSource {
         let document = |(number, line): (usize, &str)| {
             let place = format!("line {}", number + 1);
             let wrong = |e: serde_json::Error| {
-                let hint = match () {
-                    () if !e.is_eof() => "",
+                let hint = if !e.is_eof() {
+                    ""
+                } else if number + 1 == last {
                     // As by taking so many bytes of a longer file.
-                    () if number + 1 == last => "; if the file was cut there, remove what is left of the line",
-                    () => "; every line must be a whole document, or the file one list of documents, named .json",
+                    "; if the file was cut there, remove what is left of the line"
+                } else {
+                    "; every line must be a whole document, or the file one list of documents, named .json"
                 };
                 Error::file(&self.path, format!("{place}: is not JSON (column {}){hint}", e.column()))
             };

@@ -13,7 +13,7 @@ pub fn run(args: &ConvertArguments, common: &Common, terminal: &Terminal) -> Res
     let model = open_folder(&args.model, terminal)?;
     let output = OutputFile::create(&args.output, &[&args.model], common.force)?;
     let name = export::name_of(&args.model);
-    let plan = plan_beside(&model, terminal);
+    let plan = plan_beside(&model, &args.model, terminal);
     let source = gguf::Source { model: &model, name: &name, plan: plan.as_ref() };
     let notes = gguf::write(&source, &CompactModel::whole(&model), args.gguf_type, &output.path(), terminal)?;
     let bytes = files::size(&output.path())?;

@@ -68,7 +68,7 @@ fn inspect_model(path: &Path, terminal: &Terminal) -> Result<()> {
     };
     let formats: BTreeSet<&str> = model.tensors.entries().iter().map(|entry| entry.storage.name()).collect();
     let context = model.config.optional_size("max_position_embeddings")?;
-    let plan = plan_beside(&model, terminal);
+    let plan = plan_beside(&model, path, terminal);
     let pruned = match &plan {
         Some(plan) => Some(Pruned::by(plan)),
         None => gguf::file_at(path).map(|file| GgufFile::open(&file)).transpose()?.and_then(|file| Pruned::of_file(&file)),

@@ -148,9 +148,10 @@ fn open_model(path: &Path, terminal: &Terminal) -> crate::error::Result<Model> {
     Ok(remarked(Model::open(path)?, terminal))
 }
 
-/// How a model folder was pruned, by the plan in it. That may be another program's, another version's or another model's; then it is said.
-fn plan_beside(model: &Model, terminal: &Terminal) -> Option<Plan> {
-    let path = Some(model.path.join(PLAN)).filter(|path| path.is_file())?;
+/// How the model in a folder was pruned, by the plan there. That may be another program's, another version's or another model's; then it is
+/// said.
+fn plan_beside(model: &Model, folder: &Path, terminal: &Terminal) -> Option<Plan> {
+    let path = Some(folder.join(PLAN)).filter(|path| path.is_file())?;
     let plan = Plan::read(&path).inspect_err(|error| terminal.note(&error.to_string())).ok()?;
     let describes = plan.describes(&model.architecture);
     if !describes {
