@@ -24,6 +24,8 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub const FINAL_NORM: &str = "model.norm.weight";
 /// Name of the language-model head, where it is not the embedding matrix.
 pub const HEAD: &str = "lm_head.weight";
+/// How the names of the layers' tensors begin.
+const LAYERS: &str = "model.layers.";
 
 /// An opened model. Nothing but headers has been read.
 pub struct Model {
@@ -83,7 +85,12 @@ impl Model {
             adapter.then(|| "the adapter in the model's folder is left aside: merge it first if it belongs to the model".to_string());
         let family = self.architecture.family;
         let code = code.then(|| format!("the model's own code (`auto_map` in config.json) is not run: it is taken for a {family}"));
-        adapter.into_iter().chain(code).chain(self.remark.clone()).collect()
+        let names = self.tensors.entries().iter().map(|entry| entry.name.as_str());
+        let others: Vec<&str> = names.filter(|name| !name.starts_with(LAYERS) && ![EMBEDDING, FINAL_NORM, HEAD].contains(name)).collect();
+        let others = others.first().map(|first| {
+            format!("tensors that a {family} does not have stay and are not computed with: {}, such as {first}", others.len())
+        });
+        adapter.into_iter().chain(code).chain(others).chain(self.remark.clone()).collect()
     }
 
     fn checked(self) -> Result<Self> {
@@ -122,7 +129,7 @@ impl Model {
         for entry in self.tensors.entries() {
             let name = entry.name.as_str();
             // Old checkpoints carry the rotary frequencies, which follow from config.json.
-            if name.starts_with("model.layers.") && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
+            if name.starts_with(LAYERS) && !name.ends_with(".rotary_emb.inv_freq") && !known.contains(name) {
                 let family = self.architecture.family;
                 return Err(entry.error(format_args!("is not part of a {family} as config.json describes it; this model cannot be pruned")));
             }

@@ -68,7 +68,8 @@ impl Alike {
         let other = if nearest > multiples { multiples.floor() } else { multiples.ceil() };
         let rounded = [nearest, other].map(|count| (count as usize * self.multiple).clamp(self.multiple, largest));
         let plans = rounded.into_iter().flat_map(|neurons| self.units.iter().map(move |&units| [units, neurons]));
-        let distance = |&[units, neurons]: &[usize; 2]| (filled(units) - neurons as f64).abs();
+        let parameters = |&[units, neurons]: &[usize; 2]| units as u64 * self.unit_costs + neurons as u64 * self.neuron_costs;
+        let distance = |plan: &[usize; 2]| (parameters(plan) as f64 - budget).abs();
         // The first among equals.
         Ok(plans.min_by(|a, b| distance(a).total_cmp(&distance(b))).expect("one of them was the best"))
     }
