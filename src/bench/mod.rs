@@ -74,7 +74,7 @@ impl<'a, E: Engine> Bench<'a, E> {
                 m.share = Some(m.value / peak);
             }
         }
-        measurements.append(&mut self.measurements);
+        measurements.extend(self.measurements);
         measurements
     }
 

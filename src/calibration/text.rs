@@ -114,13 +114,12 @@ impl TextSource {
     }
 
     fn line_by_line(&self, text: &str) -> Result<String> {
-        let last = text.trim_end().lines().count();
         let document = |(number, line): (usize, &str)| {
             let place = format!("line {}", number + 1);
             let wrong = |e: serde_json::Error| {
                 let hint = if !e.is_eof() {
                     ""
-                } else if number + 1 == last {
+                } else if number + 1 == text.trim_end().lines().count() {
                     // As by taking so many bytes of a longer file.
                     "; if the file was cut there, remove what is left of the line"
                 } else {

@@ -105,7 +105,7 @@ fn measure_cpu(terminal: &Terminal) -> Result<DeviceFigures> {
         let engine = CpuEngine::new(arithmetic);
         let mut bench = Bench::new(&engine, tier, &report);
         bench.products_and_layer()?;
-        measurements.append(&mut bench.finish());
+        measurements.extend(bench.finish());
     }
     Ok(DeviceFigures { device, measurements })
 }
@@ -129,7 +129,7 @@ fn measure_gpu(choice: &DeviceChoice, terminal: &Terminal) -> Result<DeviceFigur
             if has_units {
                 bench.attention(&format!("attention {tier}"))?;
             }
-            measurements.append(&mut bench.finish());
+            measurements.extend(bench.finish());
         }
         Ok(AnyEngine::Cpu(_)) => unreachable!("a GPU was asked for"),
         Err(Error::Unsupported(_)) => {}

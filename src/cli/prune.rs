@@ -80,9 +80,7 @@ fn prune(args: &PruneArguments, common: &Common, resume: &ResumeState, terminal:
     let test = args.evaluate.as_ref().map(|path| test_windows(args, &model, path, terminal)).transpose()?;
     let output = folder::create(&args.output, &[&args.model], common.force)?;
     let result = result_bytes(&model, &options, &export);
-    if let Some(note) =
-        files::shortage(output.path().parent().unwrap_or(output.path()), result, "the result", "make room, or choose another --output")
-    {
+    if let Some(note) = files::shortage(files::parent(output.path()), result, "the result", "make room, or choose another --output") {
         terminal.note(&note);
     }
     let engine = open_engine(common)?;

@@ -1,6 +1,7 @@
 //! Output in the making: a hidden folder beside its place, locked while its program lives. What a killed one has left there is removed by
 //! the next that makes the same output; while one is at work, no other begins.
 
+use super::files;
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ impl Partial {
     /// The folder it lies in.
     #[must_use]
     pub fn parent(&self) -> &Path {
-        self.path().parent().unwrap_or(Path::new("."))
+        files::parent(self.path())
     }
 
     /// Says that it is complete: from now on nobody takes it for abandoned.

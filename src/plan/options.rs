@@ -149,7 +149,7 @@ impl PlanOptions {
             ));
         }
         if self.recipe != Recipe::Flap && self.uniform.is_some() && !model.is_uniform() {
-            return Err(Error::input("--uniform needs a model whose layers are alike, but with --recipe flap, which makes them so"));
+            return Err(Error::input("--uniform needs a model whose layers are alike; only --recipe flap makes them so"));
         }
         let heads = model.layers.iter().map(|layer| layer.heads).sum::<usize>();
         if matches!(self.structure, Structure::AlMm | Structure::UlMm) && self.recipe == Recipe::Flap && self.remove_heads >= heads {

@@ -103,9 +103,10 @@ fn only_earlier_output_is_replaced() {
 #[test]
 fn a_limit_on_files_is_an_error() {
     let place = Place::new();
-    let command = format!("ulimit -f 100; exec {} prune {} --output {}", env!("CARGO_BIN_EXE_flap-gpu"), place.model, place.path("out"));
-    let finished =
-        std::process::Command::new("sh").args(["-c", &format!("{command} --method magnitude-sp --device cpu")]).output().unwrap();
+    let output = place.path("out");
+    let command = ["prune", &place.model, "--output", &output, "--method", "magnitude-sp", "--device", "cpu"];
+    let limited = ["-c", "ulimit -f 100; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_flap-gpu")];
+    let finished = std::process::Command::new("sh").args(limited).args(command).output().unwrap();
     let message = String::from_utf8_lossy(&finished.stderr);
     assert!(finished.status.code() == Some(1) && message.contains("cannot write"), "{:?} {message}", finished.status);
     assert_eq!(place.names(), ["calibration.txt", "test.txt"]);
